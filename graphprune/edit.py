@@ -1,0 +1,96 @@
+"""What an operator sees while the rewrite shrinks one of its nodes.
+
+Weights are cut by the rewrite itself; an operator only brings sizes that are written in its attributes or constant
+operands back in line (Conv.group, Reshape's shape, Split's sizes).  Start reading at `Edit.kept`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, helper, numpy_helper
+
+from .errors import InternalError
+from .graph import Graph
+from .node_view import NodeView
+
+Indices = NDArray[np.int64]
+KeptOf = Callable[[str, int], Indices | None]
+"""(value name, axis) -> the kept indices of that axis in the original graph, or None where it is unchanged."""
+
+
+class Edit(NodeView):
+    """One node under the rewrite: reads come from the original graph, writes go to the new model."""
+
+    def __init__(self, graph: Graph, position: int, model: ModelProto, kept_of: KeptOf) -> None:
+        super().__init__(graph, position)
+        self.model = model
+        self.node: NodeProto = model.graph.node[position]
+        self.appended: list[NodeProto] = []
+        self._kept_of = kept_of
+
+    def kept(self, index: int, axis: int) -> Indices | None:
+        """The kept indices of an axis of input `index`, or None where all are."""
+        return self._kept_of(self.inputs[index], axis)
+
+    def kept_output(self, index: int, axis: int) -> Indices | None:
+        """The kept indices of an axis of output `index`, or None where all are."""
+        return self._kept_of(self.outputs[index], axis)
+
+    def size(self, axis: int, index: int = 0) -> int:
+        """The original size of an axis of input `index`, which must be known."""
+        shape = self.shape(index)
+        if shape is None or not isinstance(shape[axis], int):
+            raise InternalError(f"{self.label}: axis {axis} of input {index} has no known size")
+        return int(shape[axis])  # type: ignore[arg-type]
+
+    def set_attribute(self, name: str, value: Any) -> None:
+        """Write an attribute of the node."""
+        for position, attribute in enumerate(self.node.attribute):
+            if attribute.name == name:
+                del self.node.attribute[position]
+                break
+        self.node.attribute.append(helper.make_attribute(name, value))
+
+    def set_integers(self, index: int, values: Sequence[int], name: str = "") -> None:
+        """Write a list of integers where the node keeps it: attribute `name` if it has one, else input `index`."""
+        if name and name in self.attributes:
+            self.set_attribute(name, list(values))
+            return
+        self.set_constant(index, np.asarray(values, np.int64))
+
+    def set_constant(self, index: int, values: NDArray[Any]) -> None:
+        """Give the node a constant of its own as input `index` (the old one may have other readers)."""
+        while len(self.node.input) <= index:
+            self.node.input.append("")
+        base = self.node.input[index] or f"{self.outputs[0]}_input{index}"
+        name = base if len(self.graph.uses.get(base, ())) == 1 else f"{base}_{self.node.name}"
+        self.node.input[index] = name
+        tensor = numpy_helper.from_array(np.ascontiguousarray(values), name)
+        old = next((t for t in self.model.graph.initializer if t.name == name), None)
+        if old is None:
+            self.model.graph.initializer.append(tensor)
+        else:
+            old.CopyFrom(tensor)
+
+    def gather_output(self, index: int, axis: int, positions: Indices) -> None:
+        """Let a Gather along `axis` follow output `index` of the node."""
+        name = self.outputs[index]
+        raw = f"{name}_before_gather"
+        indices = f"{name}_kept"
+        self.node.output[index] = raw
+        self.model.graph.initializer.append(numpy_helper.from_array(positions.astype(np.int64), indices))
+        self.appended.append(
+            helper.make_node("Gather", [raw, indices], [name], name=f"{self.node.name}_gather", axis=axis)
+        )
+
+
+def positions_in(kept: Indices, subset: Indices) -> Indices:
+    """Where the entries of `subset` stand in `kept`, which may be in any order."""
+    order = np.argsort(kept, kind="stable")
+    return np.asarray(order[np.searchsorted(kept, subset, sorter=order)], np.int64)
+
+

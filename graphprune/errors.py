@@ -1,0 +1,61 @@
+"""The errors a user can meet, each with its documented exit code (docs/command-line.md).
+
+Every message says what is wrong, where, and what to do.  Start reading at `GraphpruneError`.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """The exit codes of the command line (design section 8)."""
+
+    OK = 0
+    INTERNAL = 1
+    USAGE = 2
+    INVALID_MODEL = 3
+    UNREACHABLE = 4
+    PROOF_FAILED = 5
+    MISSING_EXTRA = 6
+    NOT_FASTER = 7
+
+
+class GraphpruneError(Exception):
+    """Base of all errors that graphprune raises on purpose."""
+
+    exit_code = ExitCode.INTERNAL
+
+
+class InternalError(GraphpruneError):
+    """graphprune broke one of its own invariants: a bug to report."""
+
+
+class UsageError(GraphpruneError):
+    """The options, patterns or plan do not fit the model or each other."""
+
+    exit_code = ExitCode.USAGE
+
+
+class InvalidModelError(GraphpruneError):
+    """The input model cannot be read or breaks the ONNX specification."""
+
+    exit_code = ExitCode.INVALID_MODEL
+
+
+class UnreachableError(GraphpruneError):
+    """Nothing can be pruned, or the target cannot be reached."""
+
+    exit_code = ExitCode.UNREACHABLE
+
+
+class ProofError(GraphpruneError):
+    """The pruned model does not equal the masked original."""
+
+    exit_code = ExitCode.PROOF_FAILED
+
+
+class MissingExtraError(GraphpruneError):
+    """An optional dependency is needed and not installed."""
+
+    exit_code = ExitCode.MISSING_EXTRA

@@ -1,0 +1,200 @@
+"""The normalised graph: an indexed view of an ONNX ModelProto.
+
+The ModelProto itself stays the single owner of nodes, initializers, names, doc strings and metadata, so that whatever
+graphprune does not change survives byte for byte (docs/decisions/0001-graph-over-modelproto.md).  `Graph` adds what
+the passes ask for: producers and consumers, shapes, constants as arrays.  The invariants of a normalised graph are
+checked by `graphprune.normalize`.  Start reading at `Graph`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+Dim = int | str | None
+"""A dimension: a size, the name of a symbolic size, or unknown."""
+
+Shape = tuple[Dim, ...]
+Array = NDArray[Any]
+
+DEFAULT_DOMAINS = ("", "ai.onnx")
+
+
+class Use(NamedTuple):
+    """One place where a value is read: the node's position in the graph and the input's position in the node."""
+
+    node: int
+    input: int
+
+
+class Graph:
+    """A ModelProto with indices.
+
+    Shapes are filled by `graphprune.normalize.infer_shapes`; a value without an entry has an unknown shape.
+    Nodes are addressed by their position in topological order.
+    """
+
+    def __init__(self, model: ModelProto, shapes: dict[str, Shape] | None = None) -> None:
+        self.model = model
+        self.shapes: dict[str, Shape] = shapes if shapes is not None else {}
+        self._arrays: dict[str, Array] = {}
+
+    @property
+    def nodes(self) -> Sequence[NodeProto]:
+        """All nodes of the main graph, in topological order."""
+        return self.model.graph.node
+
+    @cached_property
+    def initializers(self) -> dict[str, TensorProto]:
+        """The initializers by name."""
+        return {tensor.name: tensor for tensor in self.model.graph.initializer}
+
+    @cached_property
+    def inputs(self) -> list[onnx.ValueInfoProto]:
+        """The network's inputs that are not initializers."""
+        return [value for value in self.model.graph.input if value.name not in self.initializers]
+
+    @property
+    def outputs(self) -> Sequence[onnx.ValueInfoProto]:
+        """The network's outputs."""
+        return self.model.graph.output
+
+    @cached_property
+    def uses(self) -> dict[str, list[Use]]:
+        """Where each value is read by a node of the main graph."""
+        uses: dict[str, list[Use]] = defaultdict(list)
+        for position, node in enumerate(self.nodes):
+            for index, name in enumerate(node.input):
+                if name:
+                    uses[name].append(Use(position, index))
+        return dict(uses)
+
+    @cached_property
+    def producers(self) -> dict[str, int]:
+        """The position of the node that writes each value."""
+        return {name: position for position, node in enumerate(self.nodes) for name in node.output if name}
+
+    @cached_property
+    def opsets(self) -> dict[str, int]:
+        """The imported version of each domain; the default domain is ""."""
+        return {canonical_domain(entry.domain): entry.version for entry in self.model.opset_import}
+
+    def constant(self, name: str) -> Array | None:
+        """The value of an initializer as an array (do not write to it), or None if `name` is not one."""
+        if name not in self.initializers:
+            return None
+        if name not in self._arrays:
+            self._arrays[name] = to_array(self.initializers[name])
+        return self._arrays[name]
+
+    def forget_constants(self) -> None:
+        """Drop the cached arrays, so that memory stays bounded by the model's size."""
+        self._arrays.clear()
+
+    def shape(self, name: str) -> Shape | None:
+        """The shape of a value, or None where even the rank is unknown."""
+        if name in self.initializers:
+            return tuple(self.initializers[name].dims)
+        return self.shapes.get(name)
+
+
+def canonical_domain(domain: str) -> str:
+    """ONNX's two spellings of the default domain, as one."""
+    return "" if domain in DEFAULT_DOMAINS else domain
+
+
+def operator_name(node: NodeProto) -> str:
+    """`Conv` for the default domain, `com.microsoft::FusedConv` for others."""
+    domain = canonical_domain(node.domain)
+    return f"{domain}::{node.op_type}" if domain else node.op_type
+
+
+def attributes(node: NodeProto) -> dict[str, Any]:
+    """The attributes of a node as Python values."""
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def to_array(tensor: TensorProto) -> Array:
+    """An initializer as a numpy array.  External data must have been loaded before."""
+    return numpy_helper.to_array(tensor)
+
+
+def element_count(tensor: TensorProto) -> int:
+    """The number of elements that the dimensions of a tensor declare."""
+    count = 1
+    for size in tensor.dims:
+        count *= size
+    return count
+
+
+def item_bits(data_type: int) -> int:
+    """Bits per element of an ONNX data type (4-bit types are packed two to a byte); 0 for strings."""
+    if data_type in (TensorProto.STRING, TensorProto.UNDEFINED):
+        return 0
+    name = TensorProto.DataType.Name(data_type)  # type: ignore[arg-type]
+    for suffix, bits in (("INT4", 4), ("E2M1", 4), ("INT2", 2)):
+        if name.endswith(suffix):
+            return bits
+    return int(np.dtype(helper.tensor_dtype_to_np_dtype(data_type)).itemsize) * 8
+
+
+def is_parameter(tensor: TensorProto) -> bool:
+    """Whether an initializer counts as a parameter: numbers that training or quantisation may have set."""
+    return tensor.data_type not in (
+        TensorProto.INT32,
+        TensorProto.INT64,
+        TensorProto.UINT32,
+        TensorProto.UINT64,
+        TensorProto.BOOL,
+        TensorProto.STRING,
+    )
+
+
+def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
+    """The graphs that a control-flow node holds in its attributes."""
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.GRAPH:
+            yield attribute.g
+        elif attribute.type == AttributeProto.GRAPHS:
+            yield from attribute.graphs
+
+
+def captured_names(graph: GraphProto) -> set[str]:
+    """Names that a subgraph reads from the graphs around it."""
+    local = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    captured: set[str] = set()
+    for node in graph.node:
+        read = {name for name in node.input if name}
+        for inner in subgraphs(node):
+            read |= captured_names(inner)
+        captured |= read - local
+        local |= set(node.output)
+    return captured | ({value.name for value in graph.output} - local)
+
+
+def node_reads(node: NodeProto) -> set[str]:
+    """Every value that a node reads, those captured by its subgraphs included."""
+    read = {name for name in node.input if name}
+    for inner in subgraphs(node):
+        read |= captured_names(inner)
+    return read
+
+
+def declared_shape(value: onnx.ValueInfoProto) -> Shape | None:
+    """The shape that a value_info declares, or None where it declares none."""
+    if not value.type.HasField("tensor_type") or not value.type.tensor_type.HasField("shape"):
+        return None
+    return tuple(_dim(dim) for dim in value.type.tensor_type.shape.dim)
+
+
+def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
+    if dim.HasField("dim_value"):
+        return int(dim.dim_value) if dim.dim_value >= 0 else None
+    return dim.dim_param or None

@@ -1,0 +1,123 @@
+"""Dependency analysis: find the groups of coupled channels by unification.
+
+One walk over the nodes in topological order: each node's table entry maps the axes of its inputs to the axes of its results
+(`graphprune.operators`), unifying and pinning labels on the way.  Weights bring fresh labels, the network's inputs and
+outputs are pinned.  What is still free in the end falls into groups (`graphprune.groups`).
+
+The idea is type inference: a channel is a type variable and an operator a typing rule (design section 1).  Start reading
+at `infer`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .graph import Graph, Shape, node_reads, operator_name
+from .groups import Group, Pinned, build_groups, list_pinned
+from .labels import Ids, Reason
+from .operators import TABLE, Operator
+from .site import Axes, Contraction, Ledger, MacTerm, Site
+
+
+@dataclass
+class Analysis:
+    """What is known about a graph's channels."""
+
+    graph: Graph
+    ledger: Ledger
+    groups: list[Group]
+    pinned: list[Pinned]
+
+    @property
+    def contractions(self) -> list[Contraction]:
+        """Where channels are summed over."""
+        return self.ledger.contractions
+
+    @property
+    def mac_terms(self) -> list[MacTerm]:
+        """What each contraction costs."""
+        return self.ledger.mac_terms
+
+    def present(self, keep: dict[str, list[int]]) -> NDArray[np.bool_]:
+        """For every label whether it stays, given the kept units of each group (all where a group is not named)."""
+        present = np.ones(len(self.ledger.labels), dtype=bool)
+        for group in self.groups:
+            if group.id in keep:
+                present[group.labels] = False
+                present[group.labels[keep[group.id]]] = True
+        return present
+
+    def index_mask(self, ids: Ids, present: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """For every index of an axis whether it stays."""
+        return np.asarray(present[self.ledger.labels.leaves(ids)].all(axis=1))
+
+    def free_axes(self, value: str) -> list[tuple[int, Ids]]:
+        """The axes of a value that have labels, with those."""
+        axes = self.ledger.values.get(value) or []
+        return [(k, ids) for k, ids in enumerate(axes) if not isinstance(ids, int)]
+
+
+def infer(graph: Graph, table: dict[str, Operator] = TABLE) -> Analysis:
+    """Analyse a normalised graph.  Never fails on unknown operators: they pin what they touch."""
+    ledger = Ledger()
+    for value in graph.inputs:
+        shape = graph.shape(value.name)
+        reason = Reason(f"network input {value.name!r} keeps its shape")
+        ledger.values[value.name] = None if shape is None else [ledger.labels.pin_label(reason)] * len(shape)
+    for position in range(len(graph.nodes)):
+        _visit(graph, ledger, position, table)
+    for value in graph.outputs:
+        _pin_value(graph, ledger, value.name, Reason(f"network output {value.name!r} keeps its shape"))
+    for name in _overridable(graph):
+        _pin_value(graph, ledger, name, Reason(f"the caller may override {name!r}"))
+    return Analysis(graph, ledger, build_groups(graph, ledger), list_pinned(graph, ledger))
+
+
+def _visit(graph: Graph, ledger: Ledger, position: int, table: dict[str, Operator]) -> None:
+    node = graph.nodes[position]
+    entry = table.get(operator_name(node))
+    site = Site(graph, ledger, position, entry.parameters if entry else ())
+    results = entry.infer(site) if entry else _refuse_unknown(site, ledger)
+    for index, name in enumerate(node.output):
+        if name:
+            axes = results[index] if index < len(results) else site.pinned_result(index, "an extra result")
+            ledger.values[name] = _checked(site, axes, graph.shape(name))
+
+
+def _refuse_unknown(site: Site, ledger: Ledger) -> list[Axes | None]:
+    text = f"operator {site.operator} has no rule"
+    for name in sorted(node_reads(site.graph.nodes[site.position]) - set(site.inputs)):
+        _pin_value(site.graph, ledger, name, Reason(f"{text} and reads {name!r} inside", site.label))
+    return site.refuse(text)
+
+
+def _checked(site: Site, axes: Axes | None, shape: Shape | None) -> Axes | None:
+    """The result of a rule, with axes of size 1 pinned; a result that contradicts shape inference is pinned."""
+    if axes is None or shape is None:
+        return axes
+    sizes = [None if isinstance(axis, int) else len(axis) for axis in axes]
+    fits = len(axes) == len(shape) and all(
+        size is None or not isinstance(dim, int) or size == dim for size, dim in zip(sizes, shape, strict=True)
+    )
+    if not fits:
+        text = f"{site.operator} has a result of shape {list(shape)} that its rule does not explain"
+        site.refuse(text)
+        return [site.pinned(text)] * len(shape)
+    return axes
+
+
+def _pin_value(graph: Graph, ledger: Ledger, name: str, reason: Reason) -> None:
+    axes = ledger.values.get(name)
+    if axes is None and name in graph.initializers:
+        axes = ledger.values[name] = [ledger.labels.fresh(size) for size in graph.initializers[name].dims]
+    for axis in axes or ():
+        if not isinstance(axis, int):
+            ledger.labels.pin(axis, reason)
+
+
+def _overridable(graph: Graph) -> list[str]:
+    """Initializers that the network's caller may replace (they are listed among the inputs)."""
+    return [value.name for value in graph.model.graph.input if value.name in graph.initializers]

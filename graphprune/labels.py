@@ -1,0 +1,278 @@
+"""Union-find over channel indices: the type variables of the analysis.
+
+Every index of every prunable axis carries a *label*, an integer.  An axis of n channels is a vector of n
+labels; operators move, join and unify those vectors (see `graphprune.inference`).  A label is one of
+
+* a **variable**: may be present or absent in the pruned network;
+* a **product** of two labels: present where both are (index (h, d) of an axis that is heads x head size);
+* a **pinned** label: always present, for a reason that the user can read.
+
+Two labels that must be removed together are *unified*.  Everything is vectorised and amortised near
+linear (Tarjan 1975); nothing here knows about operators.  Start reading at `Labels.unify`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ids = NDArray[np.int32]
+NONE = -1
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why something is pinned: a sentence for the user and the node (or value) that caused it."""
+
+    text: str
+    node: str = ""
+
+
+class Labels:
+    """The growing table of labels, with unification."""
+
+    def __init__(self) -> None:
+        self._parent: Ids = np.arange(1024, dtype=np.int32)
+        self._left: Ids = np.full(1024, NONE, np.int32)
+        self._right: Ids = np.full(1024, NONE, np.int32)
+        self._pinned = np.zeros(1024, dtype=bool)
+        self._size = 0
+        self._reasons: dict[int, Reason] = {}
+        self._pin_of: dict[Reason, int] = {}
+        self._always = self.pin_label(Reason("this index is always present"))
+
+    def __len__(self) -> int:
+        return self._size
+
+    # ---- making labels -------------------------------------------------------------------------
+
+    def fresh(self, count: int) -> Ids:
+        """`count` new variables, as an int32 vector."""
+        start, end = self._size, self._size + count
+        if end > len(self._parent):
+            self._grow(end)
+        self._size = end
+        return np.arange(start, end, dtype=np.int32)
+
+    def pin_label(self, reason: Reason) -> int:
+        """The pinned label that stands for `reason` (one per distinct reason)."""
+        if reason not in self._pin_of:
+            label = int(self.fresh(1)[0])
+            self._pinned[label] = True
+            self._reasons[label] = reason
+            self._pin_of[reason] = label
+        return self._pin_of[reason]
+
+    def reason(self, label: int) -> Reason:
+        """The reason behind a pinned label.  Raises KeyError if the label is not pinned."""
+        return self._reasons[int(self.find(np.array([label], np.int32))[0])]
+
+    def product(self, outer: Ids, inner: Ids) -> Ids:
+        """Labels that are present where both operands are; vectors of equal length, element by element."""
+        outer, inner = self.find(outer), self.find(inner)
+        result = np.where(self._pinned[outer], inner, outer)
+        both = ~self._pinned[outer] & ~self._pinned[inner]
+        if both.any():
+            made = self.fresh(int(both.sum()))
+            self._left[made] = outer[both]
+            self._right[made] = inner[both]
+            result[both] = made
+        return result
+
+    def outer(self, rows: Ids, columns: Ids) -> Ids:
+        """Labels of the flattened axis (rows x columns), row-major; length len(rows) * len(columns)."""
+        return self.product(np.repeat(rows, len(columns)), np.tile(columns, len(rows)))
+
+    # ---- reading labels ------------------------------------------------------------------------
+
+    def find(self, ids: Ids) -> Ids:
+        """The representative of each label, compressing the paths on the way."""
+        root = self._parent[ids]
+        while True:
+            above = self._parent[root]
+            if np.array_equal(above, root):
+                break
+            root = above
+        self._parent[ids] = root
+        return root
+
+    def is_pinned(self, ids: Ids) -> NDArray[np.bool_]:
+        """True where a label is pinned (a product is pinned once both its factors are)."""
+        return self._pinned[self.leaves(ids)].all(axis=1)
+
+    def leaves(self, ids: Ids) -> Ids:
+        """The variables (or pinned labels) behind each label: shape (n, k), padded with pinned labels.
+
+        Index i is present in the pruned network exactly if all k entries of row i are.
+        """
+        todo, done = [self.find(ids)], []
+        while todo:
+            column = todo.pop()
+            left = self._left[column]
+            inner = left != NONE
+            if not inner.any():
+                done.append(column)
+                continue
+            right = np.where(inner, self.find(np.maximum(self._right[column], 0)), self._always)
+            todo.append(right.astype(np.int32))
+            todo.append(np.where(inner, self.find(np.maximum(left, 0)), column).astype(np.int32))
+        return np.stack(done, axis=1)
+
+    # ---- constraints ---------------------------------------------------------------------------
+
+    def pin(self, ids: Ids, reason: Reason) -> None:
+        """Require that every one of these labels is always present."""
+        self.unify(ids, np.full(len(ids), self.pin_label(reason), np.int32))
+
+    def unify(self, a: Ids, b: Ids) -> None:
+        """Require a[i] and b[i] to be present together, for every i.
+
+        Each round links the roots that differ and looks again: a variable joins a variable, then a
+        variable becomes a product, then two products are unified factor by factor.  A pinned label
+        pins what it meets.  Labels that have no common form are pinned.
+        """
+        while True:
+            a, b = self.find(a), self.find(b)
+            differ = (a != b) & ~(self._pinned[a] & self._pinned[b])
+            if not differ.any():
+                return
+            a, b = a[differ], b[differ]
+            a_product, b_product = self._left[a] != NONE, self._left[b] != NONE
+            plain = ~a_product & ~b_product
+            mixed = a_product != b_product
+            if plain.any():
+                self._link_variables(a[plain], b[plain])
+            elif mixed.any():
+                a, b = a[mixed], b[mixed]
+                swap = a_product[mixed]
+                self._link_to_products(np.where(swap, b, a), np.where(swap, a, b))
+            else:
+                self._unify_products(a, b)
+
+    def split(self, ids: Ids, rows: int, columns: int) -> tuple[Ids, Ids]:
+        """Factor the labels of an axis of size rows * columns (row-major) into labels of the two axes.
+
+        Factors that exist are reused; variables that vary along both axes become products of new ones.
+        """
+        if rows == 1 or columns == 1:
+            unit = np.full(1, self._always, np.int32)
+            return (unit, self.find(ids)) if rows == 1 else (self.find(ids), unit)
+        outer: Ids = np.full(rows, self._always, np.int32)
+        inner: Ids = np.full(columns, self._always, np.int32)
+        for slot in np.moveaxis(self.leaves(ids).reshape(rows, columns, -1), 2, 0):
+            if (slot == slot[:, :1]).all():
+                outer = self.product(outer, slot[:, 0])
+            elif (slot == slot[:1]).all():
+                inner = self.product(inner, slot[0])
+            else:
+                row, column = self.fresh(rows), self.fresh(columns)
+                self.unify(slot.ravel(), self.outer(row, column))
+                outer, inner = self.product(outer, row), self.product(inner, column)
+        return outer, inner
+
+    # ---- the three cases of unify --------------------------------------------------------------
+
+    def _link_variables(self, a: Ids, b: Ids) -> None:
+        """Link roots so that pinned labels stay roots, else the older label does: no cycle is possible."""
+        a_first = self._pinned[a] | (~self._pinned[b] & (a < b))
+        self._parent[np.where(a_first, b, a)] = np.where(a_first, a, b)
+
+    def _link_to_products(self, variables: Ids, products: Ids) -> None:
+        """Each variable becomes the product; one that would contain itself is pinned with it."""
+        leaves = self.leaves(products)
+        pin = self._pinned[variables]
+        recursive = np.isin(variables, leaves)
+        stop = pin | recursive
+        if not stop.any():
+            self._parent[variables] = products
+            return
+        conflict = self.pin_label(Reason("the same channels are laid out in two incompatible ways"))
+        source = np.where(pin, variables, np.int32(conflict))[stop]
+        for column in leaves[stop].T:
+            self.unify(column, source)
+        self.unify(variables[stop], source)
+        rest = ~stop
+        self._parent[products[stop]] = source
+        self.unify(variables[rest], products[rest])
+
+    def _unify_products(self, a: Ids, b: Ids) -> None:
+        """Unify factor by factor where the factors vary alike; pin where they have no common form.
+
+        Both sides are then linked to a new product of plain variables (or to a pinned label), never to
+        each other: one may contain the other, and a link would close a cycle.
+        """
+        left, right = self._free_columns(a), self._free_columns(b)
+        pairs = self._matching_factors(left, right)
+        if pairs is None:
+            conflict = Reason("the same channels are split into incompatible factors")
+            for column in [*left.T, *right.T]:
+                self.pin(column, conflict)
+            common = np.full(len(a), self.pin_label(conflict), np.int32)
+        else:
+            for one, other in pairs:
+                self.unify(one, other)
+            columns = self._free_columns(a).T
+            common = columns[0] if len(columns) else np.full(len(a), self._always, np.int32)
+            for column in columns[1:]:
+                common = self.product(common, column)
+        self._parent[self.find(a)] = common
+        self._parent[self.find(b)] = common
+
+    def _free_columns(self, ids: Ids) -> Ids:
+        """The leaf matrix without the columns that are pinned throughout."""
+        leaves = self.leaves(ids)
+        return leaves[:, ~self._pinned[leaves].all(axis=0)]
+
+    def _matching_factors(self, a: Ids, b: Ids) -> list[tuple[Ids, Ids]] | None:
+        """Pair runs of columns that vary alike, each run one column on at least one side; None if impossible."""
+        pairs: list[tuple[Ids, Ids]] = []
+        i = j = 0
+        while i < a.shape[1] and j < b.shape[1]:
+            i_end, j_end = i + 1, j + 1
+            while not _same_partition(a[:, i:i_end], b[:, j:j_end]):
+                widen_a = j_end - j > 1 or _classes(a[:, i:i_end]) < _classes(b[:, j:j_end])
+                if widen_a and j_end - j == 1 and i_end < a.shape[1]:
+                    i_end += 1
+                elif not widen_a and i_end - i == 1 and j_end < b.shape[1]:
+                    j_end += 1
+                elif j_end - j > 1 and j_end < b.shape[1]:
+                    j_end += 1
+                else:
+                    return None
+            pairs.append((self._join(a[:, i:i_end]), self._join(b[:, j:j_end])))
+            i, j = i_end, j_end
+        return pairs if i == a.shape[1] and j == b.shape[1] else None
+
+    def _join(self, columns: Ids) -> Ids:
+        result: Ids = columns[:, 0]
+        for column in columns.T[1:]:
+            result = self.product(result, column)
+        return result
+
+    def _grow(self, needed: int) -> None:
+        capacity = max(needed, 2 * len(self._parent))
+        more = capacity - len(self._parent)
+        self._parent = np.concatenate([self._parent, np.arange(len(self._parent), capacity, dtype=np.int32)])
+        self._left = np.concatenate([self._left, np.full(more, NONE, np.int32)])
+        self._right = np.concatenate([self._right, np.full(more, NONE, np.int32)])
+        self._pinned = np.concatenate([self._pinned, np.zeros(more, dtype=bool)])
+
+
+def _codes(columns: Ids) -> NDArray[np.int64]:
+    """One integer a row, equal exactly where the rows are equal."""
+    codes = np.zeros(len(columns), np.int64)
+    for column in columns.T:
+        _, inverse = np.unique(column, return_inverse=True)
+        _, codes = np.unique(codes * len(columns) + inverse, return_inverse=True)
+    return codes
+
+
+def _classes(columns: Ids) -> int:
+    return int(_codes(columns).max(initial=-1)) + 1
+
+
+def _same_partition(a: Ids, b: Ids) -> bool:
+    """Whether two column sets are equal on exactly the same pairs of rows."""
+    return _classes(a) == _classes(b) == _classes(np.concatenate([a, b], axis=1))

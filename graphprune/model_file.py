@@ -1,0 +1,205 @@
+"""Reading and writing ONNX files: untrusted input, external data, atomic output.
+
+Start reading at `read_model` and `write_model`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from google.protobuf.message import DecodeError
+from onnx import GraphProto, ModelProto, TensorProto
+from onnx.external_data_helper import load_external_data_for_tensor
+
+from .errors import InvalidModelError, UsageError
+from .graph import element_count, item_bits, subgraphs
+
+PROTOBUF_LIMIT = 2**31 - 2**20
+"""Bytes that fit one protobuf message, with some room for the graph; larger weights go to an external file."""
+
+
+def read_model(path: Path) -> ModelProto:
+    """Read an ONNX file with its external data.
+
+    Raises InvalidModelError where the file is missing, not ONNX, truncated, or names external data that is missing, too
+    short or outside the model's folder.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InvalidModelError(f"{path}: cannot read the model: {error.strerror}") from error
+    model = ModelProto()
+    try:
+        model.ParseFromString(data)
+    except DecodeError as error:
+        raise InvalidModelError(f"{path}: not an ONNX file, or a truncated one ({error})") from error
+    if not model.ir_version or not model.HasField("graph") or not model.opset_import:
+        raise InvalidModelError(f"{path}: not an ONNX model: it has no graph, IR version or opset import")
+    for tensor in all_tensors(model.graph):
+        _load_external(tensor, path)
+        _check_size(tensor, path)
+    return model
+
+
+def all_tensors(graph: GraphProto) -> Iterator[TensorProto]:
+    """Every tensor of a graph: initializers and attributes, those of subgraphs included."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+        for inner in subgraphs(node):
+            yield from all_tensors(inner)
+
+
+def _load_external(tensor: TensorProto, path: Path) -> None:
+    if tensor.data_location != TensorProto.EXTERNAL:
+        return
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    where = f"{path}: external data of {tensor.name!r}"
+    location = entries.get("location", "")
+    folder = path.parent.resolve()
+    target = (folder / location).resolve()
+    if not location or os.path.isabs(location) or not target.is_relative_to(folder):
+        raise InvalidModelError(f"{where} points outside the model's folder ({location!r}); refusing to read it")
+    if not target.is_file():
+        raise InvalidModelError(f"{where} is missing: {target} does not exist")
+    needed = -(-element_count(tensor) * item_bits(tensor.data_type) // 8)
+    try:
+        offset, length = int(entries.get("offset", 0)), int(entries.get("length", needed))
+    except ValueError as error:
+        raise InvalidModelError(f"{where} has a malformed offset or length") from error
+    if offset < 0 or length != needed or offset + length > target.stat().st_size:
+        raise InvalidModelError(
+            f"{where} does not fit: {needed} bytes are declared, the file {target.name} has {target.stat().st_size}"
+        )
+    load_external_data_for_tensor(tensor, str(folder))
+    tensor.data_location = TensorProto.DEFAULT
+    del tensor.external_data[:]
+
+
+def _check_size(tensor: TensorProto, path: Path) -> None:
+    if any(size < 0 for size in tensor.dims):
+        raise InvalidModelError(f"{path}: tensor {tensor.name!r} has a negative dimension")
+    if tensor.data_type not in TensorProto.DataType.values() or tensor.data_type == TensorProto.UNDEFINED:
+        raise InvalidModelError(f"{path}: tensor {tensor.name!r} has the unknown data type {tensor.data_type}")
+    needed = -(-element_count(tensor) * item_bits(tensor.data_type) // 8)
+    if tensor.HasField("raw_data"):
+        if len(tensor.raw_data) != needed:
+            raise InvalidModelError(
+                f"{path}: tensor {tensor.name!r} declares {needed} bytes and holds {len(tensor.raw_data)}"
+            )
+        return
+    stored = sum(len(values) for values in (tensor.float_data, tensor.int32_data, tensor.int64_data))
+    stored += len(tensor.double_data) + len(tensor.uint64_data) + len(tensor.string_data)
+    if element_count(tensor) > 2 * max(stored, 0):
+        raise InvalidModelError(
+            f"{path}: tensor {tensor.name!r} declares {element_count(tensor)} elements and holds {stored}"
+        )
+
+
+def weight_bytes(model: ModelProto) -> int:
+    """Bytes of all initializers."""
+    return sum(-(-element_count(tensor) * item_bits(tensor.data_type) // 8) for tensor in model.graph.initializer)
+
+
+def content_hash(model: ModelProto) -> str:
+    """SHA-256 of the model's serialised form, weights included; the same for equal models in files of any layout."""
+    digest = hashlib.sha256()
+    if weight_bytes(model) < PROTOBUF_LIMIT:
+        digest.update(model.SerializeToString(deterministic=True))
+        return digest.hexdigest()
+    skeleton = ModelProto()
+    skeleton.CopyFrom(_without_weights(model))
+    digest.update(skeleton.SerializeToString(deterministic=True))
+    for tensor in model.graph.initializer:
+        digest.update(tensor.SerializeToString(deterministic=True))
+    return digest.hexdigest()
+
+
+def _without_weights(model: ModelProto) -> ModelProto:
+    skeleton = ModelProto()
+    for field, value in model.ListFields():
+        if field.name != "graph":
+            _set(skeleton, field.name, value)
+    for field, value in model.graph.ListFields():
+        if field.name != "initializer":
+            _set(skeleton.graph, field.name, value)
+    return skeleton
+
+
+def _set(message: object, name: str, value: object) -> None:
+    target = getattr(message, name)
+    if hasattr(target, "CopyFrom"):
+        target.CopyFrom(value)
+    elif hasattr(target, "extend"):
+        target.extend(value)
+    else:
+        setattr(message, name, value)
+
+
+def write_model(model: ModelProto, path: Path) -> None:
+    """Write a model, whole or not at all; weights above 2 GB go to `NAME.data` beside it.
+
+    Raises UsageError where the folder cannot be written.
+    """
+    if weight_bytes(model) < PROTOBUF_LIMIT:
+        with atomic_file(path) as temporary:
+            temporary.write_bytes(model.SerializeToString(deterministic=True))
+        return
+    data = path.with_name(path.name + ".data")
+    with atomic_file(path) as temporary, atomic_file(data) as temporary_data:
+        _write_external(model, temporary, temporary_data, data.name)
+
+
+def _write_external(model: ModelProto, path: Path, data_path: Path, location: str) -> None:
+    skeleton = _without_weights(model)
+    with data_path.open("wb") as data:
+        for tensor in model.graph.initializer:
+            entry = skeleton.graph.initializer.add()
+            if not tensor.HasField("raw_data") or len(tensor.raw_data) < 1024:
+                entry.CopyFrom(tensor)
+                continue
+            entry.name, entry.data_type, entry.doc_string = tensor.name, tensor.data_type, tensor.doc_string
+            entry.dims.extend(tensor.dims)
+            entry.metadata_props.extend(tensor.metadata_props)
+            data.write(b"\0" * (-data.tell() % 4096))
+            entry.data_location = TensorProto.EXTERNAL
+            position = {"location": location, "offset": str(data.tell()), "length": str(len(tensor.raw_data))}
+            for key, value in position.items():
+                entry.external_data.add(key=key, value=value)
+            data.write(tensor.raw_data)
+    path.write_bytes(skeleton.SerializeToString(deterministic=True))
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A temporary file in the folder of `path` that replaces it on success and vanishes otherwise."""
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot write there: {error.strerror}") from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot write there: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+

@@ -1,0 +1,417 @@
+"""Operators that move indices without computing: their typing rules and what the rewrite does to them.
+
+Each pair `x(site)` and `shrink_x(edit)` belongs to one entry of `graphprune.operators`.  A typing rule does to the label
+vectors exactly what the operator does to the data: concatenate, cut, take.  Start reading at `concat`; `reshape` is the
+hard one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .edit import Edit, Indices, positions_in
+from .graph import Dim
+from .labels import Ids
+from .monomial import Monomial, monomials
+from .node_view import NodeView, normal_axis
+from .site import Axes, Axis, Site
+
+Results = list[Axes | None]
+
+
+# ---- Concat, Split, Slice, Gather, Pad, Tile -----------------------------------------------------
+
+
+def concat(site: Site) -> Results:
+    """Sum of the operands along `axis`; all other axes are unified."""
+    parts = [site.axes(index) for index in range(len(site.inputs))]
+    if any(axes is None for axes in parts):
+        return site.refuse("the rank of an input of Concat is unknown")
+    known: list[Axes] = [axes for axes in parts if axes is not None]
+    at = normal_axis(site.attribute("axis", 1), len(known[0]))
+    result = list(known[0])
+    for axes in known[1:]:
+        result = [site.unify(a, b) if k != at else a for k, (a, b) in enumerate(zip(result, axes, strict=True))]
+    result[at] = _join(site, [axes[at] for axes in known], [_dim(site, index, at) for index in range(len(known))])
+    for index in range(len(known)):
+        site.note_carrier(index)
+    return [result]
+
+
+def _join(site: Site, axes: Sequence[Axis], dims: Sequence[Dim]) -> Axis:
+    if all(isinstance(axis, int) for axis in axes):
+        return axes[0]
+    sizes = [site.size(axis, dim) for axis, dim in zip(axes, dims, strict=True)]
+    if any(size is None for size in sizes):
+        for axis in axes:
+            site.pin(axis, "joined with an axis of dynamic size")
+        return site.pinned("joined with an axis of dynamic size")
+    return np.concatenate([site.vector(axis, size or 0) for axis, size in zip(axes, sizes, strict=True)])
+
+
+def _dim(site: Site, index: int, axis: int) -> Dim:
+    shape = site.shape(index)
+    return shape[axis] if shape is not None and axis < len(shape) else None
+
+
+def split(site: Site) -> Results:
+    """Cuts the axis into consecutive parts."""
+    axes = site.axes(0)
+    if axes is None:
+        return site.refuse("the rank of Split's input is unknown")
+    at = normal_axis(site.attribute("axis", 0), len(axes))
+    axis = axes[at]
+    if isinstance(axis, int):
+        return [list(axes) for _ in site.outputs]
+    sizes = _split_sizes(site, len(axis))
+    if sizes is None:
+        return site.refuse("the sizes of Split are computed at run time")
+    bounds = np.cumsum([0, *sizes])
+    return [[*axes[:at], axis[bounds[k] : bounds[k + 1]], *axes[at + 1 :]] for k in range(len(sizes))]
+
+
+def _split_sizes(node: NodeView, size: int) -> list[int] | None:
+    if node.has(1) or node.attribute("split") is not None:
+        return node.integers(1, "split")
+    parts = len(node.outputs)
+    chunk = -(-size // parts)
+    return [min(chunk, size - k * chunk) for k in range(parts)]
+
+
+def shrink_split(edit: Edit) -> None:
+    """Writes the new sizes of the parts."""
+    at = normal_axis(edit.attribute("axis", 0), len(edit.shape(0) or ()))
+    if edit.kept(0, at) is None:
+        return
+    old = _split_sizes(edit, edit.size(at)) or []
+    sizes = []
+    for index in range(len(edit.outputs)):
+        kept = edit.kept_output(index, at)
+        sizes.append(old[index] if kept is None else len(kept))
+    edit.set_integers(1, sizes, "split")
+    edit.node.attribute[:] = [a for a in edit.node.attribute if a.name != "num_outputs"]
+
+
+def slice_(site: Site) -> Results:
+    """Takes start:end:step of some axes; with bounds that are not constant those axes are pinned."""
+    axes = site.axes(0)
+    bounds = _slice_bounds(site, len(axes)) if axes is not None else None
+    if axes is None or bounds is None:
+        return site.refuse("the bounds of Slice are computed at run time")
+    result = list(axes)
+    for at, (start, end, step) in bounds.items():
+        axis = axes[at]
+        if not isinstance(axis, int):
+            result[at] = axis[np.arange(len(axis))[_python_slice(start, end, step)]]
+    site.note_carrier(0)
+    return [result]
+
+
+def _slice_bounds(node: NodeView, rank: int) -> dict[int, tuple[int, int, int]] | None:
+    starts, ends = node.integers(1, "starts"), node.integers(2, "ends")
+    if starts is None or ends is None:
+        return None
+    axes = node.integers(3, "axes", list(range(len(starts))))
+    steps = node.integers(4, "steps", [1] * len(starts))
+    if axes is None or steps is None:
+        return None
+    return {normal_axis(a, rank): bound for a, bound in zip(axes, zip(starts, ends, steps, strict=True), strict=True)}
+
+
+def _python_slice(start: int, end: int, step: int) -> slice:
+    """ONNX clamps bounds as Python does, but spells 'before the first' as a very negative end."""
+    return slice(start, None if step < 0 and end < -(2**31) + 2 else end, step)
+
+
+def shrink_slice(edit: Edit) -> None:
+    """Writes the new bounds; where the kept indices are no longer a range, a Gather takes them."""
+    rank = len(edit.shape(0) or ())
+    bounds = _slice_bounds(edit, rank)
+    if bounds is None:
+        return
+    changed = {at: edit.kept(0, at) for at in bounds if edit.kept(0, at) is not None}
+    gathers: list[tuple[int, Indices]] = []
+    for at, kept in changed.items():
+        assert kept is not None
+        size = edit.size(at)
+        taken = np.arange(size)[_python_slice(*bounds[at])]
+        positions = positions_in(kept, taken[np.isin(taken, kept)])
+        if len(positions) and np.array_equal(positions, np.arange(positions[0], positions[0] + len(positions))):
+            bounds[at] = (int(positions[0]), int(positions[-1]) + 1, 1)
+        else:
+            bounds[at] = (0, len(kept), 1)
+            gathers.append((at, positions))
+    if changed:
+        edit.set_integers(1, [bound[0] for bound in bounds.values()], "starts")
+        edit.set_integers(2, [bound[1] for bound in bounds.values()], "ends")
+        if len(edit.node.input) > 3 or not edit.attributes:
+            edit.set_integers(3, list(bounds), "axes")
+            edit.set_integers(4, [bound[2] for bound in bounds.values()], "steps")
+    for at, positions in gathers:
+        edit.gather_output(0, at, positions)
+
+
+def gather(site: Site) -> Results:
+    """Takes constant indices of one axis; with indices from the data that axis is pinned."""
+    axes = site.axes(0)
+    index_axes = site.axes(1)
+    if axes is None:
+        return site.refuse("the rank of Gather's data is unknown")
+    at = normal_axis(site.attribute("axis", 0), len(axes))
+    indices = site.constant(1)
+    axis = axes[at]
+    text = "Gather selects from this axis"
+    if indices is None or isinstance(axis, int):
+        site.pin(axis, text)
+        middle: Axes | None = index_axes if indices is None else [site.pinned(text)] * indices.ndim
+        result = None if middle is None else [*axes[:at], *middle, *axes[at + 1 :]]
+    else:
+        taken = axis[indices.ravel()]
+        result = [*axes[:at], *_as_axes(site, taken, indices.shape), *axes[at + 1 :]]
+    contracts = indices is None and site.is_constant(0)
+    for k, ids in enumerate(axes):
+        if site.is_constant(0) and not isinstance(ids, int):
+            site.note_weight(0, k, [(ids, "consumer" if k == at else "producer" if contracts else "carrier")])
+    return [result]
+
+
+def _as_axes(site: Site, ids: Ids, shape: Sequence[int]) -> Axes:
+    """Labels of a flat vector as axes of the given sizes."""
+    if not shape:
+        site.pin(ids, "Gather selects one index of this axis")
+        return []
+    axes: Axes = []
+    for k, size in enumerate(shape[:-1]):
+        outer, ids = site.labels.split(ids, size, int(np.prod(shape[k + 1 :])))
+        axes.append(outer)
+    return [*axes, ids]
+
+
+def shrink_gather(edit: Edit) -> None:
+    """Renumbers constant indices."""
+    indices = edit.constant(1)
+    at = normal_axis(edit.attribute("axis", 0), len(edit.shape(0) or ()))
+    kept = edit.kept(0, at)
+    if indices is None or kept is None:
+        return
+    size = edit.size(at)
+    for k in range(indices.ndim):
+        selected = edit.kept_output(0, at + k)
+        if selected is not None:
+            indices = np.take(indices, selected, axis=k)
+    positions = positions_in(kept, np.where(indices < 0, indices + size, indices).ravel())
+    edit.set_constant(1, positions.reshape(indices.shape))
+
+
+def pad(site: Site) -> Results:
+    """Zero padding of a channel axis is a sum with parts that nobody writes; negative padding cuts."""
+    axes, bounds = site.axes(0), _pad_bounds(site)
+    if axes is None or bounds is None:
+        return site.refuse("the padding is computed at run time")
+    constant_mode = site.attribute("mode", b"constant") == b"constant"
+    result = list(axes)
+    for at, (before, after) in bounds.items():
+        axis = axes[at]
+        if isinstance(axis, int) or not (before or after):
+            continue
+        if not constant_mode:
+            result[at] = site.pinned("Pad repeats indices of this axis")
+            site.pin(axis, "Pad repeats indices of this axis")
+            continue
+        inside = axis[max(0, -before) : len(axis) - max(0, -after)]
+        parts = [site.labels.fresh(max(0, before)), inside, site.labels.fresh(max(0, after))]
+        result[at] = np.concatenate(parts)
+    return [result]
+
+
+def _pad_bounds(node: NodeView) -> dict[int, tuple[int, int]] | None:
+    pads, shape = node.integers(1, "pads"), node.shape(0)
+    axes = None if shape is None else node.integers(3, default=list(range(len(shape))))
+    if pads is None or shape is None or axes is None:
+        return None
+    half = len(axes)
+    return {normal_axis(a, len(shape)): (pads[k], pads[k + half]) for k, a in enumerate(axes)}
+
+
+def shrink_pad(edit: Edit) -> None:
+    """Counts what is left of the padding on either side."""
+    bounds = _pad_bounds(edit)
+    if bounds is None:
+        return
+    for at, (before, after) in bounds.items():
+        kept_in, kept_out = edit.kept(0, at), edit.kept_output(0, at)
+        if (kept_in is None and kept_out is None) or not (before or after):
+            continue
+        size = edit.size(at)
+        inputs = np.arange(size) if kept_in is None else kept_in
+        outputs = np.arange(size + before + after) if kept_out is None else kept_out
+        bounds[at] = (
+            int((outputs < before).sum()) if before >= 0 else -int((inputs < -before).sum()),
+            int((outputs >= before + size).sum()) if after >= 0 else -int((inputs >= size + after).sum()),
+        )
+    values = [bound[0] for bound in bounds.values()] + [bound[1] for bound in bounds.values()]
+    edit.set_integers(1, values, "pads")
+
+
+def tile(site: Site) -> Results:
+    """Repeats the whole axis."""
+    axes, repeats = site.axes(0), site.integers(1)
+    if axes is None or repeats is None:
+        return site.refuse("the repeats of Tile are computed at run time")
+    return [[axis if isinstance(axis, int) else np.tile(axis, r) for axis, r in zip(axes, repeats, strict=True)]]
+
+
+# ---- Transpose, Squeeze, Unsqueeze, Expand ------------------------------------------------------
+
+
+def transpose(site: Site) -> Results:
+    """Permutes the axes."""
+    axes = site.axes(0)
+    if axes is None:
+        return site.refuse("the rank of Transpose's input is unknown")
+    order = site.attribute("perm") or list(reversed(range(len(axes))))
+    site.note_carrier(0)
+    return [[axes[k] for k in order]]
+
+
+def squeeze(site: Site) -> Results:
+    """Drops axes of size 1."""
+    axes, shape = site.axes(0), site.shape(0)
+    if axes is None or shape is None:
+        return site.refuse("the rank of Squeeze's input is unknown")
+    at = site.integers(1, "axes")
+    drop = {normal_axis(k, len(axes)) for k in at} if at is not None else {k for k, d in enumerate(shape) if d == 1}
+    return [[axis for k, axis in enumerate(axes) if k not in drop]]
+
+
+def unsqueeze(site: Site) -> Results:
+    """Inserts axes of size 1."""
+    axes, at = site.axes(0), site.integers(1, "axes")
+    if axes is None or at is None:
+        return site.refuse("the axes of Unsqueeze are computed at run time")
+    rank = len(axes) + len(at)
+    new = {normal_axis(k, rank) for k in at}
+    rest = iter(axes)
+    return [[site.pinned("an axis of size 1") if k in new else next(rest) for k in range(rank)]]
+
+
+def expand(site: Site) -> Results:
+    """Broadcasts to a shape; axes that were there before are carried."""
+    axes, shape, target = site.axes(0), site.shape(0), site.output_shape()
+    if axes is None or shape is None or target is None:
+        return site.refuse("the shape of Expand is computed at run time")
+    lead = len(target) - len(shape)
+    text = "Expand broadcasts to this axis"
+    result: Axes = [site.pinned(text)] * lead
+    for axis, size, wanted in zip(axes, shape, target[lead:], strict=True):
+        if not isinstance(axis, int) and wanted == size and site.constant(1) is not None:
+            result.append(axis)
+        else:
+            result.append(site.pin(axis, text) if size == wanted else site.pinned(text))
+    return [result]
+
+
+def shrink_expand(edit: Edit) -> None:
+    """Writes the new sizes into the constant target shape."""
+    target = edit.integers(1)
+    if target is None:
+        return
+    rank = len(edit.output_shape() or ())
+    for k in range(len(target)):
+        kept = edit.kept_output(0, rank - len(target) + k)
+        if kept is not None and target[k] != 1:
+            target[k] = len(kept)
+    edit.set_integers(1, target)
+
+
+# ---- Reshape and Flatten ------------------------------------------------------------------------
+
+
+def reshape(site: Site) -> Results:
+    """Regroups axes in memory order: splits an axis into a product, or joins several into one."""
+    axes, source, target = site.axes(0), site.shape(0), site.output_shape()
+    if axes is None or source is None or target is None:
+        return site.refuse("Reshape with an unknown rank")
+    if site.operator == "Reshape" and site.constant(1) is None:
+        return _carried_or_refused(site, axes)
+    site.note_carrier(0)
+    return [Regroup(site, axes, source, target).run()]
+
+
+def _carried_or_refused(site: Site, axes: Axes) -> Results:
+    if all(isinstance(axis, int) for axis in axes):
+        return [site.pinned_result(0, "the target shape of Reshape is computed at run time")]
+    return site.refuse("the target shape of Reshape is computed at run time")
+
+
+class Regroup:
+    """Walks both shapes from the left and cuts or joins axes so that every boundary that can be kept is."""
+
+    def __init__(self, site: Site, axes: Axes, source: Sequence[Dim], target: Sequence[Dim]) -> None:
+        self.site = site
+        self.sizes, self.targets = monomials(source, target)
+        self.queue = [(axis, size) for axis, size in zip(axes, self.sizes, strict=True) if size != Monomial(1)]
+        self.queue.reverse()
+
+    def run(self) -> Axes:
+        """The axes of the result."""
+        result = [self._take(target) for target in self.targets]
+        for axis, _ in self.queue:
+            self.site.pin(axis, "Reshape to a shape that is not known")
+        return result
+
+    def _take(self, wanted: Monomial) -> Axis:
+        parts: list[tuple[Axis, Monomial]] = []
+        while wanted != Monomial(1) and self.queue:
+            axis, size = self.queue.pop()
+            if (rest := wanted.divide(size)) is not None:
+                parts.append((axis, size))
+                wanted = rest
+            elif (inner := size.divide(wanted)) is not None:
+                outer_axis, inner_axis = self._cut(axis, wanted, inner)
+                self.queue.append((inner_axis, inner))
+                parts.append((outer_axis, wanted))
+                wanted = Monomial(1)
+            elif self.queue:
+                following, more = self.queue.pop()
+                self.queue.append((self._merge([(axis, size), (following, more)]), size.times(more)))
+            else:
+                return self.site.pin(axis, "Reshape cuts this axis at a place that is not known")
+        return self._merge(parts) if parts else self.site.pinned("an axis of size 1")
+
+    def _cut(self, axis: Axis, outer: Monomial, inner: Monomial) -> tuple[Axis, Axis]:
+        if isinstance(axis, int) or not (outer.is_number and inner.is_number):
+            self.site.pin(axis, "Reshape cuts this axis into parts of dynamic size")
+            label = self.site.pinned("part of an axis that is needed whole")
+            return (axis, axis) if isinstance(axis, int) else (label, label)
+        return self.site.labels.split(axis, outer.number, inner.number)
+
+    def _merge(self, parts: Sequence[tuple[Axis, Monomial]]) -> Axis:
+        result, size = parts[0]
+        for axis, more in parts[1:]:
+            if isinstance(result, int) and isinstance(axis, int):
+                pass
+            elif size.is_number and more.is_number:
+                result = self.site.labels.outer(
+                    self.site.vector(result, size.number), self.site.vector(axis, more.number)
+                )
+            else:
+                for each in (result, axis):
+                    self.site.pin(each, "Reshape joins this axis with one of dynamic size")
+                result = self.site.pinned("an axis of dynamic size")
+            size = size.times(more)
+        return result
+
+
+def shrink_reshape(edit: Edit) -> None:
+    """Writes the new sizes into the constant target shape (0 copies and -1 infers: both stay)."""
+    target = edit.integers(1, "shape")
+    if target is None:
+        return
+    for axis, size in enumerate(target):
+        kept = edit.kept_output(0, axis)
+        if kept is not None and size > 0:
+            target[axis] = len(kept)
+    edit.set_integers(1, target, "shape")
