@@ -7,7 +7,7 @@ at `build_groups`.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from .graph import Graph
 from .labels import Ids, Reason
-from .site import Ledger, Role, TensorAxis
+from .site import Ledger, Role
 
 Indices = NDArray[np.int64]
 
@@ -32,11 +32,6 @@ class Member:
     node: int
     positions: Indices
     units: Indices
-
-    @property
-    def units_in_order(self) -> bool:
-        """Whether each unit occurs once, in order, at positions 0, 1, 2 ..."""
-        return np.array_equal(self.units, np.arange(len(self.units))) and np.array_equal(self.positions, self.units)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,123 +64,161 @@ class Pinned:
     """How many of its indices are pinned."""
 
 
-def build_groups(graph: Graph, ledger: Ledger) -> list[Group]:
+def build_groups(ledger: Ledger) -> list[Group]:
     """All groups, in the order in which the network computes them."""
-    unit_keys = _unit_keys(ledger)
-    if not len(unit_keys):
+    factors = _factor_occurrences(ledger)
+    keys = _unit_keys(ledger, factors)
+    labels, first = _units_in_order(factors)
+    if not len(labels):
         return []
-    variables = np.flatnonzero(unit_keys)
-    _, inverse = np.unique(unit_keys[variables], return_inverse=True)
-    group_of = np.full(len(ledger.labels), -1, np.int64)
-    group_of[variables] = inverse
-    order = _unit_order(ledger, group_of)
-    unit_of = np.full(len(ledger.labels), -1, np.int64)
-    for labels in order.values():
-        unit_of[labels] = np.arange(len(labels))
-    members = _members(ledger, group_of, unit_of)
-    groups = []
-    taken: dict[str, int] = defaultdict(int)
-    for group, labels in order.items():
-        name = _group_name(members[group], taken)
-        groups.append(Group(name, labels, tuple(members[group])))
-    return groups
+    _, start, group = np.unique(keys[labels], return_index=True, return_inverse=True)
+    rank = np.empty(len(start), np.int64)
+    rank[np.argsort(first[start], kind="stable")] = np.arange(len(start))
+    group = rank[group]
+    order = np.argsort(group, kind="stable")
+    bounds = np.flatnonzero(np.diff(group[order])) + 1
+    units = np.split(labels[order], bounds)
+    group_of, unit_of = (np.full(len(ledger.labels), -1, np.int64) for _ in range(2))
+    group_of[labels] = group
+    for members in units:
+        unit_of[members] = np.arange(len(members))
+    members_of = _members(ledger, factors, group_of, unit_of)
+    taken: Counter[str] = Counter()
+    return [Group(_group_name(members_of[k], taken), units[k], tuple(members_of[k])) for k in range(len(units))]
 
 
 def list_pinned(graph: Graph, ledger: Ledger) -> list[Pinned]:
     """Axes of weights with pinned indices, kernel positions and axes of size 1 left out."""
-    pinned: dict[tuple[str, int], Pinned] = {}
-    for name, tensor in graph.initializers.items():
-        axes = ledger.values.get(name) or ()
-        for axis, ids in enumerate(axes):
-            if isinstance(ids, int) or (name, axis) in ledger.kernel_axes:
-                continue
-            mask = ledger.labels.is_pinned(ids)
-            if mask.any() and tensor.dims[axis] > 1:
-                reason = _first_reason(ledger, ids[mask][:1])
-                pinned[name, axis] = Pinned(name, axis, reason, int(mask.sum()))
-    return list(pinned.values())
+    axes = [
+        (name, axis, ids)
+        for name, tensor in graph.initializers.items()
+        for axis, ids in enumerate(ledger.values.get(name) or ())
+        if not isinstance(ids, int) and len(ids) > 1 and (name, axis) not in ledger.kernel_axes
+    ]
+    if not axes:
+        return []
+    mask = ledger.labels.is_pinned(np.concatenate([ids for _, _, ids in axes]))
+    ends = np.cumsum([len(ids) for _, _, ids in axes])
+    pinned = []
+    for (name, axis, ids), part in zip(axes, np.split(mask, ends[:-1]), strict=True):
+        if part.any():
+            leaf = ledger.labels.leaves(ids[part][:1])[0, 0]
+            pinned.append(Pinned(name, axis, ledger.labels.reason(int(leaf)), int(part.sum())))
+    return pinned
 
 
-def _first_reason(ledger: Ledger, ids: Ids) -> Reason:
-    return ledger.labels.reason(int(ledger.labels.leaves(ids)[0, 0]))
+@dataclass(frozen=True)
+class _Occurrences:
+    """Flat table: variable `label[k]` occurs in factor `factor[k]` of `entry[k]` with role `role[k]`."""
+
+    label: Ids
+    entry: Indices
+    role: Indices
+    column: Indices
+    """A number for each distinct (tensor, axis, factor, role, leaf column)."""
 
 
-def _unit_keys(ledger: Ledger) -> NDArray[np.uint64]:
-    """A key per label, 0 where it is not a free variable of a weight; units of one group have equal keys.
+_ROLES: tuple[Role, ...] = ("producer", "carrier", "consumer")
+
+
+def _factor_occurrences(ledger: Ledger) -> _Occurrences:
+    parts = [
+        (ids, entry, factor, _ROLES.index(role))
+        for entry, record in enumerate(ledger.tensor_axes)
+        for factor, (ids, role) in enumerate(record.roles)
+    ]
+    if not parts:
+        empty = np.zeros(0, np.int64)
+        return _Occurrences(empty.astype(np.int32), empty, empty, empty)
+    sizes = [len(ids) for ids, *_ in parts]
+    leaves = ledger.labels.leaves(np.concatenate([ids for ids, *_ in parts]))
+    numbers: dict[tuple[str, int, int, int], int] = {}
+    column = [
+        numbers.setdefault((ledger.tensor_axes[e].tensor, ledger.tensor_axes[e].axis, f, r), len(numbers))
+        for _, e, f, r in parts
+    ]
+    first_uses = {number: k for k, number in reversed(list(enumerate(column)))}
+    repeated = np.repeat([first_uses[number] != k for k, number in enumerate(column)], sizes)
+    depth = leaves.shape[1]
+    label = leaves.T.ravel()
+    keep = ~np.tile(repeated, depth) & ~ledger.labels.is_pinned(label)
+    return _Occurrences(
+        label[keep],
+        np.tile(np.repeat([e for _, e, _, _ in parts], sizes), depth)[keep],
+        np.tile(np.repeat([r for *_, r in parts], sizes), depth)[keep],
+        (np.tile(np.repeat(column, sizes), depth) * depth + np.repeat(np.arange(depth), sum(sizes)))[keep],
+    )
+
+
+def _unit_keys(ledger: Ledger, factors: _Occurrences) -> NDArray[np.uint64]:
+    """A key per variable; units of one group have equal keys.
 
     The key adds up random numbers, one per occurrence as a *producer* (so that channels stay one group when later layers
     read different parts of them); variables that nobody produces are told apart by all their occurrences.
     """
-    random = np.random.default_rng(0)
-    count = len(ledger.labels)
-    produced, occurs = np.zeros(count, np.uint64), np.zeros(count, np.uint64)
-    seen: set[tuple[str, int, int, Role]] = set()
-    for entry in ledger.tensor_axes:
-        for factor, (ids, role) in enumerate(entry.roles):
-            if (entry.tensor, entry.axis, factor, role) in seen:
-                continue
-            seen.add((entry.tensor, entry.axis, factor, role))
-            leaves = ledger.labels.leaves(ids)
-            for column in leaves.T:
-                salt = random.integers(1, 2**63, dtype=np.uint64)
-                np.add.at(occurs, column, salt)
-                if role == "producer":
-                    np.add.at(produced, column, salt)
-    keys = np.where(produced > 0, produced, occurs)
-    keys[ledger.labels.is_pinned(np.arange(count, dtype=np.int32))] = 0
-    return keys
+    salts = np.random.default_rng(0).integers(1, 2**63, size=int(factors.column.max(initial=0)) + 1, dtype=np.uint64)
+    produced, occurs = (np.zeros(len(ledger.labels), np.uint64) for _ in range(2))
+    salt = salts[factors.column]
+    producing = factors.role == _ROLES.index("producer")
+    np.add.at(occurs, factors.label, salt)
+    np.add.at(produced, factors.label[producing], salt[producing])
+    return np.where(produced > 0, produced, occurs)
 
 
-def _unit_order(ledger: Ledger, group_of: Indices) -> dict[int, Ids]:
-    """The labels of each group in order of first occurrence; the groups too, producers first."""
-    columns: dict[int, list[Ids]] = {}
-    for wanted in ("producer", "carrier", "consumer"):
-        for entry in ledger.tensor_axes:
-            for ids, role in entry.roles:
-                if role != wanted:
-                    continue
-                for column in ledger.labels.leaves(ids).T:
-                    for group in dict.fromkeys(group_of[column].tolist()):
-                        if group >= 0 and group not in columns:
-                            columns[group] = [column[group_of[column] == group]]
-    order: dict[int, Ids] = {}
-    for group, (column, *_) in columns.items():
-        _, first = np.unique(column, return_index=True)
-        order[group] = column[np.sort(first)]
-    return order
+def _units_in_order(factors: _Occurrences) -> tuple[Ids, Indices]:
+    """All variables in order of first occurrence, as producers first, and where that is."""
+    order = np.argsort(factors.role, kind="stable")
+    labels, first = np.unique(factors.label[order], return_index=True)
+    by_first = np.argsort(first, kind="stable")
+    return labels[by_first], first[by_first]
 
 
-def _members(ledger: Ledger, group_of: Indices, unit_of: Indices) -> dict[int, list[Member]]:
+def _members(
+    ledger: Ledger, factors: _Occurrences, group_of: Indices, unit_of: Indices
+) -> dict[int, list[Member]]:
+    """The members of every group: runs of equal (axis, group) in the flat table of all indices of all axes."""
     members: dict[int, list[Member]] = defaultdict(list)
-    seen: set[tuple[str, int, str, int]] = set()
-    for entry in ledger.tensor_axes:
-        roles = _role_of_group(ledger, entry, group_of)
-        for column in ledger.labels.leaves(entry.ids).T:
-            groups = group_of[column]
-            order = np.argsort(groups, kind="stable")
-            found, starts = np.unique(groups[order], return_index=True)
-            for group, positions in zip(found.tolist(), np.split(order, starts[1:]), strict=True):
-                role = roles.get(group)
-                key = (entry.tensor, entry.axis, str(role), group)
-                if group < 0 or role is None or key in seen:
-                    continue
-                seen.add(key)
-                units = unit_of[column[positions]]
-                members[group].append(
-                    Member(entry.tensor, entry.axis, role, entry.parameter, entry.node, positions, units)
+    roles = _roles(factors, group_of)
+    records = ledger.tensor_axes
+    sizes = [len(record.ids) for record in records]
+    leaves = ledger.labels.leaves(np.concatenate([record.ids for record in records]))
+    entry = np.repeat(np.arange(len(records)), sizes)
+    position = np.concatenate([np.arange(size) for size in sizes])
+    for label in leaves.T:
+        group = group_of[label]
+        code = entry * (group_of.max() + 2) + group + 1
+        order = np.argsort(code, kind="stable")
+        starts = np.flatnonzero(np.diff(code[order], prepend=-1))
+        units, positions = unit_of[label[order]], position[order]
+        for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(order)], strict=True):
+            where, which = int(entry[order[start]]), int(group[order[start]])
+            role = roles.get((where, which))
+            if role is not None:
+                record = records[where]
+                members[which].append(
+                    Member(
+                        record.tensor,
+                        record.axis,
+                        role,
+                        record.parameter,
+                        record.node,
+                        positions[start:end],
+                        units[start:end],
+                    )
                 )
     return members
 
 
-def _role_of_group(ledger: Ledger, entry: TensorAxis, group_of: Indices) -> dict[int, Role]:
-    roles: dict[int, Role] = {}
-    for ids, role in entry.roles:
-        for group in np.unique(group_of[ledger.labels.leaves(ids)]).tolist():
-            roles.setdefault(group, role)
-    return roles
+def _roles(factors: _Occurrences, group_of: Indices) -> dict[tuple[int, int], Role]:
+    """The role of each group in each axis."""
+    group = group_of[factors.label]
+    pairs, first = np.unique(factors.entry * (group.max(initial=0) + 1) + group, return_index=True)
+    where, which = np.divmod(pairs, group.max(initial=0) + 1)
+    codes = factors.role[first].tolist()
+    return {(w, g): _ROLES[code] for w, g, code in zip(where.tolist(), which.tolist(), codes, strict=True)}
 
 
-def _group_name(members: list[Member], taken: dict[str, int]) -> str:
+def _group_name(members: list[Member], taken: Counter[str]) -> str:
     first = next((member for member in members if member.role == "producer"), members[0])
     name = f"{first.tensor}:{first.axis}"
     taken[name] += 1

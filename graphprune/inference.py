@@ -73,7 +73,7 @@ def infer(graph: Graph, table: dict[str, Operator] = TABLE) -> Analysis:
         _pin_value(graph, ledger, value.name, Reason(f"network output {value.name!r} keeps its shape"))
     for name in _overridable(graph):
         _pin_value(graph, ledger, name, Reason(f"the caller may override {name!r}"))
-    return Analysis(graph, ledger, build_groups(graph, ledger), list_pinned(graph, ledger))
+    return Analysis(graph, ledger, build_groups(ledger), list_pinned(graph, ledger))
 
 
 def _visit(graph: Graph, ledger: Ledger, position: int, table: dict[str, Operator]) -> None:

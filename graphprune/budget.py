@@ -1,0 +1,186 @@
+"""From scores and targets to the units that stay.
+
+A selection pass turns a problem into a *path*: for a level between 0 and 1, how many units it would like each group to keep.
+Here the highest level is found whose result meets every target, with alignment, minimum sizes and what the user fixed; what
+is left of the budget is then filled step by step.  Start reading at `solve`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .cost import Cost, CostModel
+from .errors import UnreachableError
+from .groups import Group
+from .targets import Target
+from .weights import Vector
+
+Counts = NDArray[np.int64]
+KeepPath = Callable[[float], NDArray[np.float64]]
+"""Level in [0, 1] -> wished number of kept units of each group, not decreasing in the level."""
+
+FULL = 0.995
+"""A budget used to this share counts as used up."""
+
+
+@dataclass
+class Problem:
+    """What a selection pass sees: groups with scores, and the bounds on how many units each keeps."""
+
+    groups: Sequence[Group]
+    scores: Sequence[Vector]
+    lower: Counts
+    upper: Counts
+    steps: Counts
+    targets: Sequence[Target] = ()
+    required: dict[int, set[int]] = field(default_factory=dict)
+    """Units that must stay, by group."""
+
+    @property
+    def sizes(self) -> Counts:
+        """The number of units of each group."""
+        return np.array([group.size for group in self.groups], np.int64)
+
+
+def solve(problem: Problem, path: KeepPath, model: CostModel) -> dict[str, list[int]]:
+    """The kept units of each group, in order.
+
+    Raises UnreachableError where even the smallest network is above a target.
+    """
+    while True:
+        kept = _Search(problem, path, model).run()
+        empty = _empty_axes(problem, kept, model)
+        if not empty:
+            return {group.id: units for group, units in zip(problem.groups, kept, strict=True)}
+        for group, unit in empty:
+            problem.required.setdefault(group, set()).add(unit)
+
+
+class _Search:
+    """One search for the highest level that meets the targets."""
+
+    def __init__(self, problem: Problem, path: KeepPath, model: CostModel) -> None:
+        self.problem = problem
+        self.path = path
+        self.model = model
+        self.limits = [(target, target.limit(model.original)) for target in problem.targets]
+        self.ranked = [self._ranking(k) for k in range(len(problem.groups))]
+        self.labels = np.concatenate([g.labels[order] for g, order in zip(problem.groups, self.ranked, strict=True)])
+        self.rank = np.concatenate([np.arange(group.size) for group in problem.groups])
+        self.owner = np.repeat(np.arange(len(problem.groups)), problem.sizes)
+
+    def run(self) -> list[list[int]]:
+        """Kept units by group, ascending."""
+        if not self.limits:
+            counts = self._rounded(1.0)
+        else:
+            counts = self._fill(*self._bisect())
+        return [sorted(order[:count].tolist()) for order, count in zip(self.ranked, counts, strict=True)]
+
+    def cost(self, counts: Counts) -> Cost:
+        """The cost of keeping this many of each group's best units."""
+        present = np.ones(len(self.model.analysis.ledger.labels), dtype=bool)
+        present[self.labels] = self.rank < counts[self.owner]
+        return self.model.cost(present)
+
+    def fits(self, counts: Counts) -> bool:
+        """Whether every target is met."""
+        return self.usage(counts) <= 1
+
+    def usage(self, counts: Counts) -> float:
+        """The largest share of a budget that is used."""
+        cost = self.cost(counts)
+        return max(cost.of(target.kind) / max(limit, 1e-9) for target, limit in self.limits)
+
+    def _ranking(self, index: int) -> NDArray[np.int64]:
+        scores = np.array(self.problem.scores[index], np.float64)
+        scores[list(self.problem.required.get(index, ()))] = np.inf
+        return np.argsort(-scores, kind="stable")
+
+    def _rounded(self, level: float) -> Counts:
+        """Wished counts brought to the alignment and into the bounds."""
+        problem = self.problem
+        required = np.array([len(problem.required.get(k, ())) for k in range(len(problem.groups))])
+        counts = np.rint(np.minimum(self.path(level), problem.sizes) / problem.steps).astype(np.int64) * problem.steps
+        lower = np.maximum(problem.lower, required)
+        lower = np.minimum(-(-lower // problem.steps) * problem.steps, problem.upper)
+        return np.clip(counts, lower, problem.upper)
+
+    def _bisect(self) -> tuple[Counts, Counts]:
+        """The counts at the highest level that fits, and the wished counts just above it."""
+        top = self._rounded(1.0)
+        if self.fits(top):
+            return top, top
+        low, high = 0.0, 1.0
+        if not self.fits(self._rounded(low)):
+            self._refuse()
+        for _ in range(24):
+            middle = (low + high) / 2
+            if self.fits(self._rounded(middle)):
+                low = middle
+            else:
+                high = middle
+        return self._rounded(low), self._rounded(high)
+
+    def _refuse(self) -> None:
+        cost = self.cost(self._rounded(0.0))
+        problems = [
+            f"{target} asks for at most {limit:,.0f} {target.kind}, the smallest network has {cost.of(target.kind):,}"
+            for target, limit in self.limits
+            if cost.of(target.kind) > limit
+        ]
+        raise UnreachableError(
+            "the target cannot be reached: " + "; ".join(problems) + ". Lower --min-channels or --align, or keep less"
+        )
+
+    def _fill(self, counts: Counts, wished: Counts) -> Counts:
+        """Add single steps while the budget allows, first where the path would go next."""
+        following = [self._next_score(k, counts) for k in range(len(counts))]
+        by_wish = sorted(range(len(counts)), key=lambda k: (counts[k] - wished[k] >= 0, -following[k]))
+        progress = True
+        while progress and self.usage(counts) < FULL:
+            progress = False
+            for k in by_wish:
+                step = int(min(self.problem.steps[k], self.problem.upper[k] - counts[k]))
+                if step <= 0:
+                    continue
+                counts[k] += step
+                if self.fits(counts):
+                    progress = True
+                else:
+                    counts[k] -= step
+        return counts
+
+    def _next_score(self, index: int, counts: Counts) -> float:
+        order, scores = self.ranked[index], self.problem.scores[index]
+        return float(scores[order[counts[index]]]) if counts[index] < len(order) else -np.inf
+
+
+def _empty_axes(problem: Problem, kept: list[list[int]], model: CostModel) -> list[tuple[int, int]]:
+    """For every axis of a tensor that would lose all its indices, the most important unit to bring back."""
+    analysis = model.analysis
+    present = np.ones(len(analysis.ledger.labels), dtype=bool)
+    owner = np.full(len(present), -1)
+    unit = np.zeros(len(present), np.int64)
+    score = np.zeros(len(present))
+    for k, (group, units) in enumerate(zip(problem.groups, kept, strict=True)):
+        present[group.labels] = False
+        present[group.labels[units]] = True
+        owner[group.labels], unit[group.labels] = k, np.arange(group.size)
+        score[group.labels] = problem.scores[k]
+    arrays = [ids for name in analysis.ledger.values for _, ids in analysis.free_axes(name) if len(ids)]
+    if not arrays:
+        return []
+    leaves = analysis.ledger.labels.leaves(np.concatenate(arrays))
+    starts = np.cumsum([0, *(len(ids) for ids in arrays[:-1])])
+    alive = np.add.reduceat(present[leaves].all(axis=1), starts, dtype=np.int64)
+    revived: set[tuple[int, int]] = set()
+    for k in np.flatnonzero(alive == 0).tolist():
+        rows = leaves[starts[k] : starts[k] + len(arrays[k])]
+        best = rows[np.argmax(np.where(owner[rows] >= 0, score[rows], 0).sum(axis=1))]
+        revived |= {(int(owner[label]), int(unit[label])) for label in best if owner[label] >= 0 and not present[label]}
+    return sorted(revived)

@@ -1,0 +1,175 @@
+"""The normal forms that the analysis relies on, one function each.  Each returns whether it changed the graph.
+
+Start reading at `gather_shuffles`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
+
+from .graph import Dim, Shape, Use, attributes, element_count, operator_name
+
+
+def unshare_initializers(graph: GraphProto) -> bool:
+    """Give every reader its own copy of a vector that exporters merged because the values were equal.
+
+    Matrices stay shared: those are tied on purpose (and vectors read by nodes that share a matrix belong to a layer that is
+    applied several times).
+    """
+    readers: dict[str, list[Use]] = defaultdict(list)
+    for position, node in enumerate(graph.node):
+        for index, name in enumerate(node.input):
+            readers[name].append(Use(position, index))
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    matrices = {name for name, tensor in tensors.items() if sum(size > 1 for size in tensor.dims) > 1}
+    taken = set(tensors) | {name for node in graph.node for name in node.output} | {v.name for v in graph.input}
+    changed = False
+    for name, uses in list(readers.items()):
+        if name not in tensors or name in matrices or not _is_vector(tensors[name]):
+            continue
+        owners: dict[tuple[str, ...], str] = {}
+        for use in uses:
+            node = graph.node[use.node]
+            tied = tuple(i for i in node.input if i in matrices and len(readers[i]) > 1) or (str(use.node),)
+            if not owners:
+                owners[tied] = name
+            elif tied not in owners:
+                owners[tied] = _copy(graph, tensors[name], _fresh_name(name, taken))
+                changed = True
+            node.input[use.input] = owners[tied]
+    return changed
+
+
+def _is_vector(tensor: TensorProto) -> bool:
+    return element_count(tensor) > 1 and tensor.data_type not in (TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING)
+
+
+def _copy(graph: GraphProto, tensor: TensorProto, name: str) -> str:
+    copy = graph.initializer.add()
+    copy.CopyFrom(tensor)
+    copy.name = name
+    return name
+
+
+def _fresh_name(base: str, taken: set[str]) -> str:
+    number = 1
+    while f"{base}_{number}" in taken:
+        number += 1
+    taken.add(f"{base}_{number}")
+    return f"{base}_{number}"
+
+
+def constant_reshapes(graph: GraphProto, shapes: dict[str, Shape]) -> bool:
+    """Replace a Reshape target that is computed at run time by a constant, where shape inference knows it.
+
+    0 copies a dimension of the input that has the same name; one dimension may be left to -1.
+    """
+    constants = {tensor.name for tensor in graph.initializer}
+    changed = False
+    for node in graph.node:
+        if operator_name(node) != "Reshape" or node.input[1] in constants:
+            continue
+        target = _constant_target(shapes.get(node.input[0]), shapes.get(node.output[0]))
+        if target is None:
+            continue
+        name = f"{node.output[0]}_shape"
+        if name in constants:
+            continue
+        graph.initializer.append(numpy_helper.from_array(np.asarray(target, np.int64), name))
+        constants.add(name)
+        node.input[1] = name
+        kept = [attribute for attribute in node.attribute if attribute.name != "allowzero"]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+        changed = True
+    return changed
+
+
+def _constant_target(source: Shape | None, target: Shape | None) -> list[int] | None:
+    if source is None or target is None or any(dim == 0 for dim in target):
+        return None
+    result = []
+    for axis, dim in enumerate(target):
+        if isinstance(dim, int):
+            result.append(dim)
+        elif isinstance(dim, str) and axis < len(source) and source[axis] == dim:
+            result.append(0)
+        else:
+            result.append(-1)
+    return result if result.count(-1) <= 1 else None
+
+
+def gather_shuffles(graph: GraphProto, shapes: dict[str, Shape]) -> bool:
+    """Replace a channel shuffle by one Gather.
+
+        Reshape [N, (g c), ...] -> [N, g, c, ...]; Transpose g and c; Reshape -> [N, (c g), ...]
+
+    becomes Gather(axis, constant permutation).  As a permutation it couples nothing, while (g c) split into g and c would tie
+    all g parts together; and whatever is kept of it is again a Gather.
+    """
+    constants = {tensor.name for tensor in graph.initializer}
+    readers: dict[str, list[NodeProto]] = defaultdict(list)
+    for node in graph.node:
+        for name in node.input:
+            readers[name].append(node)
+    outputs = {value.name for value in graph.output}
+    changed = False
+    for first in graph.node:
+        chain = _shuffle_chain(first, readers, outputs)
+        if chain is None or first.input[1] not in constants:
+            continue
+        transpose, last = chain
+        found = _shuffle(first, transpose, last, shapes)
+        name = f"{last.output[0]}_order"
+        if found is None or name in constants:
+            continue
+        axis, order = found
+        graph.initializer.append(numpy_helper.from_array(order, name))
+        constants.add(name)
+        gather = helper.make_node("Gather", [first.input[0], name], [last.output[0]], name=last.name, axis=axis)
+        gather.metadata_props.extend(last.metadata_props)
+        last.CopyFrom(gather)
+        changed = True
+    return changed
+
+
+def _shuffle_chain(
+    first: NodeProto, readers: dict[str, list[NodeProto]], outputs: set[str]
+) -> tuple[NodeProto, NodeProto] | None:
+    if operator_name(first) != "Reshape":
+        return None
+    chain, node = [], first
+    for wanted in ("Transpose", "Reshape"):
+        following = readers.get(node.output[0], [])
+        if len(following) != 1 or operator_name(following[0]) != wanted or node.output[0] in outputs:
+            return None
+        node = following[0]
+        chain.append(node)
+    return chain[0], chain[1]
+
+
+def _shuffle(
+    first: NodeProto, transpose: NodeProto, last: NodeProto, shapes: dict[str, Shape]
+) -> tuple[int, np.ndarray[tuple[int, ...], np.dtype[np.int64]]] | None:
+    """The axis and the permutation of a chain, or None where it is not a shuffle of one axis."""
+    flat, grid, back = (shapes.get(name) for name in (first.input[0], first.output[0], last.output[0]))
+    order = attributes(transpose).get("perm")
+    if flat is None or grid is None or back is None or order is None or flat != back:
+        return None
+    axis = next((k for k in range(len(order)) if order[k] != k), None)
+    if axis is None or axis >= len(flat):
+        return None
+    factors: list[Dim] = list(grid[axis : axis + len(grid) - len(flat) + 1])
+    count = len(factors)
+    sizes = [dim for dim in factors if isinstance(dim, int)]
+    same_outside = grid[:axis] == flat[:axis] and grid[axis + count :] == flat[axis + 1 :]
+    inside = list(order[axis : axis + count])
+    fixed = list(order[:axis]) + list(order[axis + count :])
+    expected = [*range(axis), *range(axis + count, len(grid))]
+    if count < 2 or len(sizes) != count or not same_outside or fixed != expected or int(np.prod(sizes)) != flat[axis]:
+        return None
+    permutation = np.arange(np.prod(sizes)).reshape(sizes).transpose([k - axis for k in inside]).ravel()
+    return axis, permutation.astype(np.int64)

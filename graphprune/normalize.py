@@ -1,0 +1,311 @@
+"""From any valid ONNX model to the normal form that the analysis expects.
+
+The normal form: valid, sorted, one opset of at least `MINIMUM_OPSET`, functions inlined, constants lifted to initializers and
+folded, dead code gone, every node named, no initializer shared by chance, Reshape targets constant where they can be,
+channel shuffles as one Gather.  Normalising a normal model changes nothing.  Names of inputs, outputs, nodes and parameters,
+doc strings and metadata survive.
+
+Steps that need a heavy library (onnxscript for folding, docs/decisions/0002-normalisation.md) run only where there is
+something to do.  Start reading at `normalize`.
+"""
+
+from __future__ import annotations
+
+import graphlib
+from collections import Counter
+
+import numpy as np
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, version_converter
+
+from .errors import InvalidModelError
+from .graph import DEFAULT_DOMAINS, Graph, canonical_domain, node_reads, operator_name, subgraphs
+from .normal_forms import constant_reshapes, gather_shuffles, unshare_initializers
+from .operators import TABLE
+from .shape_inference import infer_shapes, inferred_model, skeleton
+
+MINIMUM_OPSET = 13
+"""From here on Squeeze, Unsqueeze, Split, Slice and Pad take their integers as inputs and Softmax has one axis."""
+
+FOLD_LIMIT = 2**24
+"""Constants of more elements than this are not computed ahead of time."""
+
+NEVER_FOLDED = ("QuantizeLinear", "DequantizeLinear")
+
+
+def normalize(model: ModelProto) -> Graph:
+    """Bring a model into normal form, in place, and return it with its shapes.
+
+    Raises InvalidModelError where the model breaks the ONNX specification.
+    """
+    check_structure(model)
+    if model.functions:
+        _inline(model)
+    _drop_initializers_from_inputs(model)
+    _upgrade(model)
+    _check(model)
+    _lift_constants(model.graph)
+    if _foldable(model):
+        _fold(model)
+    remove_dead_code(model.graph)
+    _name_nodes(model.graph)
+    unshare_initializers(model.graph)
+    shapes = infer_shapes(model, shape_like())
+    if constant_reshapes(model.graph, shapes) | gather_shuffles(model.graph, shapes):
+        remove_dead_code(model.graph)
+    _write_value_info(model)
+    return Graph(model, infer_shapes(model, shape_like()))
+
+
+def shape_like() -> dict[str, str]:
+    """Operators that borrow the shape inference of a standard one."""
+    return {name: entry.shape_like for name, entry in TABLE.items() if entry.shape_like}
+
+
+# ---- validity -----------------------------------------------------------------------------------
+
+
+def check_structure(model: ModelProto) -> None:
+    """Refuse duplicate names, reads of undefined values and cycles; sort the nodes where they are not.
+
+    Raises InvalidModelError.
+    """
+    graph = model.graph
+    _check_names(graph)
+    producers = {name: k for k, node in enumerate(graph.node) for name in node.output if name}
+    known = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    known |= {tensor.values.name for tensor in graph.sparse_initializer}
+    edges: dict[int, set[int]] = {}
+    for position, node in enumerate(graph.node):
+        reads = node_reads(node)
+        missing = sorted(name for name in reads if name not in producers and name not in known)
+        if missing:
+            raise InvalidModelError(f"node {_title(node)} reads {missing[0]!r}, which nothing in the graph defines")
+        edges[position] = {producers[name] for name in reads if name in producers}
+    for value in graph.output:
+        if value.name not in producers and value.name not in known:
+            raise InvalidModelError(f"network output {value.name!r} is not written by any node")
+    if all(source < position for position, sources in edges.items() for source in sources):
+        return
+    _sort(graph, edges)
+
+
+def _check_names(graph: GraphProto) -> None:
+    names = [value.name for value in graph.input]
+    inputs = set(names)
+    names += [tensor.name for tensor in graph.initializer if tensor.name not in inputs]
+    names += [name for node in graph.node for name in node.output if name]
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise InvalidModelError(f"the name {name!r} is defined {count} times; ONNX names must be unique")
+    for name, count in Counter(tensor.name for tensor in graph.initializer).items():
+        if count > 1:
+            raise InvalidModelError(f"initializer {name!r} is defined {count} times; ONNX names must be unique")
+
+
+def _sort(graph: GraphProto, edges: dict[int, set[int]]) -> None:
+    try:
+        order = list(graphlib.TopologicalSorter(edges).static_order())
+    except graphlib.CycleError as error:
+        names = " -> ".join(_title(graph.node[k]) for k in reversed(error.args[1]))
+        raise InvalidModelError(f"the graph has a cycle: {names}") from error
+    nodes = [NodeProto.FromString(graph.node[k].SerializeToString()) for k in order]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _title(node: NodeProto) -> str:
+    return repr(node.name) if node.name else f"{operator_name(node)} -> {', '.join(node.output)}"
+
+
+def _check(model: ModelProto) -> None:
+    try:
+        onnx.checker.check_model(skeleton(model))
+    except onnx.checker.ValidationError as error:
+        first = str(error).strip().splitlines()[0]
+        raise InvalidModelError(f"not a valid ONNX model: {first}") from error
+
+
+# ---- opset, functions, inputs -------------------------------------------------------------------
+
+
+def _inline(model: ModelProto) -> None:
+    inlined = onnx.inliner.inline_local_functions(model)
+    model.Clear()
+    model.CopyFrom(inlined)
+
+
+def _drop_initializers_from_inputs(model: ModelProto) -> None:
+    """Where every initializer is listed as an input, that is a habit from before IR version 4 and no wish to override it."""
+    names = {tensor.name for tensor in model.graph.initializer}
+    kept = [value for value in model.graph.input if value.name not in names]
+    if model.ir_version >= 4 and len(model.graph.input) - len(kept) < len(names):
+        return
+    if len(kept) != len(model.graph.input):
+        kept = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in kept]
+        del model.graph.input[:]
+        model.graph.input.extend(kept)
+    model.ir_version = max(model.ir_version, 4)
+
+
+def _upgrade(model: ModelProto) -> None:
+    entries = [entry for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS]
+    version = entries[0].version if entries else 0
+    if not entries or version >= MINIMUM_OPSET:
+        return
+    try:
+        upgraded = version_converter.convert_version(model, MINIMUM_OPSET)
+    except (RuntimeError, onnx.version_converter.ConvertError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise InvalidModelError(f"cannot upgrade the model from opset {version} to {MINIMUM_OPSET}: {first}") from error
+    _carry_over(model, upgraded)
+    upgraded.ir_version = max(upgraded.ir_version, helper.find_min_ir_version_for(upgraded.opset_import, True))
+    model.Clear()
+    model.CopyFrom(upgraded)
+
+
+def _carry_over(old: ModelProto, new: ModelProto) -> None:
+    """Copy what a tool that rebuilt the model may have dropped: metadata, doc strings, foreign opset imports."""
+    for field in ("producer_name", "producer_version", "domain", "model_version", "doc_string"):
+        if old.HasField(field):
+            setattr(new, field, getattr(old, field))
+    for target, source in ((new.metadata_props, old.metadata_props), (new.graph.metadata_props, old.graph.metadata_props)):
+        if not target:
+            target.extend(source)
+    domains = {entry.domain for entry in new.opset_import}
+    new.opset_import.extend(entry for entry in old.opset_import if entry.domain not in domains)
+    new.graph.name = old.graph.name
+    if old.graph.doc_string:
+        new.graph.doc_string = old.graph.doc_string
+    if not new.graph.quantization_annotation:
+        new.graph.quantization_annotation.extend(old.graph.quantization_annotation)
+    by_output = {tuple(node.output): node for node in old.graph.node}
+    for node in new.graph.node:
+        source = by_output.get(tuple(node.output))
+        if source is not None:
+            if source.name and not node.name:
+                node.name = source.name
+            if source.doc_string and not node.doc_string:
+                node.doc_string = source.doc_string
+            if not node.metadata_props:
+                node.metadata_props.extend(source.metadata_props)
+
+
+# ---- constants and dead code --------------------------------------------------------------------
+
+
+def _lift_constants(graph: GraphProto) -> None:
+    """Turn Constant nodes of the main graph into initializers of the same name."""
+    rest = []
+    for node in graph.node:
+        tensor = _constant_tensor(node)
+        if tensor is None:
+            rest.append(node)
+        else:
+            tensor.name = node.output[0]
+            graph.initializer.append(tensor)
+    if len(rest) != len(graph.node):
+        rest = [NodeProto.FromString(node.SerializeToString()) for node in rest]
+        del graph.node[:]
+        graph.node.extend(rest)
+
+
+def _constant_tensor(node: NodeProto) -> TensorProto | None:
+    if operator_name(node) != "Constant" or len(node.attribute) != 1:
+        return None
+    attribute = node.attribute[0]
+    value = helper.get_attribute_value(attribute)
+    if attribute.name == "value":
+        copy = TensorProto()
+        copy.CopyFrom(value)
+        return copy
+    kinds = {"value_float": TensorProto.FLOAT, "value_int": TensorProto.INT64, "value_string": TensorProto.STRING}
+    for name, kind in kinds.items():
+        if attribute.name == name:
+            return helper.make_tensor("", kind, [], [value])
+        if attribute.name == f"{name}s":
+            return helper.make_tensor("", kind, [len(value)], list(value))
+    return None
+
+
+def _foldable(model: ModelProto) -> bool:
+    """Whether some node computes a constant: all its inputs are constants, or it reads a shape."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type in NEVER_FOLDED or canonical_domain(node.domain):
+            continue
+        if node.op_type == "Shape" or (node.input and all(name in constants for name in node.input if name)):
+            return True
+    return False
+
+
+def _fold(model: ModelProto) -> None:
+    import onnx_ir as ir
+    from onnxscript.optimizer import fold_constants
+
+    def should_fold(node: ir.Node) -> bool | None:
+        if node.op_type in NEVER_FOLDED:
+            return False
+        shape = ir.convenience.get_const_tensor(node.inputs[0]) if node.op_type == "ConstantOfShape" else None
+        return True if shape is not None and 0 <= np.prod(shape.numpy(), dtype=float) <= FOLD_LIMIT else None
+
+    wrapped = ir.serde.deserialize_model(model)
+    fold_constants(wrapped, input_size_limit=FOLD_LIMIT, output_size_limit=FOLD_LIMIT, should_fold=should_fold)
+    folded = ir.serde.serialize_model(wrapped)
+    _carry_over(model, folded)
+    model.Clear()
+    model.CopyFrom(folded)
+    _lift_constants(model.graph)
+
+
+def remove_dead_code(graph: GraphProto) -> None:
+    """Drop nodes without effect on the outputs, and initializers that nobody reads."""
+    needed = {value.name for value in graph.output}
+    live: list[NodeProto] = []
+    for node in reversed(graph.node):
+        if any(name in needed for name in node.output):
+            live.append(node)
+            needed |= node_reads(node)
+    if len(live) != len(graph.node):
+        nodes = [NodeProto.FromString(node.SerializeToString()) for node in reversed(live)]
+        del graph.node[:]
+        graph.node.extend(nodes)
+    for position in range(len(graph.initializer) - 1, -1, -1):
+        if graph.initializer[position].name not in needed:
+            del graph.initializer[position]
+
+
+def _name_nodes(graph: GraphProto) -> None:
+    """Give every node a name of its own."""
+    taken = Counter(node.name for node in graph.node)
+    used = set(taken)
+    for node in graph.node:
+        if node.name and taken[node.name] == 1:
+            continue
+        base = node.name or f"{node.op_type}_{node.output[0] if node.output else ''}"
+        name, number = base, 1
+        while name in used and (name != node.name or taken[name] > 1):
+            name, number = f"{base}_{number}", number + 1
+        taken[node.name] -= 1
+        node.name = name
+        used.add(name)
+    for node in graph.node:
+        for inner in subgraphs(node):
+            _name_nodes(inner)
+
+
+def _write_value_info(model: ModelProto) -> None:
+    """Replace value_info, which may be stale, by what shape inference finds."""
+    inferred = inferred_model(model, shape_like())
+    extra = {value.name: value for value in model.graph.value_info}
+    names = {name for node in model.graph.node for name in node.output}
+    fresh = [value for value in inferred.graph.value_info if value.name in names]
+    for value in fresh:
+        old = extra.get(value.name)
+        if old is not None:
+            if old.doc_string and not value.doc_string:
+                value.doc_string = old.doc_string
+            if not value.metadata_props:
+                value.metadata_props.extend(old.metadata_props)
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(sorted(fresh, key=lambda value: value.name))

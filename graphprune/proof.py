@@ -1,0 +1,174 @@
+"""The proof: the pruned graph computes what the masked original computes.
+
+The masked reference is the original graph with every removed index multiplied by zero right where it is contracted.  Both graphs
+run on seeded random inputs, and not only their outputs are compared but the results of the contractions on the way, at the kept
+indices: in a deep network an early mistake can fade below the rounding of the output.  Start reading at `prove`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, ValueInfoProto, helper, numpy_helper
+
+from .edit import KeptOf
+from .errors import ProofError
+from .graph import Array, Graph
+from .inference import Analysis
+from .runtime import InputShapes, random_inputs, run
+
+TOLERANCE = {"float16": 2e-2, "bfloat16": 1e-1, "float32": 1e-4, "float64": 1e-9}
+"""Largest difference that counts as equal, relative to the largest magnitude of the tensor."""
+
+PROBED_ELEMENTS = 2**26
+"""Inner results are compared up to this many elements in total; outputs always."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The outcome of a comparison: errors are relative to the largest magnitude of each tensor."""
+
+    passed: bool
+    max_error: float
+    worst: str
+    outputs: int
+    inner: int
+    seed: int
+
+    def __str__(self) -> str:
+        verdict = "equal to the masked original" if self.passed else f"NOT equal to the masked original at {self.worst!r}"
+        return f"proof: {verdict} (max error {self.max_error:.1e}, {self.outputs} outputs, {self.inner} inner results)"
+
+
+def prove(
+    analysis: Analysis,
+    present: NDArray[np.bool_],
+    pruned: ModelProto,
+    kept_of: KeptOf,
+    seed: int = 0,
+    shapes: InputShapes | None = None,
+) -> Proof:
+    """Compare a pruned model with the masked original.
+
+    Raises ProofError where one of them cannot be run; a difference is reported in the result.
+    """
+    graph = analysis.graph
+    probes = _probes(analysis, pruned)
+    feeds = random_inputs(graph, seed, shapes)
+    reference = masked_reference(analysis, present)
+    expected = _run(_with_outputs(reference, probes, graph), feeds, "the masked original")
+    actual = _run(_with_outputs(pruned, probes, graph), feeds, "the pruned model")
+    names = [value.name for value in graph.outputs]
+    errors = {}
+    for name in [*names, *probes]:
+        errors[name] = difference(_take(expected.pop(name), name, kept_of), actual.pop(name))
+    worst = max(errors, key=lambda name: errors[name][0] / errors[name][1])
+    failed = errors[worst][0] > errors[worst][1]
+    largest = max((errors[name][0] for name in names), default=0.0)
+    return Proof(not failed, errors[worst][0] if failed else largest, worst, len(names), len(probes), seed)
+
+
+def masked_reference(analysis: Analysis, present: NDArray[np.bool_]) -> ModelProto:
+    """The original model with a multiplication by zero for every removed index where it is contracted."""
+    masks: dict[int, list[tuple[int, int, NDArray[np.bool_]]]] = {}
+    for item in analysis.contractions:
+        mask = analysis.index_mask(item.ids, present)
+        if not mask.all():
+            masks.setdefault(item.node, []).append((item.input, item.axis, mask))
+    model = ModelProto()
+    model.CopyFrom(analysis.graph.model)
+    nodes: list[NodeProto] = []
+    for position, node in enumerate(analysis.graph.nodes):
+        copy = NodeProto()
+        copy.CopyFrom(node)
+        for number, (index, axis, mask) in enumerate(masks.get(position, [])):
+            nodes.append(_mask_input(analysis.graph, model, copy, index, axis, mask, f"graphprune_mask_{position}_{number}"))
+        nodes.append(copy)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model
+
+
+def _mask_input(
+    graph: Graph, model: ModelProto, node: NodeProto, index: int, axis: int, mask: NDArray[np.bool_], name: str
+) -> NodeProto:
+    """Let the node read its input times the mask; returns the multiplication."""
+    source = node.input[index]
+    rank = len(graph.shape(source) or ())
+    shaped = mask.reshape([-1] + [1] * (rank - axis - 1))
+    dtype = _element_type(graph, source)
+    tensor = numpy_helper.from_array(shaped.astype(helper.tensor_dtype_to_np_dtype(dtype)), name)
+    model.graph.initializer.append(tensor)
+    node.input[index] = f"{name}_result"
+    return helper.make_node("Mul", [source, name], [f"{name}_result"], name=name)
+
+
+def _element_type(graph: Graph, name: str) -> int:
+    if name in graph.initializers:
+        return graph.initializers[name].data_type
+    for value in [*graph.model.graph.value_info, *graph.model.graph.input, *graph.model.graph.output]:
+        if value.name == name:
+            return int(value.type.tensor_type.elem_type)
+    return 1
+
+
+def _probes(analysis: Analysis, pruned: ModelProto) -> list[str]:
+    """Results of contractions to compare, up to a bounded number of elements."""
+    graph = analysis.graph
+    written = {name for node in pruned.graph.node for name in node.output}
+    outputs = {value.name for value in graph.outputs}
+    typed = {value.name for value in graph.model.graph.value_info}
+    names = [graph.nodes[term.node].output[0] for term in analysis.mac_terms]
+    names = [name for name in dict.fromkeys(names) if name in written and name in typed and name not in outputs]
+    sizes = np.array([np.prod([d if isinstance(d, int) else 2 for d in graph.shape(n) or ()]) for n in names], float)
+    stride = max(1, int(np.ceil(sizes.sum() / PROBED_ELEMENTS)))
+    return names[::stride]
+
+
+def _with_outputs(model: ModelProto, names: list[str], graph: Graph) -> ModelProto:
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    types = {value.name: value.type.tensor_type.elem_type for value in graph.model.graph.value_info}
+    del copy.graph.value_info[:]
+    for name in names:
+        value = ValueInfoProto(name=name)
+        value.type.tensor_type.elem_type = types[name]
+        copy.graph.output.append(value)
+    return copy
+
+
+def _run(model: ModelProto, feeds: dict[str, Array], what: str) -> dict[str, Array]:
+    try:
+        return run(model, feeds)
+    except Exception as error:  # onnxruntime raises many unrelated types, with RuntimeError their only common base at times
+        first = str(error).strip().splitlines()[0]
+        raise ProofError(
+            f"ONNX Runtime cannot run {what}: {first}. Check --input-shape, or leave the proof out with --no-verify"
+        ) from error
+
+
+def _take(array: Array, name: str, kept_of: KeptOf) -> Array:
+    for axis in range(np.ndim(array)):
+        kept = kept_of(name, axis)
+        if kept is not None:
+            array = np.take(array, kept, axis=axis)
+    return array
+
+
+def difference(expected: Array, actual: Array) -> tuple[float, float]:
+    """The largest difference relative to the largest magnitude expected, and the tolerance for the type."""
+    expected, actual = np.asarray(expected), np.asarray(actual)
+    tolerance = TOLERANCE.get(str(expected.dtype), 0.5 / max(1, expected.size))
+    if expected.shape != actual.shape:
+        return float("inf"), tolerance
+    if expected.dtype.kind not in "fV":
+        return float(np.mean(expected != actual)) if expected.size else 0.0, tolerance
+    wide, other = expected.astype(np.float64), actual.astype(np.float64)
+    same = (wide == other) | (np.isnan(wide) & np.isnan(other))
+    scale = np.abs(np.where(np.isfinite(wide), wide, 0)).max(initial=0.0)
+    gap = np.where(same, 0.0, np.abs(wide - other)).max(initial=0.0)
+    if not np.isfinite(gap):
+        return float("inf"), tolerance
+    return float(gap / scale) if scale > 0 else float(gap), tolerance

@@ -1,0 +1,90 @@
+"""The door for passes, importers, exporters and operators: entry points, for the built-ins as for plugins.
+
+A pass is a frozen dataclass whose `name` is what the command line calls it and whose fields are its options.  A *spec* is
+`name` or `name{option=value,...}`; printing a pass gives its spec and parsing that gives the pass back.  Start reading
+at `make`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from functools import lru_cache
+from importlib.metadata import entry_points
+from typing import Any, get_type_hints
+
+from .errors import UsageError
+
+KINDS = ("importance", "selection", "repair", "rewrite", "importers", "exporters", "operators")
+
+_SPEC = re.compile(r"([a-zA-Z0-9_-]+)(?:\{(.*)\})?")
+
+
+@lru_cache(maxsize=None)
+def registered(kind: str) -> dict[str, Any]:
+    """Everything registered under one kind, by name; loaded on first use only."""
+    return {entry.name: entry for entry in entry_points(group=f"graphprune.{kind}")}
+
+
+def load(kind: str, name: str) -> Any:
+    """The object registered as `name`.  Raises UsageError where there is none, or where it cannot be imported."""
+    entries = registered(kind)
+    if name not in entries:
+        known = ", ".join(sorted(entries)) or "none"
+        raise UsageError(f"no {kind} is called {name!r}; there are: {known}")
+    try:
+        return entries[name].load()
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"{kind} {name!r} ({entries[name].value}) cannot be loaded: {error}") from error
+
+
+def make(kind: str, spec: str) -> Any:
+    """The pass that a spec describes.  Raises UsageError on syntax, unknown names, options and values."""
+    match = _SPEC.fullmatch(spec.strip())
+    if not match:
+        raise UsageError(f"{kind} {spec!r} is not of the form name or name{{option=value,...}}")
+    cls = load(kind, match[1])
+    options = {}
+    for part in filter(None, (part.strip() for part in (match[2] or "").split(","))):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise UsageError(f"{kind} {spec!r}: option {part!r} is not of the form option=value")
+        options[key.strip()] = value.strip()
+    return _construct(kind, cls, options)
+
+
+def _construct(kind: str, cls: Any, options: dict[str, str]) -> Any:
+    from pydantic import TypeAdapter, ValidationError
+
+    hints = get_type_hints(cls)
+    names = [field.name for field in dataclasses.fields(cls)]
+    values = {}
+    for key, text in options.items():
+        if key not in names:
+            known = ", ".join(names) or "none"
+            raise UsageError(f"{kind} {cls.name!r} has no option {key!r}; it has: {known}")
+        try:
+            values[key] = TypeAdapter(hints[key]).validate_strings(text)
+        except ValidationError as error:
+            problem = error.errors()[0]["msg"]
+            raise UsageError(f"{kind} {cls.name!r}: option {key}={text!r}: {problem}") from error
+    return cls(**values)
+
+
+def spec_of(instance: Any) -> str:
+    """The spec of a pass: its name and those options that differ from the defaults."""
+    changed = []
+    for field in dataclasses.fields(instance):
+        value = getattr(instance, field.name)
+        if value != field.default:
+            changed.append(f"{field.name}={str(value).lower() if isinstance(value, bool) else value}")
+    return f"{instance.name}{{{','.join(changed)}}}" if changed else str(instance.name)
+
+
+def describe(kind: str, name: str) -> tuple[str, str]:
+    """The spec of a registered pass with all options, and the first line of its docstring."""
+    cls = load(kind, name)
+    if not dataclasses.is_dataclass(cls):
+        return name, ((cls.__doc__ or "").strip().splitlines() or [""])[0]
+    options = ",".join(f"{field.name}={field.default}" for field in dataclasses.fields(cls))
+    return (f"{name}{{{options}}}" if options else name), ((cls.__doc__ or "").strip().splitlines() or [""])[0]

@@ -1,0 +1,110 @@
+"""Running models in ONNX Runtime: sessions, seeded random inputs, sizes for dynamic dimensions.
+
+Start reading at `random_inputs` and `run`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from onnx import ModelProto, helper
+
+from .errors import UsageError
+from .graph import Array, Graph, declared_shape
+from .model_file import PROTOBUF_LIMIT, weight_bytes, write_model
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+InputShapes = Mapping[str, Sequence[int]]
+
+
+def session(model: ModelProto, threads: int = 0, optimize: bool = True) -> onnxruntime.InferenceSession:
+    """An ONNX Runtime CPU session; `threads` = 0 lets the runtime decide.
+
+    Without `optimize` the graph runs as it is written.  Raises onnxruntime's own exceptions for models that it cannot run.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+    providers = ["CPUExecutionProvider"]
+    if weight_bytes(model) < PROTOBUF_LIMIT:
+        return ort.InferenceSession(model.SerializeToString(), options, providers=providers)
+    with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
+        path = Path(folder) / "model.onnx"
+        write_model(model, path)
+        return ort.InferenceSession(str(path), options, providers=providers)
+
+
+def concrete_shape(value: onnx.ValueInfoProto, shapes: InputShapes, batch: int) -> tuple[int, ...]:
+    """The shape to run an input with: as given by the user, else as declared, with sizes for dynamic dimensions.
+
+    The first dynamic axis is the batch; further ones get 64 in an image (rank 4 and more), else 16.  Raises UsageError where the
+    given shape does not fit the declared one.
+    """
+    declared = declared_shape(value) or ()
+    given = shapes.get(value.name)
+    if given is not None:
+        fits = len(given) == len(declared) and all(
+            not isinstance(dim, int) or dim == size for dim, size in zip(declared, given, strict=True)
+        )
+        if not fits:
+            raise UsageError(f"input shape {value.name}={','.join(map(str, given))} does not fit {list(declared)}")
+        return tuple(given)
+    dynamic = 64 if len(declared) >= 4 else 16
+    return tuple(
+        dim if isinstance(dim, int) else batch if axis == 0 else dynamic for axis, dim in enumerate(declared)
+    )
+
+
+def random_inputs(graph: Graph, seed: int = 0, shapes: InputShapes | None = None, batch: int = 2) -> dict[str, Array]:
+    """Seeded random inputs of the right types: normal for floats, small numbers for integers.
+
+    Raises UsageError for names in `shapes` that are no inputs.
+    """
+    shapes = shapes or {}
+    names = [value.name for value in graph.inputs]
+    for name in shapes:
+        if name not in names:
+            raise UsageError(f"input shape for {name!r}: the model has no such input; it has: {', '.join(names)}")
+    rng = np.random.default_rng(seed)
+    return {value.name: _random(graph, value, concrete_shape(value, shapes, batch), rng) for value in graph.inputs}
+
+
+def _random(graph: Graph, value: onnx.ValueInfoProto, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+    if dtype == np.bool_:
+        return rng.random(shape) < 0.5
+    if dtype.kind in "iu":
+        top = 256 if dtype.itemsize == 1 and dtype.kind == "u" else _index_bound(graph, value.name)
+        return rng.integers(0, top, shape).astype(dtype)
+    if dtype.kind not in "fV":
+        raise UsageError(f"input {value.name!r} has type {dtype}: random inputs of that type cannot be made")
+    return rng.standard_normal(shape).astype(dtype)
+
+
+def _index_bound(graph: Graph, name: str) -> int:
+    """Integers below this are valid: the size of the smallest table that the input selects from."""
+    sizes = [2]
+    for use in graph.uses.get(name, []):
+        node = graph.nodes[use.node]
+        shape = graph.shape(node.input[0]) if node.op_type == "Gather" and use.input == 1 else None
+        if shape and isinstance(shape[0], int):
+            sizes.append(shape[0])
+    return max(sizes) if len(sizes) == 1 else min(sizes[1:])
+
+
+def run(model: ModelProto, feeds: Mapping[str, Array], optimize: bool = False) -> dict[str, Any]:
+    """All outputs of a model by name."""
+    active = session(model, optimize=optimize)
+    names = [output.name for output in active.get_outputs()]
+    return dict(zip(names, active.run(names, dict(feeds)), strict=True))

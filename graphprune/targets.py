@@ -1,0 +1,46 @@
+"""Budgets as the user writes them: `macs=0.5`, `params=300K`, `bytes=2MB`.  Start reading at `parse_target`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from .cost import KINDS, Cost
+from .errors import UsageError
+
+_UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_VALUE = re.compile(r"([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Z]*)")
+
+
+@dataclass(frozen=True)
+class Target:
+    """At most `value` of `kind`: a fraction of the original's, or an absolute number."""
+
+    kind: str
+    value: float
+    absolute: bool = False
+
+    def limit(self, original: Cost) -> float:
+        """The largest cost that meets the target."""
+        return self.value if self.absolute else self.value * original.of(self.kind)
+
+    def __str__(self) -> str:
+        return f"{self.kind}={self.value:g}" if not self.absolute else f"{self.kind}={self.value / 1e6:g}M"
+
+
+def parse_target(text: str) -> Target:
+    """The target that `KIND=VALUE` describes.  Raises UsageError where it is malformed or of an unknown kind."""
+    kind, equals, value = (part.strip() for part in text.partition("="))
+    if not equals:
+        raise UsageError(f"target {text!r} is not of the form KIND=VALUE, such as macs=0.5 or params=300K")
+    if kind not in KINDS:
+        raise UsageError(f"target {text!r}: unknown kind {kind!r}; there are: {', '.join(KINDS)}")
+    match = _VALUE.fullmatch(value)
+    if not match or match[2].upper() not in _UNITS:
+        raise UsageError(f"target {text!r}: {value!r} is neither a fraction nor a number with a unit (K, M, G, KB, MB, ...)")
+    number, unit = float(match[1]), match[2].upper()
+    if unit:
+        return Target(kind, number * _UNITS[unit], absolute=True)
+    if not 0 < number <= 1:
+        raise UsageError(f"target {text!r}: a fraction lies above 0 and is at most 1; write a unit for absolute numbers (300M)")
+    return Target(kind, number)

@@ -1,0 +1,65 @@
+"""Weights as criteria see them: for a group, matrices of (units x everything else).
+
+No criterion asks what operator it is looking at, nor along which axis.  Start reading at `Weights.rows`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .graph import Graph
+from .groups import Group, Member
+
+Matrix = NDArray[np.float32]
+Vector = NDArray[np.float64]
+
+STATISTICS = ("bias", "mean", "variance")
+"""Parameters that shift or describe activations; criteria on weights leave them out."""
+
+
+class Weights:
+    """The weights of a graph, read once per tensor and summed once per axis."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._sums: dict[tuple[str, int, float], Vector] = {}
+
+    def rows(self, group: Group, member: Member) -> Matrix:
+        """The weights of one member as a matrix with a row for each unit of the group.
+
+        Where a unit occurs several times its occurrences stand side by side; where it does not occur the row is zero.
+        """
+        array = np.moveaxis(self._array(member.tensor), member.axis, 0)
+        flat = array.reshape(len(array), -1)
+        order = np.argsort(member.units, kind="stable")
+        units, positions = member.units[order], member.positions[order]
+        occurrence = np.arange(len(units)) - np.searchsorted(units, units)
+        matrix = np.zeros((group.size, int(occurrence.max()) + 1, flat.shape[1]), np.float32)
+        matrix[units, occurrence] = flat[positions]
+        return matrix.reshape(group.size, -1)
+
+    def power_sums(self, group: Group, member: Member, power: float) -> Vector:
+        """For each unit the sum of |w| ** power over the member's weights."""
+        key = member.tensor, member.axis, power
+        if key not in self._sums:
+            self._sum_all_axes(member.tensor, power)
+        return np.bincount(member.units, self._sums[key][member.positions], minlength=group.size)
+
+    def _sum_all_axes(self, tensor: str, power: float) -> None:
+        array = self._array(tensor)
+        size = np.square(array) if power == 2 else np.abs(array) ** power if power != 1 else np.abs(array)
+        for axis in range(array.ndim):
+            others = tuple(k for k in range(array.ndim) if k != axis)
+            self._sums[tensor, axis, power] = size.sum(axis=others, dtype=np.float64)
+
+    def _array(self, tensor: str) -> NDArray[np.float32]:
+        array = self._graph.constant(tensor)
+        assert array is not None
+        return np.asarray(array, np.float32)
+
+
+def scored_members(group: Group) -> list[Member]:
+    """The members whose weights say how much a unit matters: not biases, statistics and constants."""
+    weighty = [m for m in group.members if m.role != "carrier" or m.parameter in ("weight", "scale")]
+    return weighty or [m for m in group.members if m.parameter not in STATISTICS]

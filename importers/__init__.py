@@ -1,0 +1,1 @@
+"""Importers: one file a framework, all ending in an ONNX ModelProto."""

@@ -1,0 +1,1 @@
+"""Importance passes: how much does each channel matter?"""

@@ -1,0 +1,36 @@
+"""What an importance pass is.  Start reading at `Importance.score`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from graphprune.groups import Group
+from graphprune.weights import Vector, Weights
+
+Normalizer = Literal["mean", "max", "sum", "none"]
+
+
+@dataclass(frozen=True)
+class Importance(ABC):
+    """A criterion: how much each unit of a group matters."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def score(self, group: Group, weights: Weights) -> Vector | None:
+        """One score for each unit, higher is more important, comparable between groups; None where it has no say.
+
+        A group without a score is kept whole.
+        """
+
+
+def normalized(scores: Vector, how: Normalizer) -> Vector:
+    """Scores divided by their mean, maximum or sum, so that groups compare."""
+    if how == "none" or not len(scores):
+        return scores
+    scale = float({"mean": np.mean, "max": np.max, "sum": np.sum}[how](scores))
+    return scores / scale if scale > 0 else scores

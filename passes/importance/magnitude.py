@@ -1,0 +1,32 @@
+"""Magnitude of the coupled weights.  Start reading at `Magnitude.score`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from graphprune.groups import Group
+from graphprune.weights import Vector, Weights, scored_members
+
+from .base import Importance, Normalizer, normalized
+
+
+@dataclass(frozen=True)
+class Magnitude(Importance):
+    """Norm of all weights that are coupled to a channel (Li et al. 2017; coupled sets: Fang et al. 2023, DepGraph).
+
+    `p` is the norm (1 or 2), `reduce` joins the coupled tensors, `normalizer` makes groups comparable.
+    """
+
+    name: ClassVar[str] = "magnitude"
+    p: Literal[1, 2] = 2
+    reduce: Literal["sum", "mean", "max"] = "sum"
+    normalizer: Normalizer = "mean"
+
+    def score(self, group: Group, weights: Weights) -> Vector:
+        """I(c) = reduce over the coupled tensors of sum |w| ** p."""
+        parts = np.stack([weights.power_sums(group, member, self.p) for member in scored_members(group)])
+        joined = {"sum": parts.sum, "mean": parts.mean, "max": parts.max}[self.reduce](axis=0)
+        return normalized(joined, self.normalizer)

@@ -1,0 +1,1 @@
+"""Rewrite passes: remove what was selected."""

@@ -1,0 +1,130 @@
+"""Remove channels from the graph: cut every weight along its kept indices and mend the sizes written into nodes.
+
+Start reading at `shrink`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, numpy_helper
+
+from graphprune.edit import Edit, Indices, KeptOf
+from graphprune.errors import InternalError
+from graphprune.graph import Graph, operator_name
+from graphprune.inference import Analysis
+from graphprune.normalize import shape_like
+from graphprune.operators import TABLE
+from graphprune.shape_inference import infer_shapes
+
+
+def shrink(analysis: Analysis, present: NDArray[np.bool_]) -> ModelProto:
+    """A new model with only the present indices of every axis.
+
+    Raises InternalError where the result contradicts the analysis (a bug in an operator's table entry).
+    """
+    graph = analysis.graph
+    kept_of = kept_indices(analysis, present)
+    model = _copy_with_cut_weights(graph, kept_of)
+    nodes: list[NodeProto] = []
+    for position, node in enumerate(model.graph.node):
+        entry = TABLE.get(operator_name(node))
+        edit = Edit(graph, position, model, kept_of)
+        if entry is not None and entry.shrink is not None and _touched(edit):
+            entry.shrink(edit)
+        nodes += [node, *edit.appended]
+    if len(nodes) != len(model.graph.node):
+        copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        del model.graph.node[:]
+        model.graph.node.extend(copies)
+    _refresh_shapes(model, graph, kept_of)
+    return model
+
+
+def kept_indices(analysis: Analysis, present: NDArray[np.bool_]) -> KeptOf:
+    """(value, axis) -> kept indices, for the given labels; None where all stay."""
+    cache: dict[tuple[str, int], Indices | None] = {}
+
+    def kept_of(name: str, axis: int) -> Indices | None:
+        if (name, axis) not in cache:
+            axes = analysis.ledger.values.get(name)
+            ids = axes[axis] if axes is not None and axis < len(axes) else 0
+            mask = None if isinstance(ids, int) else analysis.index_mask(ids, present)
+            cache[name, axis] = None if mask is None or mask.all() else np.flatnonzero(mask)
+        return cache[name, axis]
+
+    return kept_of
+
+
+def cut_axes(graph: Graph, name: str, kept_of: KeptOf) -> dict[int, Indices]:
+    """The axes of an initializer that shrink, with their kept indices."""
+    kept = {axis: kept_of(name, axis) for axis in range(len(graph.initializers[name].dims))}
+    return {axis: indices for axis, indices in kept.items() if indices is not None}
+
+
+def _copy_with_cut_weights(graph: Graph, kept_of: KeptOf) -> ModelProto:
+    """The model with every weight cut, without ever copying what is dropped."""
+    model = ModelProto()
+    source = graph.model
+    for field, value in source.ListFields():
+        if field.name == "graph":
+            continue
+        if field.label == field.LABEL_REPEATED:
+            getattr(model, field.name).extend(value)
+        else:
+            setattr(model, field.name, value)
+    for field, value in source.graph.ListFields():
+        if field.name in ("initializer", "value_info"):
+            continue
+        if field.label == field.LABEL_REPEATED:
+            getattr(model.graph, field.name).extend(value)
+        else:
+            setattr(model.graph, field.name, value)
+    for name, tensor in graph.initializers.items():
+        cuts = cut_axes(graph, name, kept_of)
+        copy = model.graph.initializer.add()
+        if not cuts:
+            copy.CopyFrom(tensor)
+            continue
+        array = graph.constant(name)
+        assert array is not None
+        for axis, indices in cuts.items():
+            array = np.take(array, indices, axis=axis)
+        copy.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        copy.doc_string = tensor.doc_string
+        copy.metadata_props.extend(tensor.metadata_props)
+    return model
+
+
+def _touched(edit: Edit) -> bool:
+    """Whether any axis of any input or result of the node shrinks."""
+    inputs = ((edit.kept, k, edit.shape(k)) for k in range(len(edit.inputs)) if edit.has(k))
+    outputs = ((edit.kept_output, k, edit.output_shape(k)) for k in range(len(edit.outputs)))
+    return any(
+        kept(index, axis) is not None for kept, index, shape in (*inputs, *outputs) for axis in range(len(shape or ()))
+    )
+
+
+def _refresh_shapes(model: ModelProto, graph: Graph, kept_of: KeptOf) -> None:
+    """Infer all shapes anew and check them against what the analysis promised."""
+    shapes = infer_shapes(model, shape_like())
+    for name, before in graph.shapes.items():
+        after = shapes.get(name)
+        if after is None or len(after) != len(before):
+            continue
+        for axis, (old, new) in enumerate(zip(before, after, strict=True)):
+            kept = kept_of(name, axis)
+            expected = old if kept is None else len(kept)
+            if isinstance(expected, int) and isinstance(new, int) and new != expected:
+                raise InternalError(
+                    f"the rewrite gave {name!r} size {new} along axis {axis} where the analysis has {expected}; "
+                    "please report this with the model"
+                )
+    del model.graph.value_info[:]
+    for value in graph.model.graph.value_info:
+        copy = model.graph.value_info.add()
+        copy.CopyFrom(value)
+        for axis, dim in enumerate(copy.type.tensor_type.shape.dim):
+            kept = kept_of(value.name, axis)
+            if kept is not None:
+                dim.dim_value = len(kept)
