@@ -47,12 +47,16 @@ class Edit(NodeView):
             raise InternalError(f"{self.label}: axis {axis} of input {index} has no known size")
         return int(shape[axis])  # type: ignore[arg-type]
 
-    def set_attribute(self, name: str, value: Any) -> None:
-        """Write an attribute of the node."""
+    def drop_attribute(self, name: str) -> None:
+        """Remove an attribute of the node if it has it."""
         for position, attribute in enumerate(self.node.attribute):
             if attribute.name == name:
                 del self.node.attribute[position]
-                break
+                return
+
+    def set_attribute(self, name: str, value: Any) -> None:
+        """Write an attribute of the node."""
+        self.drop_attribute(name)
         self.node.attribute.append(helper.make_attribute(name, value))
 
     def set_integers(self, index: int, values: Sequence[int], name: str = "") -> None:

@@ -105,6 +105,27 @@ class Graph:
         return self.shapes.get(name)
 
 
+def copy_model(model: ModelProto, without: Sequence[str]) -> ModelProto:
+    """A copy that leaves out the named fields of the graph (`initializer`, `value_info`), never touching what is in them."""
+    copy = ModelProto()
+    _copy_fields(model, copy, ("graph",))
+    _copy_fields(model.graph, copy.graph, without)
+    return copy
+
+
+def _copy_fields(source: Any, target: Any, without: Sequence[str]) -> None:
+    for field, value in source.ListFields():
+        if field.name in without:
+            continue
+        current = getattr(target, field.name)
+        if hasattr(current, "extend"):
+            current.extend(value)
+        elif hasattr(current, "CopyFrom"):
+            current.CopyFrom(value)
+        else:
+            setattr(target, field.name, value)
+
+
 def canonical_domain(domain: str) -> str:
     """ONNX's two spellings of the default domain, as one."""
     return "" if domain in DEFAULT_DOMAINS else domain

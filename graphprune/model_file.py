@@ -17,7 +17,7 @@ from onnx import GraphProto, ModelProto, TensorProto
 from onnx.external_data_helper import load_external_data_for_tensor
 
 from .errors import InvalidModelError, UsageError
-from .graph import element_count, item_bits, subgraphs
+from .graph import copy_model, element_count, item_bits, subgraphs
 
 PROTOBUF_LIMIT = 2**31 - 2**20
 """Bytes that fit one protobuf message, with some room for the graph; larger weights go to an external file."""
@@ -115,33 +115,11 @@ def content_hash(model: ModelProto) -> str:
     if weight_bytes(model) < PROTOBUF_LIMIT:
         digest.update(model.SerializeToString(deterministic=True))
         return digest.hexdigest()
-    skeleton = ModelProto()
-    skeleton.CopyFrom(_without_weights(model))
+    skeleton = copy_model(model, without=["initializer"])
     digest.update(skeleton.SerializeToString(deterministic=True))
     for tensor in model.graph.initializer:
         digest.update(tensor.SerializeToString(deterministic=True))
     return digest.hexdigest()
-
-
-def _without_weights(model: ModelProto) -> ModelProto:
-    skeleton = ModelProto()
-    for field, value in model.ListFields():
-        if field.name != "graph":
-            _set(skeleton, field.name, value)
-    for field, value in model.graph.ListFields():
-        if field.name != "initializer":
-            _set(skeleton.graph, field.name, value)
-    return skeleton
-
-
-def _set(message: object, name: str, value: object) -> None:
-    target = getattr(message, name)
-    if hasattr(target, "CopyFrom"):
-        target.CopyFrom(value)
-    elif hasattr(target, "extend"):
-        target.extend(value)
-    else:
-        setattr(message, name, value)
 
 
 def write_model(model: ModelProto, path: Path) -> None:
@@ -159,7 +137,7 @@ def write_model(model: ModelProto, path: Path) -> None:
 
 
 def _write_external(model: ModelProto, path: Path, data_path: Path, location: str) -> None:
-    skeleton = _without_weights(model)
+    skeleton = copy_model(model, without=["initializer"])
     with data_path.open("wb") as data:
         for tensor in model.graph.initializer:
             entry = skeleton.graph.initializer.add()

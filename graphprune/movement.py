@@ -91,7 +91,7 @@ def shrink_split(edit: Edit) -> None:
         kept = edit.kept_output(index, at)
         sizes.append(old[index] if kept is None else len(kept))
     edit.set_integers(1, sizes, "split")
-    edit.node.attribute[:] = [a for a in edit.node.attribute if a.name != "num_outputs"]
+    edit.drop_attribute("num_outputs")
 
 
 def slice_(site: Site) -> Results:

@@ -10,7 +10,8 @@ from collections import defaultdict
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
-from .graph import Dim, Shape, Use, attributes, element_count, operator_name
+from .graph import Dim, Graph, Shape, Use, attributes, element_count, operator_name
+from .shape_flow import copied_dimensions
 
 
 def unshare_initializers(graph: GraphProto) -> bool:
@@ -62,24 +63,20 @@ def _fresh_name(base: str, taken: set[str]) -> str:
     return f"{base}_{number}"
 
 
-def constant_reshapes(graph: GraphProto, shapes: dict[str, Shape]) -> bool:
-    """Replace a Reshape target that is computed at run time by a constant, where shape inference knows it.
+def constant_reshapes(graph: Graph) -> bool:
+    """Replace a Reshape target that is computed at run time by a constant, where sizes and shape inference tell it.
 
-    0 copies a dimension of the input that has the same name; one dimension may be left to -1.
+    0 copies the dimension of the input at the same place; one dimension may be left to -1.
     """
-    constants = {tensor.name for tensor in graph.initializer}
     changed = False
-    for node in graph.node:
-        if operator_name(node) != "Reshape" or node.input[1] in constants:
+    for node in graph.nodes:
+        if operator_name(node) != "Reshape" or node.input[1] in graph.initializers:
             continue
-        target = _constant_target(shapes.get(node.input[0]), shapes.get(node.output[0]))
-        if target is None:
-            continue
+        target = _traced_target(graph, node) or _inferred_target(graph.shape(node.input[0]), graph.shape(node.output[0]))
         name = f"{node.output[0]}_shape"
-        if name in constants:
+        if target is None or name in graph.initializers:
             continue
-        graph.initializer.append(numpy_helper.from_array(np.asarray(target, np.int64), name))
-        constants.add(name)
+        graph.model.graph.initializer.append(numpy_helper.from_array(np.asarray(target, np.int64), name))
         node.input[1] = name
         kept = [attribute for attribute in node.attribute if attribute.name != "allowzero"]
         del node.attribute[:]
@@ -88,7 +85,31 @@ def constant_reshapes(graph: GraphProto, shapes: dict[str, Shape]) -> bool:
     return changed
 
 
-def _constant_target(source: Shape | None, target: Shape | None) -> list[int] | None:
+def _traced_target(graph: Graph, node: NodeProto) -> list[int] | None:
+    """The target by following where its entries are computed."""
+    entries = copied_dimensions(graph, node.input[1])
+    source = graph.shape(node.input[0])
+    if entries is None or source is None:
+        return None
+    target = []
+    for place, entry in enumerate(entries):
+        dim = entry if isinstance(entry, int) else _dimension(graph, entry)
+        if isinstance(dim, int) and dim != 0:
+            target.append(dim)
+        elif place < len(source) and dim == source[place] and (dim is not None or entry == (node.input[0], place)):
+            target.append(0)
+        else:
+            return None
+    return target if target.count(-1) <= 1 else None
+
+
+def _dimension(graph: Graph, entry: tuple[str, int] | None) -> Dim:
+    shape = graph.shape(entry[0]) if entry is not None else None
+    return shape[entry[1]] if shape is not None and entry is not None else None
+
+
+def _inferred_target(source: Shape | None, target: Shape | None) -> list[int] | None:
+    """The target by the shape of the result."""
     if source is None or target is None or any(dim == 0 for dim in target):
         return None
     result = []

@@ -30,6 +30,9 @@ MINIMUM_OPSET = 13
 FOLD_LIMIT = 2**24
 """Constants of more elements than this are not computed ahead of time."""
 
+MAXIMUM_ROUNDS = 8
+"""Folding settles after two or three rounds; this bounds the work on graphs made to last longer."""
+
 NEVER_FOLDED = ("QuantizeLinear", "DequantizeLinear")
 
 
@@ -45,16 +48,27 @@ def normalize(model: ModelProto) -> Graph:
     _upgrade(model)
     _check(model)
     _lift_constants(model.graph)
-    if _foldable(model):
-        _fold(model)
+    _settle_constants(model)
     remove_dead_code(model.graph)
     _name_nodes(model.graph)
     unshare_initializers(model.graph)
-    shapes = infer_shapes(model, shape_like())
-    if constant_reshapes(model.graph, shapes) | gather_shuffles(model.graph, shapes):
+    if gather_shuffles(model.graph, infer_shapes(model, shape_like())):
         remove_dead_code(model.graph)
     _write_value_info(model)
     return Graph(model, infer_shapes(model, shape_like()))
+
+
+def _settle_constants(model: ModelProto) -> None:
+    """Fold, and make Reshape targets constant, until neither finds more: each gives the other new shapes to go by."""
+    for _ in range(MAXIMUM_ROUNDS):
+        count = len(model.graph.node)
+        _write_value_info(model)
+        changed = constant_reshapes(Graph(model, infer_shapes(model, shape_like())))
+        if _foldable(model):
+            _fold(model)
+            remove_dead_code(model.graph)
+        if not changed and len(model.graph.node) == count:
+            return
 
 
 def shape_like() -> dict[str, str]:

@@ -16,7 +16,8 @@ from math import prod
 from . import movement
 from .edit import Edit
 from .movement import Results
-from .node_view import NodeView, normal_axis
+from .node_view import normal_axis
+from .shape_flow import computed_dimensions, copied_dimensions
 from .site import Axes, Axis, Site
 
 
@@ -270,13 +271,24 @@ def depth_to_space(site: Site) -> Results:
 
 
 def resize(site: Site) -> Results:
-    """Axes whose size stays are carried, the others pinned."""
+    """Axes whose size stays are carried, the others pinned; sizes computed at run time must be copies of the right axes."""
     axes, before, after = site.axes(0), site.shape(0), site.output_shape()
     if axes is None or before is None or after is None:
         return site.refuse("Resize with an unknown rank")
     text = "Resize interpolates along this axis"
-    pairs = zip(axes, before, after, strict=True)
-    return [[axis if a == b and a is not None else site.pin(axis, text) for axis, a, b in pairs]]
+    result = [axis if a == b and a is not None else site.pin(axis, text) for axis, a, b in zip(axes, before, after, strict=True)]
+    if site.has(3) and site.constant(3) is None:
+        sources = copied_dimensions(site.graph, site.inputs[3]) or []
+        at = site.attribute("axes", list(range(len(axes))))
+        entries = dict(zip(at, sources, strict=False))
+        for axis, ids in enumerate(result):
+            source = entries.get(axis)
+            known = site.ledger.values.get(source[0]) if isinstance(source, tuple) else None
+            if isinstance(source, tuple) and known is not None:
+                site.unify(ids, known[source[1]])
+            elif axis in entries or not sources:
+                site.pin(ids, "Resize to a size that is computed at run time")
+    return [result]
 
 
 def shrink_resize(edit: Edit) -> None:
@@ -349,34 +361,11 @@ def quantize(site: Site) -> Results:
 
 
 def shape_of(site: Site) -> Results:
-    """Shape and Size: sizes that are read at run time must not change."""
+    """Shape and Size: a size that is computed with must not change; one that is only copied into a shape may."""
     axes = site.axes(0) or []
-    for axis in (axes[k] for k in read_dimensions(site, len(axes))):
-        site.pin(axis, "its size is read at run time")
+    for k in computed_dimensions(site.graph, site.position, len(axes)):
+        site.pin(axes[k], "its size is computed with at run time")
     return [site.pinned_result(0, "a shape")]
-
-
-def read_dimensions(site: NodeView, rank: int) -> list[int]:
-    """The dimensions that a Shape node's readers look at, as far as constant Gathers and Slices tell."""
-    if site.operator != "Shape":
-        return list(range(rank))
-    window = list(range(rank))[site.attribute("start", 0) : site.attribute("end", rank)]
-    read: set[int] = set()
-    for use in site.graph.uses.get(site.outputs[0], []):
-        reader = NodeView(site.graph, use.node)
-        picked = _picked(reader, len(window))
-        read |= set(window) if picked is None else {window[k] for k in picked}
-    return sorted(read)
-
-
-def _picked(reader: NodeView, count: int) -> list[int] | None:
-    if reader.operator == "Gather" and (at := reader.integers(1)) is not None:
-        return [k % count for k in at if -count <= k < count]
-    if reader.operator == "Slice":
-        starts, ends, steps = reader.integers(1, "starts"), reader.integers(2, "ends"), reader.integers(4, "steps", [1])
-        if starts and ends and steps == [1]:
-            return list(range(count))[starts[0] : ends[0]]
-    return None
 
 
 # ---- the table ----------------------------------------------------------------------------------

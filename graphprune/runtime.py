@@ -15,7 +15,7 @@ import onnx
 from onnx import ModelProto, helper
 
 from .errors import UsageError
-from .graph import Array, Graph, declared_shape
+from .graph import Array, Graph, Shape, declared_shape
 from .model_file import PROTOBUF_LIMIT, weight_bytes, write_model
 
 if TYPE_CHECKING:
@@ -45,28 +45,40 @@ def session(model: ModelProto, threads: int = 0, optimize: bool = True) -> onnxr
         return ort.InferenceSession(str(path), options, providers=providers)
 
 
-def concrete_shape(value: onnx.ValueInfoProto, shapes: InputShapes, batch: int) -> tuple[int, ...]:
-    """The shape to run an input with: as given by the user, else as declared, with sizes for dynamic dimensions.
+def concrete_shapes(
+    inputs: Sequence[onnx.ValueInfoProto], shapes: InputShapes, batch: int, scale: int = 1
+) -> dict[str, tuple[int, ...]]:
+    """A shape to run each input with: as given by the user, else as declared, with sizes for dynamic dimensions.
 
-    The first dynamic axis is the batch; further ones get 64 in an image (rank 4 and more), else 16.  Raises UsageError where the
-    given shape does not fit the declared one.
+    The first dynamic axis of an input is the batch; further ones get 64 in an image (rank 4 and more), else 16, times `scale`.
+    Equal names get equal sizes.  Raises UsageError where a given shape does not fit.
     """
-    declared = declared_shape(value) or ()
-    given = shapes.get(value.name)
-    if given is not None:
-        fits = len(given) == len(declared) and all(
-            not isinstance(dim, int) or dim == size for dim, size in zip(declared, given, strict=True)
-        )
-        if not fits:
+    symbols: dict[str, int] = {}
+    result: dict[str, tuple[int, ...]] = {}
+    for value in inputs:
+        declared = declared_shape(value) or ()
+        given = shapes.get(value.name)
+        if given is not None and not _fits(declared, given):
             raise UsageError(f"input shape {value.name}={','.join(map(str, given))} does not fit {list(declared)}")
-        return tuple(given)
-    dynamic = 64 if len(declared) >= 4 else 16
-    return tuple(
-        dim if isinstance(dim, int) else batch if axis == 0 else dynamic for axis, dim in enumerate(declared)
-    )
+        dynamic = (64 if len(declared) >= 4 else 16) * scale
+        sizes = []
+        for axis, dim in enumerate(declared):
+            size = dim if isinstance(dim, int) else batch if axis == 0 else dynamic
+            if isinstance(dim, str):
+                size = symbols.setdefault(dim, given[axis] if given is not None else size)
+            sizes.append(given[axis] if given is not None else size)
+        result[value.name] = tuple(sizes)
+    return result
 
 
-def random_inputs(graph: Graph, seed: int = 0, shapes: InputShapes | None = None, batch: int = 2) -> dict[str, Array]:
+def _fits(declared: Shape, given: Sequence[int]) -> bool:
+    pairs = zip(declared, given, strict=False)
+    return len(given) == len(declared) and all(not isinstance(dim, int) or dim == size for dim, size in pairs)
+
+
+def random_inputs(
+    graph: Graph, seed: int = 0, shapes: InputShapes | None = None, batch: int = 2, scale: int = 1
+) -> dict[str, Array]:
     """Seeded random inputs of the right types: normal for floats, small numbers for integers.
 
     Raises UsageError for names in `shapes` that are no inputs.
@@ -77,7 +89,8 @@ def random_inputs(graph: Graph, seed: int = 0, shapes: InputShapes | None = None
         if name not in names:
             raise UsageError(f"input shape for {name!r}: the model has no such input; it has: {', '.join(names)}")
     rng = np.random.default_rng(seed)
-    return {value.name: _random(graph, value, concrete_shape(value, shapes, batch), rng) for value in graph.inputs}
+    sizes = concrete_shapes(graph.inputs, shapes, batch, scale)
+    return {value.name: _random(graph, value, sizes[value.name], rng) for value in graph.inputs}
 
 
 def _random(graph: Graph, value: onnx.ValueInfoProto, shape: tuple[int, ...], rng: np.random.Generator) -> Array:

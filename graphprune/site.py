@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from .graph import Dim, Graph
+from .graph import Dim, Graph, is_parameter
 from .labels import Ids, Labels, Reason
 from .node_view import NodeView
 from .rules import PINNED, Axis as Pattern, Operand, Rule, parse
@@ -194,6 +194,8 @@ class Site(NodeView):
         shape = self.graph.shape(name)
         if name not in self.graph.initializers or shape is None:
             return None
+        if not is_parameter(self.graph.initializers[name]):
+            return [self.labels.pin_label(Reason("a constant of integers"))] * len(shape)
         unit = self.labels.pin_label(Reason("an axis of size 1"))
         return [unit if size == 1 else self.labels.fresh(size) for size in shape if isinstance(size, int)]
 

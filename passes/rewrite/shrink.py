@@ -11,7 +11,7 @@ from onnx import ModelProto, NodeProto, numpy_helper
 
 from graphprune.edit import Edit, Indices, KeptOf
 from graphprune.errors import InternalError
-from graphprune.graph import Graph, operator_name
+from graphprune.graph import Graph, copy_model, operator_name
 from graphprune.inference import Analysis
 from graphprune.normalize import shape_like
 from graphprune.operators import TABLE
@@ -64,22 +64,7 @@ def cut_axes(graph: Graph, name: str, kept_of: KeptOf) -> dict[int, Indices]:
 
 def _copy_with_cut_weights(graph: Graph, kept_of: KeptOf) -> ModelProto:
     """The model with every weight cut, without ever copying what is dropped."""
-    model = ModelProto()
-    source = graph.model
-    for field, value in source.ListFields():
-        if field.name == "graph":
-            continue
-        if field.label == field.LABEL_REPEATED:
-            getattr(model, field.name).extend(value)
-        else:
-            setattr(model, field.name, value)
-    for field, value in source.graph.ListFields():
-        if field.name in ("initializer", "value_info"):
-            continue
-        if field.label == field.LABEL_REPEATED:
-            getattr(model.graph, field.name).extend(value)
-        else:
-            setattr(model.graph, field.name, value)
+    model = copy_model(graph.model, without=["initializer", "value_info"])
     for name, tensor in graph.initializers.items():
         cuts = cut_axes(graph, name, kept_of)
         copy = model.graph.initializer.add()
