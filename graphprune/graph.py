@@ -37,13 +37,17 @@ class Use(NamedTuple):
 class Graph:
     """A ModelProto with indices.
 
-    Shapes are filled by `graphprune.normalize.infer_shapes`; a value without an entry has an unknown shape.
+    Shapes are filled by `graphprune.normalize`; a value without an entry has an unknown shape.
     Nodes are addressed by their position in topological order.
     """
 
-    def __init__(self, model: ModelProto, shapes: dict[str, Shape] | None = None) -> None:
+    def __init__(
+        self, model: ModelProto, shapes: dict[str, Shape] | None = None, sized: dict[str, Shape] | None = None
+    ) -> None:
         self.model = model
         self.shapes: dict[str, Shape] = shapes if shapes is not None else {}
+        self.sized: dict[str, Shape] = sized if sized is not None else self.shapes
+        """The shapes for typical sizes of the dynamic dimensions and one sample: what costs are counted with."""
         self._arrays: dict[str, Array] = {}
 
     @property
@@ -103,6 +107,12 @@ class Graph:
         if name in self.initializers:
             return tuple(self.initializers[name].dims)
         return self.shapes.get(name)
+
+    def typical_size(self, name: str, axis: int) -> int:
+        """The size of an axis that costs are counted with; 1 where none can be told."""
+        shape = self.shape(name) if name in self.initializers else self.sized.get(name)
+        dim = shape[axis] if shape is not None and axis < len(shape) else None
+        return dim if isinstance(dim, int) else 1
 
 
 def copy_model(model: ModelProto, without: Sequence[str]) -> ModelProto:
@@ -167,9 +177,11 @@ def item_bits(data_type: int) -> int:
 
 
 def is_parameter(tensor: TensorProto) -> bool:
-    """Whether an initializer counts as a parameter: numbers that training or quantisation may have set."""
+    """Whether an initializer counts as a parameter: numbers that training or quantisation may have set.
+
+    64-bit integers are shapes and indices; 32-bit ones may be the biases of a quantised layer.
+    """
     return tensor.data_type not in (
-        TensorProto.INT32,
         TensorProto.INT64,
         TensorProto.UINT32,
         TensorProto.UINT64,

@@ -99,7 +99,7 @@ def _traced_target(graph: Graph, node: NodeProto) -> list[int] | None:
         elif place < len(source) and dim == source[place] and (dim is not None or entry == (node.input[0], place)):
             target.append(0)
         else:
-            return None
+            target.append(-1)
     return target if target.count(-1) <= 1 else None
 
 
@@ -121,6 +121,41 @@ def _inferred_target(source: Shape | None, target: Shape | None) -> list[int] | 
         else:
             result.append(-1)
     return result if result.count(-1) <= 1 else None
+
+
+def unwrap_softmaxes(graph: Graph) -> bool:
+    """Undo what ONNX's version converter wraps around a Softmax over the last axis.
+
+        Flatten(axis = rank - 1); Softmax; Reshape to Shape of the input    becomes    Softmax(axis = -1)
+    """
+    changed = False
+    for node in graph.nodes:
+        source = _wrapped_input(graph, node) if operator_name(node) == "Reshape" else None
+        if source is None:
+            continue
+        softmax = graph.nodes[graph.producers[node.input[0]]]
+        plain = helper.make_node(softmax.op_type, [source], list(node.output), name=node.name, axis=-1)
+        plain.metadata_props.extend(node.metadata_props)
+        node.CopyFrom(plain)
+        changed = True
+    return changed
+
+
+def _wrapped_input(graph: Graph, node: NodeProto) -> str | None:
+    """The input of Flatten; Softmax; `node`, if those three are a Softmax over the last axis."""
+    chain = [node]
+    for operators in (("Softmax", "LogSoftmax", "Hardmax"), ("Flatten",)):
+        position = graph.producers.get(chain[-1].input[0])
+        if position is None or operator_name(graph.nodes[position]) not in operators:
+            return None
+        chain.append(graph.nodes[position])
+    flatten = chain[-1]
+    shape = graph.shape(flatten.input[0])
+    if shape is None or attributes(flatten).get("axis", 1) not in (len(shape) - 1, -1):
+        return None
+    sizes = copied_dimensions(graph, node.input[1])
+    whole = sizes == [(flatten.input[0], axis) for axis in range(len(shape))]
+    return flatten.input[0] if whole else None
 
 
 def gather_shuffles(graph: GraphProto, shapes: dict[str, Shape]) -> bool:

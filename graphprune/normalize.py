@@ -20,9 +20,9 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, version
 
 from .errors import InvalidModelError
 from .graph import DEFAULT_DOMAINS, Graph, canonical_domain, node_reads, operator_name, subgraphs
-from .normal_forms import constant_reshapes, gather_shuffles, unshare_initializers
+from .normal_forms import constant_reshapes, gather_shuffles, unshare_initializers, unwrap_softmaxes
 from .operators import TABLE
-from .shape_inference import infer_shapes, inferred_model, skeleton
+from .shape_inference import InputShapes, infer_shapes, inferred_model, skeleton, typical_shapes
 
 MINIMUM_OPSET = 13
 """From here on Squeeze, Unsqueeze, Split, Slice and Pad take their integers as inputs and Softmax has one axis."""
@@ -30,14 +30,16 @@ MINIMUM_OPSET = 13
 FOLD_LIMIT = 2**24
 """Constants of more elements than this are not computed ahead of time."""
 
-MAXIMUM_ROUNDS = 8
-"""Folding settles after two or three rounds; this bounds the work on graphs made to last longer."""
+MAXIMUM_ROUNDS = 256
+"""One round for each Reshape whose target hangs on the one before; this bounds the work on graphs made to last longer."""
 
 NEVER_FOLDED = ("QuantizeLinear", "DequantizeLinear")
 
 
-def normalize(model: ModelProto) -> Graph:
+def normalize(model: ModelProto, input_shapes: InputShapes | None = None) -> Graph:
     """Bring a model into normal form, in place, and return it with its shapes.
+
+    `input_shapes` are the sizes of dynamic inputs that costs are counted with.
 
     Raises InvalidModelError where the model breaks the ONNX specification.
     """
@@ -55,20 +57,26 @@ def normalize(model: ModelProto) -> Graph:
     if gather_shuffles(model.graph, infer_shapes(model, shape_like())):
         remove_dead_code(model.graph)
     _write_value_info(model)
-    return Graph(model, infer_shapes(model, shape_like()))
+    graph = Graph(model, infer_shapes(model, shape_like()))
+    graph.sized = typical_shapes(graph, shape_like(), input_shapes)
+    return graph
 
 
 def _settle_constants(model: ModelProto) -> None:
     """Fold, and make Reshape targets constant, until neither finds more: each gives the other new shapes to go by."""
     for _ in range(MAXIMUM_ROUNDS):
         count = len(model.graph.node)
-        _write_value_info(model)
-        changed = constant_reshapes(Graph(model, infer_shapes(model, shape_like())))
-        if _foldable(model):
+        graph = Graph(model, infer_shapes(model, shape_like()))
+        if unwrap_softmaxes(graph):
+            remove_dead_code(model.graph)
+        elif not constant_reshapes(graph):
+            _write_value_info(model)
+            if not _foldable(model):
+                return
             _fold(model)
             remove_dead_code(model.graph)
-        if not changed and len(model.graph.node) == count:
-            return
+            if len(model.graph.node) == count:
+                return
 
 
 def shape_like() -> dict[str, str]:
@@ -310,7 +318,7 @@ def _name_nodes(graph: GraphProto) -> None:
 
 def _write_value_info(model: ModelProto) -> None:
     """Replace value_info, which may be stale, by what shape inference finds."""
-    inferred = inferred_model(model, shape_like())
+    inferred = inferred_model(skeleton(model), model, shape_like())
     extra = {value.name: value for value in model.graph.value_info}
     names = {name for node in model.graph.node for name in node.output}
     fresh = [value for value in inferred.graph.value_info if value.name in names]

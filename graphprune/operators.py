@@ -167,9 +167,10 @@ def independent(site: Site) -> Results:
 # ---- contractions -------------------------------------------------------------------------------
 
 
-def positions(shape: tuple[int | str | None, ...] | None) -> int:
-    """The number of spatial positions of [N, C, ...]; dynamic sizes count as 1."""
-    return prod(dim if isinstance(dim, int) else 1 for dim in (shape or ())[2:])
+def positions(site: Site, name: str) -> int:
+    """The number of spatial positions of a value of shape [N, C, ...]."""
+    rank = len(site.graph.shape(name) or ())
+    return prod(site.graph.typical_size(name, axis) for axis in range(2, rank))
 
 
 def group_sizes(site: Site) -> Mapping[str, int]:
@@ -179,12 +180,12 @@ def group_sizes(site: Site) -> Mapping[str, int]:
 
 def conv_macs(site: Site) -> int:
     """Kernel size times output positions."""
-    return positions(site.output_shape()) * positions(site.shape(1))
+    return positions(site, site.outputs[0]) * positions(site, site.inputs[1])
 
 
 def transposed_conv_macs(site: Site) -> int:
     """Kernel size times input positions."""
-    return positions(site.shape(0)) * positions(site.shape(1))
+    return positions(site, site.inputs[0]) * positions(site, site.inputs[1])
 
 
 def shrink_conv(edit: Edit) -> None:

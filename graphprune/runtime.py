@@ -6,7 +6,7 @@ Start reading at `random_inputs` and `run`.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +15,12 @@ import onnx
 from onnx import ModelProto, helper
 
 from .errors import UsageError
-from .graph import Array, Graph, Shape, declared_shape
+from .graph import Array, Graph
 from .model_file import PROTOBUF_LIMIT, weight_bytes, write_model
+from .shape_inference import InputShapes, concrete_shapes
 
 if TYPE_CHECKING:
     import onnxruntime
-
-InputShapes = Mapping[str, Sequence[int]]
-
 
 def session(model: ModelProto, threads: int = 0, optimize: bool = True) -> onnxruntime.InferenceSession:
     """An ONNX Runtime CPU session; `threads` = 0 lets the runtime decide.
@@ -43,37 +41,6 @@ def session(model: ModelProto, threads: int = 0, optimize: bool = True) -> onnxr
         path = Path(folder) / "model.onnx"
         write_model(model, path)
         return ort.InferenceSession(str(path), options, providers=providers)
-
-
-def concrete_shapes(
-    inputs: Sequence[onnx.ValueInfoProto], shapes: InputShapes, batch: int, scale: int = 1
-) -> dict[str, tuple[int, ...]]:
-    """A shape to run each input with: as given by the user, else as declared, with sizes for dynamic dimensions.
-
-    The first dynamic axis of an input is the batch; further ones get 64 in an image (rank 4 and more), else 16, times `scale`.
-    Equal names get equal sizes.  Raises UsageError where a given shape does not fit.
-    """
-    symbols: dict[str, int] = {}
-    result: dict[str, tuple[int, ...]] = {}
-    for value in inputs:
-        declared = declared_shape(value) or ()
-        given = shapes.get(value.name)
-        if given is not None and not _fits(declared, given):
-            raise UsageError(f"input shape {value.name}={','.join(map(str, given))} does not fit {list(declared)}")
-        dynamic = (64 if len(declared) >= 4 else 16) * scale
-        sizes = []
-        for axis, dim in enumerate(declared):
-            size = dim if isinstance(dim, int) else batch if axis == 0 else dynamic
-            if isinstance(dim, str):
-                size = symbols.setdefault(dim, given[axis] if given is not None else size)
-            sizes.append(given[axis] if given is not None else size)
-        result[value.name] = tuple(sizes)
-    return result
-
-
-def _fits(declared: Shape, given: Sequence[int]) -> bool:
-    pairs = zip(declared, given, strict=False)
-    return len(given) == len(declared) and all(not isinstance(dim, int) or dim == size for dim, size in pairs)
 
 
 def random_inputs(

@@ -6,10 +6,16 @@ empty graph without a word).  Start reading at `infer_shapes`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import onnx
 from onnx import ModelProto, helper
 
-from .graph import Shape, declared_shape, element_count, operator_name
+from .errors import UsageError
+from .graph import Graph, Shape, declared_shape, element_count, operator_name
+
+InputShapes = Mapping[str, Sequence[int]]
+"""Shapes that the user gives for inputs with dynamic dimensions."""
 
 SMALL = 4096
 """Constants of up to this many elements keep their values: they may be shapes, and shapes are followed."""
@@ -40,7 +46,24 @@ def infer_shapes(model: ModelProto, shape_like: dict[str, str] | None = None) ->
 
     `shape_like` maps operators that ONNX does not know to standard ones with the same output shape.
     """
-    inferred = inferred_model(model, shape_like or {})
+    return _shapes_of(inferred_model(skeleton(model), model, shape_like or {}))
+
+
+def typical_shapes(graph: Graph, shape_like: dict[str, str], given: InputShapes | None = None) -> dict[str, Shape]:
+    """The shapes of all values for one sample and typical sizes of other dynamic dimensions (or those given)."""
+    if all(isinstance(dim, int) for value in graph.inputs for dim in declared_shape(value) or ()):
+        return graph.shapes
+    copy = skeleton(graph.model)
+    sizes = concrete_shapes(graph.inputs, given or {}, batch=1, scale=4)
+    for value in copy.graph.input:
+        for dim, size in zip(value.type.tensor_type.shape.dim, sizes.get(value.name, ()), strict=False):
+            dim.dim_value = size
+    for output in copy.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    return _shapes_of(inferred_model(copy, graph.model, shape_like))
+
+
+def _shapes_of(inferred: ModelProto) -> dict[str, Shape]:
     shapes: dict[str, Shape] = {}
     for value in [*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output]:
         shape = declared_shape(value)
@@ -49,9 +72,8 @@ def infer_shapes(model: ModelProto, shape_like: dict[str, str] | None = None) ->
     return shapes
 
 
-def inferred_model(model: ModelProto, shape_like: dict[str, str]) -> ModelProto:
-    """The skeleton with value_info for every value whose type can be inferred."""
-    copy = skeleton(model)
+def inferred_model(copy: ModelProto, model: ModelProto, shape_like: dict[str, str]) -> ModelProto:
+    """The skeleton `copy` of `model` with value_info for every value whose type can be inferred."""
     kept = {value.name: value for value in model.graph.value_info}
     for node in copy.graph.node:
         name = operator_name(node)
@@ -70,3 +92,34 @@ def _imitate(node: onnx.NodeProto, operator: str) -> None:
     del node.attribute[:]
     node.attribute.extend(kept)
     del node.input[len(schema.inputs) :]
+
+
+def concrete_shapes(
+    inputs: Sequence[onnx.ValueInfoProto], shapes: InputShapes, batch: int, scale: int = 1
+) -> dict[str, tuple[int, ...]]:
+    """A shape to run each input with: as given by the user, else as declared, with sizes for dynamic dimensions.
+
+    The first dynamic axis of an input is the batch; further ones get 64 in an image (rank 4 and more), else 16, times `scale`.
+    Equal names get equal sizes.  Raises UsageError where a given shape does not fit.
+    """
+    symbols: dict[str, int] = {}
+    result: dict[str, tuple[int, ...]] = {}
+    for value in inputs:
+        declared = declared_shape(value) or ()
+        given = shapes.get(value.name)
+        if given is not None and not _fits(declared, given):
+            raise UsageError(f"input shape {value.name}={','.join(map(str, given))} does not fit {list(declared)}")
+        dynamic = (64 if len(declared) >= 4 else 16) * scale
+        sizes = []
+        for axis, dim in enumerate(declared):
+            size = dim if isinstance(dim, int) else batch if axis == 0 else dynamic
+            if isinstance(dim, str):
+                size = symbols.setdefault(dim, given[axis] if given is not None else size)
+            sizes.append(given[axis] if given is not None else size)
+        result[value.name] = tuple(sizes)
+    return result
+
+
+def _fits(declared: Shape, given: Sequence[int]) -> bool:
+    pairs = zip(declared, given, strict=False)
+    return len(given) == len(declared) and all(not isinstance(dim, int) or dim == size for dim, size in pairs)

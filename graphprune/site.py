@@ -207,6 +207,8 @@ class RuleMatch:
         self.site = site
         self.rule = rule
         self.sizes = sizes
+        self.typical: dict[str, int] = {}
+        """Sizes of dimensions that nothing fixes, for counting costs."""
         self.bound: dict[str, Axis] = {}
         self.spreads: dict[int, list[Pattern]] = {}
 
@@ -240,7 +242,9 @@ class RuleMatch:
                 self.site.pin(axis, f"{kind} needs every index of this axis")
                 if self.site.is_constant(index):
                     self.site.ledger.kernel_axes.add((self.site.inputs[index], position))
-            elif not self._bind(pattern, axis, self.site.size(axis, dim)):
+                continue
+            self.typical.setdefault(pattern[0], self.site.graph.typical_size(self.site.inputs[index], position))
+            if not self._bind(pattern, axis, self.site.size(axis, dim)):
                 self.site.pin(axis, f"{kind} has axes whose sizes do not fit its attributes")
         return None
 
@@ -316,7 +320,7 @@ class RuleMatch:
         constant, factors = per_combination, []
         for name, axis in self.bound.items():
             if isinstance(axis, int):
-                constant *= self.sizes.get(name, 1)
+                constant *= self.sizes.get(name, self.typical.get(name, 1))
             else:
                 factors.append(axis)
         self.site.ledger.mac_terms.append(MacTerm(self.site.position, constant, tuple(factors)))

@@ -38,6 +38,8 @@ class ConvNorm(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(cin, cout, kernel, stride, kernel // 2, groups=groups, bias=False)
         self.norm = nn.BatchNorm2d(cout)
+        # Layers that are added have equal bias gradients, and the exporter merges equal tensors.
+        nn.init.normal_(self.norm.bias, std=0.01)
         self.relu = relu
 
     def forward(self, x: Tensor) -> Tensor:
@@ -84,7 +86,7 @@ class InvertedResidual(nn.Module):
         self.adds = cin == cout and stride == 1
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.project(self.squeeze(self.depthwise(self.expand(x))))
+        y: Tensor = self.project(self.squeeze(self.depthwise(self.expand(x))))
         return x + y if self.adds else y
 
 
@@ -109,7 +111,8 @@ class SeparableConv(nn.Module):
         self.pointwise = ConvNorm(cin, cout, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.pointwise(self.depthwise(x))
+        y: Tensor = self.pointwise(self.depthwise(x))
+        return y
 
 
 class FashionNet(nn.Module):
@@ -131,7 +134,8 @@ class FashionNet(nn.Module):
         x = self.stem((image / 255.0 - MEAN) / STD)
         x = self.mb1(self.res2(self.res1(x)))
         x = self.head(self.mb3(self.branches(self.mb2(x))))
-        return self.classifier(F.adaptive_avg_pool2d(x, 1).flatten(1))
+        logits: Tensor = self.classifier(F.adaptive_avg_pool2d(x, 1).flatten(1))
+        return logits
 
 
 # --- coupled channels and the group lasso -----------------------------------------------------
@@ -180,6 +184,12 @@ def written(layer: ConvNorm, start: int = 0) -> list[Member]:
     return [Member(tensor, 0, start) for tensor in tensors]
 
 
+def filters(layer: nn.Conv2d) -> list[Member]:
+    """What a convolution with a bias holds for the channels it writes."""
+    assert layer.bias is not None
+    return [Member(layer.weight, 0), Member(layer.bias, 0)]
+
+
 def read(layer: nn.Conv2d | nn.Linear, start: int = 0) -> list[Member]:
     """What a layer holds for the channels it reads."""
     return [Member(layer.weight, 1, start)]
@@ -190,8 +200,8 @@ def inner_groups(name: str, block: InvertedResidual) -> Iterator[Group]:
     members = [*written(block.expand), *written(block.depthwise), *read(block.project.conv)]
     if isinstance(block.squeeze, SqueezeExcite):
         reduce, expand = block.squeeze.reduce, block.squeeze.expand
-        members += [*read(reduce), Member(expand.weight, 0), Member(expand.bias, 0)]
-        gate = [Member(reduce.weight, 0), Member(reduce.bias, 0), *read(expand)]
+        members += [*read(reduce), *filters(expand)]
+        gate = [*filters(reduce), *read(expand)]
         yield Group(f"{name}.squeeze", reduce.out_channels, gate)
     yield Group(name, block.expand.conv.out_channels, members)
 
