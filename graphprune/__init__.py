@@ -1,0 +1,29 @@
+"""graphprune: a structured pruning compiler over ONNX.
+
+    import graphprune
+    result = graphprune.prune("model.onnx", targets=["macs=0.5"])
+
+Start reading at `graphprune.pipeline.prune`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .version import VERSION as __version__
+
+if TYPE_CHECKING:
+    from .pipeline import Options, Result, analyze, apply_plan, load, prune, verify
+
+_PIPELINE = ("Options", "Result", "analyze", "apply_plan", "load", "prune", "verify")
+
+__all__ = ["Options", "Result", "__version__", "analyze", "apply_plan", "load", "prune", "verify"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the pipeline on first use, so that `import graphprune` costs nothing."""
+    if name not in _PIPELINE:
+        raise AttributeError(f"module 'graphprune' has no attribute {name!r}")
+    from . import pipeline
+
+    return getattr(pipeline, name)

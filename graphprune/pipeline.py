@@ -1,0 +1,395 @@
+"""The main job: a model goes in, a smaller and proven one comes out.
+
+    read -> normalize -> infer -> score -> select -> plan -> rewrite -> prove
+
+Start reading at `prune`.  The command line (`graphprune.cli`) is a thin layer over these functions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from math import gcd
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from . import registry
+from .budget import Problem, solve
+from .cost import Cost, CostModel
+from .edit import KeptOf
+from .errors import ProofError, UnreachableError, UsageError
+from .graph import Graph, operator_name
+from .groups import Group
+from .inference import Analysis, infer
+from .model_file import content_hash, read_model
+from .normalize import normalize
+from .operators import TABLE
+from .plan import Plan, PlanGroup, PlanMember, PlanPinned
+from .proof import Proof, prove
+from .shape_inference import InputShapes
+from .targets import Target, parse_target
+from .version import VERSION
+from .weights import Vector, Weights
+
+Step = Callable[[str], None]
+"""Called with a short description when a stage begins; for progress displays."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asks for; the defaults are those of the command line."""
+
+    targets: tuple[str, ...] = ()
+    importance: str = "magnitude"
+    selection: str = "uniform"
+    align: int | str = "auto"
+    keep: tuple[str, ...] = ()
+    ratios: tuple[str, ...] = ()
+    min_channels: int = 1
+    seed: int = 0
+    on_unsupported: str = "pin"
+    verify: bool = True
+
+    def as_dict(self) -> dict[str, Any]:
+        """The options as they are recorded in a plan."""
+        return {
+            "targets": list(self.targets),
+            "importance": self.importance,
+            "selection": self.selection,
+            "align": self.align,
+            "keep": list(self.keep),
+            "ratios": list(self.ratios),
+            "min_channels": self.min_channels,
+            "seed": self.seed,
+            "on_unsupported": self.on_unsupported,
+        }
+
+
+@dataclass(frozen=True)
+class Realised:
+    """One target and what became of it: `value` over the original's cost."""
+
+    target: str
+    limit: float
+    cost: int
+    original: int
+
+    @property
+    def fraction(self) -> float:
+        """The realised share of the original."""
+        return self.cost / self.original if self.original else 1.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """A pruned model with everything that is known about it."""
+
+    model: ModelProto
+    original: Graph
+    plan: Plan
+    before: Cost
+    after: Cost
+    realised: tuple[Realised, ...]
+    proof: Proof | None
+
+
+def load(source: str | Path | ModelProto, input_shapes: InputShapes | None = None) -> Graph:
+    """Read (or copy) a model and bring it into normal form.  Raises InvalidModelError."""
+    if isinstance(source, ModelProto):
+        model = ModelProto()
+        model.CopyFrom(source)
+    else:
+        model = read_model(Path(source))
+    return normalize(model, input_shapes)
+
+
+def analyze(source: str | Path | ModelProto | Graph, input_shapes: InputShapes | None = None) -> Analysis:
+    """The groups and pinned axes of a model.  Raises InvalidModelError."""
+    return infer(source if isinstance(source, Graph) else load(source, input_shapes))
+
+
+def prune(
+    source: str | Path | ModelProto | Graph,
+    options: Options | None = None,
+    input_shapes: InputShapes | None = None,
+    step: Step = lambda text: None,
+    **changes: Any,
+) -> Result:
+    """Prune a model: `prune("model.onnx", targets=["macs=0.5"])`.
+
+    Keyword arguments are the fields of `Options`.  Raises UsageError, InvalidModelError, UnreachableError or ProofError; nothing
+    is written to disk.
+    """
+    options = _options(options, changes)
+    targets = [parse_target(text) for text in options.targets]
+    if not targets and not options.ratios:
+        raise UsageError("nothing to do: give a target such as macs=0.5, or a ratio for some layers")
+    step("reading and normalising")
+    graph = source if isinstance(source, Graph) else load(source, input_shapes)
+    with ThreadPoolExecutor(1) as pool:
+        digest = pool.submit(content_hash, graph.model)
+        step("finding groups")
+        analysis = infer(graph)
+        _check_supported(analysis, options)
+        model = CostModel(analysis)
+        step("scoring channels")
+        problem = _problem(analysis, options, targets)
+        step("selecting channels")
+        path = registry.make("selection", options.selection).path(problem)
+        keep = solve(problem, path, model)
+        graph.forget_constants()
+        if all(len(units) == group.size for group, units in zip(problem.groups, keep.values(), strict=True)):
+            raise UnreachableError(_nothing_pruned(options))
+        present = analysis.present(keep)
+        rewritten = rewrite(analysis, present)
+        plan = _plan(analysis, keep, rewritten.kept_of, options, digest.result())
+    after = model.cost(present)
+    realised = tuple(Realised(str(t), t.limit(model.original), after.of(t.kind), model.original.of(t.kind)) for t in targets)
+    proof = None
+    if options.verify:
+        step("proving")
+        proof = _passed(prove(analysis, present, rewritten.model, rewritten.kept_of, options.seed, input_shapes))
+    return Result(rewritten.model, graph, plan, model.original, after, realised, proof)
+
+
+def apply_plan(source: str | Path | ModelProto | Graph, plan: Plan, verify: bool = True) -> Result:
+    """Replay a plan on the model that it was made for: gives the same bytes again.
+
+    Raises UsageError where the plan does not fit the model, ProofError where the result is wrong.
+    """
+    graph = source if isinstance(source, Graph) else load(source)
+    analysis, present = _replay(graph, plan)
+    model = CostModel(analysis)
+    rewritten = rewrite(analysis, present)
+    proof = None
+    if verify:
+        proof = _passed(prove(analysis, present, rewritten.model, rewritten.kept_of, plan.options.get("seed", 0)))
+    return Result(rewritten.model, graph, plan, model.original, model.cost(present), (), proof)
+
+
+def verify(
+    source: str | Path | ModelProto | Graph,
+    plan: Plan,
+    pruned: str | Path | ModelProto,
+    seed: int = 0,
+    input_shapes: InputShapes | None = None,
+) -> Proof:
+    """The proof alone: does a pruned model compute what the masked original computes?
+
+    Raises UsageError where the plan does not fit the model, ProofError where one of the models cannot be run.
+    """
+    graph = source if isinstance(source, Graph) else load(source)
+    analysis, present = _replay(graph, plan)
+    model = pruned if isinstance(pruned, ModelProto) else read_model(Path(pruned))
+    kept_of = registry.load("rewrite", "shrink").kept_indices(analysis, present)
+    return prove(analysis, present, model, kept_of, seed, input_shapes)
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """The result of the rewrite and the index vectors it used."""
+
+    model: ModelProto
+    kept_of: KeptOf
+
+
+def rewrite(analysis: Analysis, present: NDArray[np.bool_]) -> Rewritten:
+    """Physically remove what is not present."""
+    shrink = registry.load("rewrite", "shrink")
+    return Rewritten(shrink.shrink(analysis, present), shrink.kept_indices(analysis, present))
+
+
+# ---- from options to a problem ------------------------------------------------------------------
+
+
+def _options(options: Options | None, changes: Mapping[str, Any]) -> Options:
+    from dataclasses import asdict, fields
+
+    unknown = sorted(set(changes) - {field.name for field in fields(Options)})
+    if unknown:
+        raise UsageError(f"unknown option {unknown[0]!r}; there are: {', '.join(f.name for f in fields(Options))}")
+    values = {**asdict(options or Options()), **changes}
+    for name in ("targets", "keep", "ratios"):
+        values[name] = (values[name],) if isinstance(values[name], str) else tuple(values[name])
+    return Options(**values)
+
+
+def _check_supported(analysis: Analysis, options: Options) -> None:
+    if options.on_unsupported == "pin":
+        return
+    unknown = sorted({operator_name(node) for node in analysis.graph.nodes} - set(TABLE))
+    if unknown:
+        raise UnreachableError(f"operators without a rule: {', '.join(unknown)} (--on-unsupported pin keeps what they touch)")
+
+
+def _problem(analysis: Analysis, options: Options, targets: Sequence[Target]) -> Problem:
+    """Groups that may shrink, with scores and bounds.  Raises UsageError and UnreachableError."""
+    if not analysis.groups:
+        raise UnreachableError("nothing can be pruned: every axis is pinned (`graphprune analyze` tells why)")
+    frozen = _matching(analysis, options.keep, "--keep", every_member=True)
+    fixed = _ratios(analysis, options)
+    criterion = registry.make("importance", options.importance)
+    if hasattr(criterion, "seed") and options.seed:
+        criterion = type(criterion)(seed=options.seed)
+    weights = Weights(analysis.graph)
+    raw: list[Vector | None] = [criterion.score(group, weights) for group in analysis.groups]
+    if all(score is None for score in raw):
+        raise UnreachableError(f"importance {criterion.name!r} has no say about any group of this model; try magnitude")
+    scores = [np.zeros(g.size) if s is None else s for g, s in zip(analysis.groups, raw, strict=True)]
+    sizes = np.array([group.size for group in analysis.groups], np.int64)
+    steps = np.array([alignment(group, options.align) for group in analysis.groups], np.int64)
+    lower = np.minimum(np.maximum(1, options.min_channels), sizes)
+    upper = sizes.copy()
+    for k, group in enumerate(analysis.groups):
+        if group.id in frozen or raw[k] is None:
+            lower[k] = sizes[k]
+        elif group.id in fixed:
+            wished = int(np.rint(fixed[group.id] * sizes[k] / steps[k])) * int(steps[k])
+            lower[k] = upper[k] = min(max(wished, int(lower[k])), int(sizes[k]))
+    return Problem(analysis.groups, scores, lower, upper, steps, targets)
+
+
+def alignment(group: Group, align: int | str) -> int:
+    """The step of a group's size, so that every axis it produces stays a multiple of the alignment.
+
+    `auto` is for ONNX Runtime's CPU kernels: blocks of 16 channels, and counts that are no multiple of 4 leave the blocked layout
+    (measured, docs/decisions/0003-alignment.md); small groups get smaller steps, so that a quarter of a group can leave.
+    """
+    if isinstance(align, str):
+        if align != "auto" and not align.isdigit():
+            raise UsageError(f"--align {align!r}: give 'auto' or a number")
+        value = int(align) if align != "auto" else next((s for s in (16, 8, 4) if group.size >= 4 * s), 4)
+        value = 1 if align == "auto" and group.size < 8 else value
+    else:
+        value = align
+    if value < 1:
+        raise UsageError(f"--align {align}: must be at least 1")
+    producers = [member for member in group.members if member.role == "producer"] or list(group.members)
+    repeats = min(len(member.units) // max(1, len(np.unique(member.units))) for member in producers)
+    return max(1, min(value // gcd(value, repeats), group.size))
+
+
+def _matching(analysis: Analysis, patterns: Sequence[str], option: str, every_member: bool) -> set[str]:
+    """Ids of the groups that any of the regular expressions matches.  Raises UsageError for one that matches nothing."""
+    found: set[str] = set()
+    for pattern in patterns:
+        try:
+            regex = re.compile(pattern)
+        except re.error as error:
+            raise UsageError(f"{option} {pattern!r} is not a regular expression: {error}") from error
+        hits = {g.id for g in analysis.groups if any(regex.search(n) for n in _names(analysis, g, every_member))}
+        if not hits and not _matches_pinned(analysis, regex):
+            raise UsageError(f"{option} {pattern!r} matches no group, tensor or node (see `graphprune analyze`)")
+        found |= hits
+    return found
+
+
+def _names(analysis: Analysis, group: Group, every_member: bool) -> set[str]:
+    members = [m for m in group.members if every_member or m.role == "producer"]
+    return {group.id, *(m.tensor for m in members), *(analysis.graph.nodes[m.node].name for m in members)}
+
+
+def _matches_pinned(analysis: Analysis, regex: re.Pattern[str]) -> bool:
+    return any(regex.search(name) for name in analysis.graph.initializers) or any(
+        regex.search(node.name) for node in analysis.graph.nodes
+    )
+
+
+def _ratios(analysis: Analysis, options: Options) -> dict[str, float]:
+    fixed: dict[str, float] = {}
+    for text in options.ratios:
+        pattern, equals, value = text.rpartition("=")
+        try:
+            ratio = float(value)
+        except ValueError:
+            ratio = -1.0
+        if not equals or not 0 < ratio <= 1:
+            raise UsageError(f"--ratio {text!r} is not of the form REGEX=VALUE with a value above 0 and at most 1")
+        fixed |= dict.fromkeys(_matching(analysis, [pattern], "--ratio", every_member=False), ratio)
+    return fixed
+
+
+def _nothing_pruned(options: Options) -> str:
+    return (
+        f"nothing was pruned: with --align {options.align} and --min-channels {options.min_channels} no group can shrink "
+        "for this target; lower them or the target"
+    )
+
+
+# ---- plans --------------------------------------------------------------------------------------
+
+
+def _plan(analysis: Analysis, keep: Mapping[str, list[int]], kept_of: KeptOf, options: Options, digest: str) -> Plan:
+    shrink = registry.load("rewrite", "shrink")
+    groups = [
+        PlanGroup(
+            id=group.id,
+            size=group.size,
+            keep=keep[group.id],
+            members=[PlanMember(tensor=m.tensor, axis=m.axis, role=m.role) for m in group.members],
+        )
+        for group in analysis.groups
+    ]
+    tensors = {}
+    for name in analysis.graph.initializers:
+        cuts = shrink.cut_axes(analysis.graph, name, kept_of)
+        if cuts:
+            tensors[name] = {str(axis): indices.tolist() for axis, indices in cuts.items()}
+    pinned = [
+        PlanPinned(tensor=p.tensor, axis=p.axis, reason=p.reason.text, node=p.reason.node) for p in analysis.pinned
+    ]
+    return Plan(
+        graphprune=VERSION, model_sha256=digest, options=options.as_dict(), groups=groups, tensors=tensors, pinned=pinned
+    )
+
+
+def _replay(graph: Graph, plan: Plan) -> tuple[Analysis, NDArray[np.bool_]]:
+    """The analysis and the present labels of a plan.  Raises UsageError where it does not fit the model."""
+    digest = content_hash(graph.model)
+    if digest != plan.model_sha256:
+        raise UsageError(
+            f"the plan is for another model: it names sha256 {plan.model_sha256[:12]}..., this one (normalised) is {digest[:12]}..."
+        )
+    analysis = infer(graph)
+    known = {group.id: group for group in analysis.groups}
+    for entry in plan.groups:
+        group = known.get(entry.id)
+        if group is None or group.size != entry.size:
+            raise UsageError(f"the plan's group {entry.id!r} of size {entry.size} is not in this model")
+        _check_keep(entry)
+    present = analysis.present(plan.keep)
+    _check_tensors(analysis, plan, present)
+    return analysis, present
+
+
+def _check_keep(entry: PlanGroup) -> None:
+    if not entry.keep:
+        raise UsageError(f"the plan keeps nothing of group {entry.id!r}; at least one unit must stay")
+    if max(entry.keep) >= entry.size:
+        raise UsageError(f"the plan's group {entry.id!r} keeps index {max(entry.keep)}, but its size is {entry.size}")
+    if any(b <= a for a, b in zip(entry.keep, entry.keep[1:], strict=False)):
+        raise UsageError(f"the plan's group {entry.id!r}: indices to keep must ascend without repetition")
+
+
+def _check_tensors(analysis: Analysis, plan: Plan, present: NDArray[np.bool_]) -> None:
+    """The index vectors that the plan lists must be those that its groups lead to."""
+    shrink = registry.load("rewrite", "shrink")
+    kept_of = shrink.kept_indices(analysis, present)
+    for name in {*plan.tensors, *analysis.graph.initializers}:
+        if name not in analysis.graph.initializers:
+            raise UsageError(f"the plan cuts the tensor {name!r}, which is not in this model")
+        cuts = {str(axis): ids.tolist() for axis, ids in shrink.cut_axes(analysis.graph, name, kept_of).items()}
+        if cuts != plan.tensors.get(name, {}):
+            raise UsageError(f"the plan contradicts itself: the indices for tensor {name!r} are not those of its groups")
+
+
+def _passed(proof: Proof) -> Proof:
+    if not proof.passed:
+        raise ProofError(f"{proof}; nothing was written. Please report this with the model")
+    return proof
