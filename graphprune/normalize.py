@@ -18,11 +18,11 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, version_converter
 
-from .errors import InvalidModelError
+from .errors import InvalidModelError, UsageError
 from .graph import DEFAULT_DOMAINS, Graph, canonical_domain, node_reads, operator_name, subgraphs
 from .normal_forms import constant_reshapes, gather_shuffles, unshare_initializers, unwrap_softmaxes
 from .operators import TABLE
-from .shape_inference import InputShapes, infer_shapes, inferred_model, skeleton, typical_shapes
+from .shape_inference import InputShapes, concrete_shapes, infer_shapes, inferred_model, skeleton, typical_shapes
 
 MINIMUM_OPSET = 13
 """From here on Squeeze, Unsqueeze, Split, Slice and Pad take their integers as inputs and Softmax has one axis."""
@@ -60,6 +60,24 @@ def normalize(model: ModelProto, input_shapes: InputShapes | None = None) -> Gra
     graph = Graph(model, infer_shapes(model, shape_like()))
     graph.sized = typical_shapes(graph, shape_like(), input_shapes)
     return graph
+
+
+def fix_input_shapes(model: ModelProto, shapes: InputShapes) -> None:
+    """Make dynamic dimensions of inputs static.  Raises UsageError for names or sizes that do not fit."""
+    inputs = {value.name: value for value in model.graph.input}
+    for name in shapes:
+        if name not in inputs:
+            raise UsageError(f"input shape for {name!r}: the model has no such input; it has: {', '.join(inputs)}")
+    for name, sizes in concrete_shapes([inputs[name] for name in shapes], shapes, batch=1).items():
+        for dim, size in zip(inputs[name].type.tensor_type.shape.dim, sizes, strict=True):
+            dim.dim_value = size
+    if not shapes:
+        return
+    for output in model.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    inferred = inferred_model(skeleton(model), model, shape_like())
+    for output, typed in zip(model.graph.output, inferred.graph.output, strict=True):
+        output.type.CopyFrom(typed.type)
 
 
 def _settle_constants(model: ModelProto) -> None:

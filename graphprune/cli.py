@@ -1,0 +1,377 @@
+"""The command line: `graphprune VERB ...` (design section 8, docs/command-line.md).
+
+Nothing but the result goes to standard output; progress and errors go to standard error.  Every error that a user can cause
+ends with its documented exit code and without a traceback.  Start reading at `prune`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from . import registry
+from .errors import ExitCode, GraphpruneError, UsageError
+from .version import VERSION
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+    from rich.table import Table
+
+MODEL = click.Path(path_type=Path)
+JSON = click.option("--json", "json_to", metavar="FILE|-", help="Also write the result as JSON; '-' is standard output.")
+SHAPE = click.option(
+    "--input-shape", "shapes", multiple=True, metavar="NAME=1,3,224,224", help="Size of an input with dynamic dimensions."
+)
+
+
+class Commands(click.Group):
+    """A click group that turns graphprune's errors into messages and exit codes."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a command; never lets a traceback out unless GRAPHPRUNE_DEBUG is set."""
+        try:
+            return super().main(*args, **kwargs)
+        except GraphpruneError as error:
+            _fail(str(error), error.exit_code)
+        except MemoryError:
+            _fail("out of memory: the model is too large for this machine", ExitCode.INTERNAL)
+        except RecursionError:
+            _fail("the model is nested too deeply", ExitCode.INVALID_MODEL)
+        except Exception as error:
+            if os.environ.get("GRAPHPRUNE_DEBUG"):
+                traceback.print_exc()
+            _fail(f"internal error ({type(error).__name__}: {error}); set GRAPHPRUNE_DEBUG=1 for details", ExitCode.INTERNAL)
+
+
+def _fail(message: str, code: ExitCode) -> None:
+    click.echo(f"graphprune: error: {message}", err=True)
+    sys.exit(int(code))
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(VERSION, prog_name="graphprune")
+def main() -> None:
+    """A structured pruning compiler over ONNX: a trained network goes in, a smaller and proven one comes out."""
+
+
+# ---- verbs --------------------------------------------------------------------------------------
+
+
+@main.command("import")
+@click.argument("source")
+@click.option("-o", "--output", type=MODEL, required=True, help="The normalised ONNX file.")
+@click.option("--format", "format_", help="The source's framework; by default recognised.")
+@SHAPE
+def import_(source: str, output: Path, format_: str | None, shapes: tuple[str, ...]) -> None:
+    """Normalise a model; names in a plan are names in this file."""
+    from .normalize import fix_input_shapes, normalize
+
+    _check_output(output)
+    with progress("importing"):
+        model = _importer(source, format_).read(source)
+        fix_input_shapes(model, _input_shapes(shapes))
+        graph = normalize(model)
+    _exporter().write(graph.model, output)
+    click.echo(f"{output}: {len(graph.nodes)} nodes, {len(graph.initializers)} initializers")
+
+
+@main.command()
+@click.argument("model", type=MODEL)
+@SHAPE
+@JSON
+def analyze(model: Path, shapes: tuple[str, ...], json_to: str | None) -> None:
+    """Show groups of coupled channels, and what is pinned and why; changes nothing."""
+    from . import pipeline
+    from .cost import CostModel
+
+    with progress("analysing"):
+        analysis = pipeline.analyze(model, _input_shapes(shapes))
+    from . import tables
+
+    result = tables.analysis_json(analysis)
+    costs = tables.cost_table(CostModel(analysis).original)
+    _report([tables.analysis_table(analysis), tables.pinned_table(analysis), costs], result, json_to)
+
+
+@main.command()
+@click.argument("model", type=MODEL)
+@click.option("-o", "--output", type=MODEL, required=True, help="The pruned ONNX file.")
+@click.option("--target", "targets", multiple=True, metavar="KIND=VALUE", help="macs=0.5, params=300K, bytes=2MB, channels=0.7.")
+@click.option("--importance", default="magnitude", show_default=True, metavar="SPEC", help="How channels are scored.")
+@click.option("--selection", default="uniform", show_default=True, metavar="SPEC", help="How the budget is spread.")
+@click.option("--align", default="auto", show_default=True, metavar="auto|N", help="Channel counts are multiples of this.")
+@click.option("--keep", multiple=True, metavar="REGEX", help="Leave matching groups, tensors or nodes as they are.")
+@click.option("--ratio", "ratios", multiple=True, metavar="REGEX=VALUE", help="Keep this share of matching layers' outputs.")
+@click.option("--min-channels", default=1, show_default=True, type=click.IntRange(min=1), help="No group gets smaller.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="For the proof and random scores.")
+@click.option("--plan", "plan_to", type=MODEL, help="Write the plan: what was kept of every group.")
+@click.option("--eval", "eval_from", type=MODEL, metavar="FILE.npz", help="Measure accuracy on these labelled samples.")
+@click.option("--measure", is_flag=True, help="Measure latency before and after.")
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(min=0), help="For --measure.")
+@click.option("--on-unsupported", type=click.Choice(["pin", "error"]), default="pin", show_default=True)
+@click.option("--no-verify", is_flag=True, help="Leave out the proof.")
+@SHAPE
+@JSON
+def prune(
+    model: Path,
+    output: Path,
+    plan_to: Path | None,
+    eval_from: Path | None,
+    measure: bool,
+    threads: int,
+    no_verify: bool,
+    shapes: tuple[str, ...],
+    json_to: str | None,
+    **options: Any,
+) -> None:
+    """Prune a model to a target and prove that the result equals the masked original."""
+    from . import pipeline
+
+    for path in (output, plan_to):
+        _check_output(path)
+    input_shapes = _input_shapes(shapes)
+    with progress("pruning") as bar:
+        source = pipeline.load(model, input_shapes)
+        samples = _samples(eval_from, source)
+        result = pipeline.prune(
+            source, pipeline.Options(**options, verify=not no_verify), input_shapes, step=_describe(bar)
+        )
+        models = [result.original.model, result.model]
+        latency = _latency(models, threads, input_shapes, bar) if measure else []
+        accuracies = _accuracies(models, samples, bar) if samples else []
+    _exporter().write(result.model, output)
+    if plan_to is not None:
+        _write_text(plan_to, result.plan.to_json())
+    from . import tables
+
+    sizes = _file_size(model), _file_size(output)
+    table = tables.prune_table(result, sizes, latency, accuracies)
+    _report([table], tables.prune_json(result, sizes, latency, accuracies), json_to)
+    if json_to != "-" and result.proof is not None:
+        click.echo(str(result.proof))
+
+
+@main.command()
+@click.argument("model", type=MODEL)
+@click.argument("plan", type=MODEL)
+@click.option("-o", "--output", type=MODEL, required=True, help="The pruned ONNX file.")
+@click.option("--no-verify", is_flag=True, help="Leave out the proof.")
+@JSON
+def apply(model: Path, plan: Path, output: Path, no_verify: bool, json_to: str | None) -> None:
+    """Replay a plan: the same bytes as the run that wrote it."""
+    from . import pipeline
+    from .plan import read_plan
+
+    _check_output(output)
+    with progress("applying the plan"):
+        result = pipeline.apply_plan(model, read_plan(plan), verify=not no_verify)
+    _exporter().write(result.model, output)
+    from . import tables
+
+    sizes = _file_size(model), _file_size(output)
+    _report([tables.prune_table(result, sizes)], tables.prune_json(result, sizes), json_to)
+    if json_to != "-" and result.proof is not None:
+        click.echo(str(result.proof))
+
+
+@main.command()
+@click.argument("model", type=MODEL)
+@click.argument("plan", type=MODEL)
+@click.argument("pruned", type=MODEL)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="For the random inputs.")
+@SHAPE
+@JSON
+def verify(model: Path, plan: Path, pruned: Path, seed: int, shapes: tuple[str, ...], json_to: str | None) -> None:
+    """Prove that a pruned model equals the masked original."""
+    from . import pipeline
+    from .plan import read_plan
+
+    with progress("proving"):
+        proof = pipeline.verify(model, read_plan(plan), pruned, seed, _input_shapes(shapes))
+    _write_json(asdict(proof), json_to)
+    if json_to != "-":
+        click.echo(str(proof))
+    if not proof.passed:
+        sys.exit(int(ExitCode.PROOF_FAILED))
+
+
+@main.command()
+@click.argument("models", nargs=-1, required=True, type=MODEL)
+@click.option("--backend", type=click.Choice(["onnxruntime"]), default="onnxruntime", show_default=True)
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(min=0), help="0: the runtime decides.")
+@click.option("--batch", default=1, show_default=True, type=click.IntRange(min=1), help="For models with a dynamic batch.")
+@SHAPE
+@JSON
+def bench(
+    models: tuple[Path, ...], backend: str, threads: int, batch: int, shapes: tuple[str, ...], json_to: str | None
+) -> None:
+    """Measure the latency of models, interleaved, with spread."""
+    from . import bench as benchmark
+    from . import tables
+    from .model_file import read_model
+
+    input_shapes = _input_shapes(shapes)
+    with progress("measuring", total=benchmark.ROUNDS) as bar:
+        loaded = [read_model(path) for path in models]
+        latencies = benchmark.measure(loaded, threads, batch, input_shapes, tick=lambda: bar.advance(bar.task_ids[0]))
+    result = {"backend": backend, "models": [{"model": str(p), **t.as_dict()} for p, t in zip(models, latencies, strict=True)]}
+    _report([tables.bench_table([str(path) for path in models], latencies)], result, json_to)
+
+
+@main.command()
+@click.argument("model", type=MODEL)
+@click.argument("pruned", type=MODEL)
+@JSON
+def diff(model: Path, pruned: Path, json_to: str | None) -> None:
+    """Compare two models layer by layer."""
+    from . import pipeline, tables
+    from .difference import compare
+
+    with progress("comparing"):
+        difference = compare(pipeline.load(model), pipeline.load(pruned))
+    _report([tables.difference_table(difference)], tables.difference_json(difference), json_to)
+
+
+@main.command("list")
+@click.argument("kind", required=False, type=click.Choice(["importance", "selection", "importers", "exporters", "operators"]))
+def list_(kind: str | None) -> None:
+    """List passes, importers, exporters or operators, with their options and defaults."""
+    from .operators import TABLE
+
+    for each in [kind] if kind else ["importance", "selection", "importers", "exporters", "operators"]:
+        if not kind:
+            click.echo(f"{each}:")
+        indent = "" if kind else "  "
+        if each == "operators":
+            for name in sorted(TABLE):
+                click.echo(f"{indent}{name:<28} {TABLE[name].rule}")
+            continue
+        for name in sorted(registry.registered(each)):
+            spec, text = registry.describe(each, name)
+            click.echo(f"{indent}{spec:<60} {text}")
+
+
+# ---- input and output ---------------------------------------------------------------------------
+
+
+@contextmanager
+def progress(what: str, total: float | None = None) -> Iterator[Progress]:
+    """A progress display on standard error; silent where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        bar.add_task(what, total=total)
+        yield bar
+
+
+def _describe(bar: Progress) -> Callable[[str], None]:
+    return lambda text: bar.update(bar.task_ids[0], description=text)
+
+
+def _report(tables: list[Table], result: dict[str, Any], json_to: str | None) -> None:
+    """Tables to standard output, or JSON where that was asked for."""
+    _write_json(result, json_to)
+    if json_to == "-":
+        return
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    for table in tables:
+        console.print(table)
+
+
+def _write_json(result: dict[str, Any], json_to: str | None) -> None:
+    if json_to is None:
+        return
+    text = json.dumps(result, sort_keys=True, indent=2) + "\n"
+    if json_to == "-":
+        click.echo(text, nl=False)
+    else:
+        _write_text(Path(json_to), text)
+
+
+def _write_text(path: Path, text: str) -> None:
+    from .model_file import atomic_file
+
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _check_output(path: Path | None) -> None:
+    """Refuse a folder that cannot be written before the long work starts."""
+    if path is None:
+        return
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: the folder {path.parent} does not exist")
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UsageError(f"{path}: cannot write there")
+
+
+def _file_size(path: Path) -> int:
+    return sum(p.stat().st_size for p in (path, path.with_name(path.name + ".data")) if p.exists())
+
+
+def _input_shapes(texts: tuple[str, ...]) -> dict[str, list[int]]:
+    shapes = {}
+    for text in texts:
+        name, equals, sizes = text.rpartition("=")
+        parts = sizes.split(",")
+        if not equals or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+            raise UsageError(f"--input-shape {text!r} is not of the form NAME=1,3,224,224")
+        shapes[name] = [int(part) for part in parts]
+    return shapes
+
+
+def _importer(source: str, name: str | None) -> Any:
+    if name is not None:
+        return registry.load("importers", name)()
+    for known in sorted(registry.registered("importers")):
+        importer = registry.load("importers", known)()
+        if importer.accepts(source):
+            return importer
+    raise UsageError(f"{source}: cannot tell which framework this is from; name it with --format")
+
+
+def _exporter() -> Any:
+    return registry.load("exporters", "onnx")()
+
+
+def _samples(path: Path | None, graph: Any) -> dict[str, Any]:
+    from .evaluation import read_samples
+
+    if path is None:
+        return {}
+    samples = read_samples(path, graph)
+    if "labels" not in samples:
+        raise UsageError(f"{path}: --eval needs a key 'labels'")
+    return samples
+
+
+def _latency(models: list[Any], threads: int, shapes: dict[str, list[int]], bar: Progress) -> list[Any]:
+    from . import bench as benchmark
+
+    bar.update(bar.task_ids[0], description="measuring latency", total=benchmark.ROUNDS, completed=0)
+    return benchmark.measure(models, threads, 1, shapes, tick=lambda: bar.advance(bar.task_ids[0]))
+
+
+def _accuracies(models: list[Any], samples: dict[str, Any], bar: Progress) -> list[float]:
+    from .evaluation import accuracy
+
+    bar.update(bar.task_ids[0], description="measuring accuracy", total=None)
+    return [accuracy(model, samples) for model in models]
+
+
+if __name__ == "__main__":
+    main()

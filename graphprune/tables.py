@@ -1,0 +1,153 @@
+"""What people and scripts read: tables for the terminal, dictionaries for JSON.
+
+Start reading at `prune_table`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.table import Table
+
+from .bench import Latency
+from .cost import Cost, CostModel
+from .difference import Difference
+from .inference import Analysis
+from .pipeline import Result
+
+
+def amount(value: float) -> str:
+    """A number with three significant digits and a unit: 12.3M."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "K")):
+        if value >= limit:
+            return f"{value / limit:.3g}{unit}" if value / limit < 1000 else f"{value / limit:.0f}{unit}"
+    return f"{value:.0f}"
+
+
+def prune_table(
+    result: Result, sizes: tuple[int, int], latency: Sequence[Latency] = (), accuracies: Sequence[float] = ()
+) -> Table:
+    """Before and after, with the requested targets."""
+    table = Table(title="graphprune", title_justify="left")
+    for name, justify in (("", "left"), ("before", "right"), ("after", "right"), ("kept", "right"), ("target", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    wished = {item.target.partition("=")[0]: f"<= {item.limit / item.original:.1%}" for item in result.realised if item.original}
+    rows = [("MACs", "macs"), ("params", "params"), ("weight bytes", "bytes"), ("channels", "channels")]
+    for title, kind in rows:
+        before, after = result.before.of(kind), result.after.of(kind)
+        share = f"{after / before:.1%}" if before else "-"
+        table.add_row(title, amount(before), amount(after), share, wished.get(kind, ""))
+    table.add_row("file size", amount(sizes[0]) + "B", amount(sizes[1]) + "B", f"{sizes[1] / max(1, sizes[0]):.1%}", "")
+    if latency:
+        old, new = (f"{item.median_ms:.3g} ms" for item in latency)
+        table.add_row("latency", old, new, f"{latency[1].median_ms / latency[0].median_ms:.1%}", "")
+    if accuracies:
+        table.add_row("accuracy", *(f"{value:.2%}" for value in accuracies), f"{accuracies[1] - accuracies[0]:+.2%}", "")
+    return table
+
+
+def prune_json(
+    result: Result, sizes: tuple[int, int], latency: Sequence[Latency] = (), accuracies: Sequence[float] = ()
+) -> dict[str, Any]:
+    """The same for scripts."""
+    report: dict[str, Any] = {
+        "before": asdict(result.before) | {"file_bytes": sizes[0]},
+        "after": asdict(result.after) | {"file_bytes": sizes[1]},
+        "targets": [asdict(item) | {"realised": item.fraction} for item in result.realised],
+        "groups": [
+            {"id": group.id, "size": group.size, "kept": len(group.keep)} for group in result.plan.groups
+        ],
+        "pinned": len(result.plan.pinned),
+        "model_sha256": result.plan.model_sha256,
+        "options": result.plan.options,
+        "proof": None if result.proof is None else asdict(result.proof),
+    }
+    if latency:
+        report["latency"] = {"before": latency[0].as_dict(), "after": latency[1].as_dict()}
+    if accuracies:
+        report["accuracy"] = {"before": accuracies[0], "after": accuracies[1]}
+    return report
+
+
+def analysis_table(analysis: Analysis) -> Table:
+    """Groups, biggest first, then why axes are pinned."""
+    table = Table(title="groups", title_justify="left")
+    for name in ("group", "size", "written by", "read by", "carried by"):
+        table.add_column(name, justify="right" if name == "size" else "left", overflow="fold")
+    for group in analysis.groups:
+        roles = Counter(member.role for member in group.members)
+        table.add_row(group.id, str(group.size), *(str(roles[role]) for role in ("producer", "consumer", "carrier")))
+    return table
+
+
+def pinned_table(analysis: Analysis) -> Table:
+    """The reasons for pinned axes, with how many axes each pins."""
+    table = Table(title="pinned axes", title_justify="left")
+    for name in ("axes", "reason", "first node"):
+        table.add_column(name, justify="right" if name == "axes" else "left", overflow="fold")
+    counts = Counter(item.reason.text for item in analysis.pinned)
+    first = {item.reason.text: item.reason.node for item in reversed(analysis.pinned)}
+    for text, count in counts.most_common():
+        table.add_row(str(count), text, first[text])
+    return table
+
+
+def cost_table(cost: Cost) -> Table:
+    """One model's costs."""
+    table = Table(title="cost", title_justify="left")
+    for kind in ("MACs", "params", "weight bytes", "prunable channels"):
+        table.add_column(kind, justify="right")
+    table.add_row(*(amount(value) for value in (cost.macs, cost.params, cost.bytes, cost.channels)))
+    return table
+
+
+def analysis_json(analysis: Analysis) -> dict[str, Any]:
+    """Everything `analyze` knows."""
+    members = [
+        {
+            "id": group.id,
+            "size": group.size,
+            "members": [{"tensor": m.tensor, "axis": m.axis, "role": m.role} for m in group.members],
+        }
+        for group in analysis.groups
+    ]
+    pinned = [
+        {"tensor": p.tensor, "axis": p.axis, "indices": p.indices, "reason": p.reason.text, "node": p.reason.node}
+        for p in analysis.pinned
+    ]
+    return {"groups": members, "pinned": pinned, "cost": asdict(CostModel(analysis).original)}
+
+
+def difference_table(difference: Difference) -> Table:
+    """Layer by layer."""
+    table = Table(title="layers", title_justify="left")
+    for name in ("node", "operator", "weight before", "weight after", "MACs before", "MACs after", "kept"):
+        table.add_column(name, justify="left" if name in ("node", "operator") else "right", overflow="fold")
+    for layer in difference.layers:
+        after = "gone" if layer.weight_after is None else "x".join(map(str, layer.weight_after))
+        share = f"{layer.macs_after / layer.macs_before:.1%}" if layer.macs_before else "-"
+        weights = "x".join(map(str, layer.weight_before)), after
+        table.add_row(layer.node, layer.operator, *weights, amount(layer.macs_before), amount(layer.macs_after), share)
+    for title, kind in (("MACs", "macs"), ("params", "params"), ("weight bytes", "bytes")):
+        before, after = difference.before.of(kind), difference.after.of(kind)
+        table.add_row(f"total {title}", "", "", "", amount(before), amount(after), f"{after / max(1, before):.1%}")
+    return table
+
+
+def difference_json(difference: Difference) -> dict[str, Any]:
+    """The same for scripts."""
+    return asdict(difference)
+
+
+def bench_table(names: Sequence[str], latencies: Sequence[Latency]) -> Table:
+    """Latency of each model, and its ratio to the first."""
+    table = Table(title=f"ONNX Runtime, {latencies[0].threads} threads, batch {latencies[0].batch}", title_justify="left")
+    for name in ("model", "median", "p10", "p90", "ratio"):
+        table.add_column(name, justify="left" if name == "model" else "right", overflow="fold")
+    for name, item in zip(names, latencies, strict=True):
+        figures = (f"{value:.3g} ms" for value in (item.median_ms, item.p10_ms, item.p90_ms))
+        table.add_row(name, *figures, f"{item.median_ms / latencies[0].median_ms:.3f}")
+    return table
