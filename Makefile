@@ -1,0 +1,52 @@
+# Everything runs in .venv, which `make dev` makes; nothing here needs to be installed by hand.
+# Without make: the commands in README.md and CONTRIBUTING.md do the same.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+SHARED ?= ../shared
+
+.DEFAULT_GOAL := help
+.PHONY: help dev test lint types docs nightly shared example clean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+dev: $(READY)  ## Make .venv with graphprune (editable) and the tools for working on it
+
+$(READY): setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "graphprune needs Python 3.11 or newer; $(PYTHON) is older. Try: make dev PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "$(PYTHON) cannot make virtual environments. On Debian: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $@
+
+test: $(READY)  ## Run the default tests
+	$(BIN)/pytest
+
+lint: $(READY)  ## Check the style (ruff)
+	$(BIN)/ruff check
+
+types: $(READY)  ## Check the types (mypy, strict)
+	$(BIN)/mypy
+
+docs: $(READY)  ## Write the generated pages anew and check links and examples
+	$(BIN)/python docs/generate_operators.py
+	$(BIN)/python docs/check_docs.py
+
+nightly: $(READY)  ## Run the long property tests
+	$(BIN)/pytest -m nightly
+
+shared: $(READY)  ## Run the tests on the trained models of $(SHARED)/data
+	@test -d $(SHARED)/data || { echo "$(SHARED)/data is not there: these tests need its models" >&2; exit 1; }
+	$(BIN)/pytest -m shared
+
+example: $(READY)  ## Prune the shipped example to half of its MACs
+	$(BIN)/graphprune prune examples/fashion_mnist/model.onnx -o smaller.onnx --target macs=0.5 \
+		--eval examples/fashion_mnist/eval.npz --measure --plan plan.json
+
+clean:  ## Remove .venv, caches and build output
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov smaller.onnx plan.json
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
