@@ -1,0 +1,40 @@
+"""What every test shares: Hypothesis profiles, which tests run by default, the command line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import HealthCheck, settings
+
+COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]}
+settings.register_profile("default", max_examples=150, derandomize=True, **COMMON)
+settings.register_profile("explore", max_examples=500, **COMMON)
+settings.register_profile("nightly", max_examples=5000, **COMMON)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+DESELECTED = ("nightly", "shared", "torch")
+"""Markers of tests that run only where they are asked for: `pytest -m nightly`."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave marked tests out unless `-m` says something about them."""
+    asked = config.getoption("-m")
+    out = [item for item in items if any(mark not in asked and item.get_closest_marker(mark) for mark in DESELECTED)]
+    if out:
+        config.hook.pytest_deselected(items=out)
+        items[:] = [item for item in items if item not in out]
+
+
+@pytest.fixture
+def graphprune_cli() -> Callable[..., Result]:
+    """The command line, in this process: `graphprune_cli("prune", model, "-o", out)`."""
+    from graphprune.cli import main
+
+    def run(*arguments: str | Path) -> Result:
+        return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+    return run

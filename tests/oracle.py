@@ -1,0 +1,131 @@
+"""The masked oracle: what a plan promises, checked without graphprune.
+
+It reads the plan's JSON and the *imported* model, zeroes in that model's weights the indices that the plan drops on contracted
+axes, and compares both models in ONNX Runtime.  Nothing here imports graphprune.  Start reading at `check`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from onnx import ModelProto, helper, numpy_helper
+
+Feeds = dict[str, np.ndarray]
+
+CONTRACTED = {"Conv": 1, "FusedConv": 1, "ConvTranspose": 0}
+"""The axis of the second operand that is summed over."""
+
+
+def check(imported: ModelProto, plan: dict[str, Any], pruned: ModelProto, tolerance: float = 1e-5, **options: Any) -> None:
+    """Assert that a pruned model computes what the masked imported model computes, on three inputs."""
+    for seed in range(3):
+        error, output = max_error(imported, plan, pruned, seed, **options)
+        assert error < tolerance, f"output {output!r} differs by {error:.2e} of its scale"
+
+
+def max_error(
+    imported: ModelProto, plan: dict[str, Any], pruned: ModelProto, seed: int = 0, **options: Any
+) -> tuple[float, str]:
+    """The largest difference over the output's scale, and the output where it is."""
+    feeds = random_feeds(imported, seed, options.pop("sizes", None))
+    expected = run(masked(imported, plan, **options), feeds)
+    actual = run(pruned, feeds)
+    assert list(expected) == list(actual), "the outputs have other names"
+    return max((_error(expected[name], actual[name]), name) for name in expected)
+
+
+def masked(imported: ModelProto, plan: dict[str, Any], silence: bool = False) -> ModelProto:
+    """The imported model with zeroes wherever the plan drops an index of a contracted axis.
+
+    With `silence` the weights that write a dropped channel are zeroed as well: where activations are summed over without any
+    weight (attention scores, ReduceSum), a silent channel is what a removed one is.
+    """
+    model = ModelProto()
+    model.CopyFrom(imported)
+    arrays = {tensor.name: numpy_helper.to_array(tensor).copy() for tensor in model.graph.initializer}
+    contracted = contracted_axes(model)
+    contracted |= {(m["tensor"], m["axis"]) for group in plan["groups"] for m in group["members"] if m["role"] == "consumer"}
+    for name, axes in plan["tensors"].items():
+        for text, kept in axes.items():
+            axis = int(text)
+            if silence or (name, axis) in contracted:
+                _zero(arrays, model, name, axis, kept)
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(arrays[tensor.name], tensor.name))
+    return model
+
+
+def contracted_axes(model: ModelProto) -> set[tuple[str, int]]:
+    """(initializer, axis) of every input-channel axis of a convolution or matrix product, by the operators' definitions."""
+    shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    dequantised = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type == "DequantizeLinear"}
+    found = set()
+    for node in model.graph.node:
+        names = [dequantised.get(name, name) for name in node.input]
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        if node.op_type in CONTRACTED:
+            found.add((names[1], CONTRACTED[node.op_type]))
+        elif node.op_type == "Gemm":
+            found |= {(names[0], 0 if attributes.get("transA") else 1), (names[1], 1 if attributes.get("transB") else 0)}
+        elif node.op_type == "MatMul":
+            found |= {(names[0], len(shapes.get(names[0], [0])) - 1), (names[1], max(0, len(shapes.get(names[1], [])) - 2))}
+    return {(name, axis) for name, axis in found if name in shapes}
+
+
+def _zero(arrays: dict[str, np.ndarray], model: ModelProto, name: str, axis: int, kept: list[int]) -> None:
+    array = arrays[name]
+    assert len(set(kept)) == len(kept)
+    assert all(0 <= index < array.shape[axis] for index in kept)
+    dropped = np.setdiff1d(np.arange(array.shape[axis]), kept)
+    where = (slice(None),) * axis + (dropped,)
+    array[where] = _zero_point(arrays, model, name, array)[where]
+
+
+def _zero_point(arrays: dict[str, np.ndarray], model: ModelProto, name: str, array: np.ndarray) -> np.ndarray:
+    """What stands for zero: the zero point of a quantised weight, else 0."""
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] == name and len(node.input) > 2 and node.input[2]:
+            point = arrays[node.input[2]]
+            axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+            shape = [-1 if k == axis else 1 for k in range(array.ndim)] if point.size > 1 else [1] * array.ndim
+            return np.broadcast_to(point.reshape(shape), array.shape).astype(array.dtype)
+    return np.zeros_like(array)
+
+
+def random_feeds(model: ModelProto, seed: int = 0, sizes: dict[str, int] | None = None) -> Feeds:
+    """Random inputs; a symbolic size is 2 unless `sizes` gives it by its name."""
+    rng = np.random.default_rng([seed, 77])
+    weights = {tensor.name for tensor in model.graph.initializer}
+    feeds = {}
+    for value in model.graph.input:
+        if value.name in weights:
+            continue
+        kind = value.type.tensor_type
+        shape = [dim.dim_value or (sizes or {}).get(dim.dim_param, 2) for dim in kind.shape.dim]
+        dtype = helper.tensor_dtype_to_np_dtype(kind.elem_type)
+        made = rng.standard_normal(shape) if np.dtype(dtype).kind == "f" else rng.integers(0, 2, shape)
+        feeds[value.name] = made.astype(dtype)
+    return feeds
+
+
+def run(model: ModelProto, feeds: Feeds) -> Feeds:
+    """All outputs by name; the graph runs as it is written."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, feeds), strict=True))
+
+
+def _error(expected: np.ndarray, actual: np.ndarray) -> float:
+    assert expected.shape == actual.shape, f"shape {actual.shape} instead of {expected.shape}"
+    assert expected.dtype == actual.dtype
+    if expected.dtype.kind != "f":
+        return float(np.mean(expected != actual)) if expected.size else 0.0
+    assert np.isfinite(expected).all(), "the masked reference has infinite values: the test's network is at fault"
+    scale = np.abs(expected).max(initial=0.0)
+    return float(np.abs(expected - actual).max(initial=0.0) / max(scale, 1e-3))

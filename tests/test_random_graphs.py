@@ -1,0 +1,90 @@
+"""Random networks, pruned at random: the masked oracle decides."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import oracle
+import pytest
+from hypothesis import assume, given, strategies as st
+from onnx import ModelProto
+from random_graphs import networks
+
+import graphprune
+from graphprune.cost import CostModel
+from graphprune.errors import UnreachableError
+from graphprune.plan import parse_plan
+
+IMPORTANCE = ["magnitude", "magnitude{p=1,reduce=max}", "random", "random{seed=5}", "lamp", "fpgm"]
+
+
+@st.composite
+def wishes(draw: Any) -> dict[str, Any]:
+    kinds = draw(st.lists(st.sampled_from(["channels", "params", "bytes", "macs"]), min_size=1, max_size=2, unique=True))
+    values = st.sampled_from([0.95, 0.8, 0.65, 0.5, 0.35, 0.2])
+    return {
+        "targets": [f"{kind}={draw(values)}" for kind in kinds],
+        "importance": draw(st.sampled_from(IMPORTANCE)),
+        "selection": draw(st.sampled_from(["uniform", "global", "isomorphic"])),
+        "align": draw(st.sampled_from([1, 1, 2, 4, "auto"])),
+        "seed": draw(st.integers(0, 99)),
+    }
+
+
+@given(network=networks(), options=wishes())
+def test_a_pruned_random_network_equals_the_masked_original(network: tuple[ModelProto, bool], options: dict[str, Any]) -> None:
+    check(*network, options)
+
+
+@pytest.mark.nightly
+@given(network=networks(most=30), options=wishes())
+def test_a_pruned_large_random_network_equals_the_masked_original(
+    network: tuple[ModelProto, bool], options: dict[str, Any]
+) -> None:
+    check(*network, options)
+
+
+def check(model: ModelProto, silenced: bool, options: dict[str, Any]) -> None:
+    oracle_runs(model)
+    graph = graphprune.load(model)
+    imported = graph.model.SerializeToString(deterministic=True)
+    assert graphprune.load(graph.model).model.SerializeToString(deterministic=True) == imported
+    result = prune_somehow(model, options)
+    assert result.proof is not None
+    plan = json.loads(result.plan.to_json())
+    oracle.check(graph.model, plan, result.model, tolerance=1e-4, silence=silenced)
+    assert _outputs(result.model) == _outputs(graph.model)
+    for target in result.realised:
+        assert target.cost <= target.limit
+    again = graphprune.apply_plan(model, parse_plan(result.plan.to_json()), verify=False)
+    assert again.model.SerializeToString(deterministic=True) == result.model.SerializeToString(deterministic=True)
+    _check_cost(result)
+
+
+def prune_somehow(model: ModelProto, options: dict[str, Any]) -> graphprune.Result:
+    """Prune to the wished target; where that is out of reach, remove at least something."""
+    for wish in (options, options | {"align": 1, "targets": ["channels=0.7"]}, options | {"align": 1, "targets": ["channels=0.95"]}):
+        try:
+            return graphprune.prune(model, **wish)
+        except UnreachableError:
+            continue
+    assume(False)
+    raise AssertionError
+
+
+def oracle_runs(model: ModelProto) -> None:
+    """The network itself is sound; anything else is a mistake of the generator."""
+    for array in oracle.run(model, oracle.random_feeds(model)).values():
+        assume(bool(np.isfinite(array).all()) and float(np.abs(array).max(initial=0)) < 1e6)
+
+
+def _outputs(model: ModelProto) -> list[bytes]:
+    return [value.SerializeToString() for value in model.graph.output]
+
+
+def _check_cost(result: graphprune.Result) -> None:
+    """The cost model, which only evaluates formulas, agrees with an analysis of the pruned file."""
+    measured = CostModel(graphprune.analyze(result.model)).original
+    assert (measured.macs, measured.params) == (result.after.macs, result.after.params)
