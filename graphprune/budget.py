@@ -26,6 +26,12 @@ KeepPath = Callable[[float], NDArray[np.float64]]
 FULL = 0.995
 """A budget used to this share counts as used up."""
 
+CLOSE = 0.97
+"""Below this share groups are traded against each other, which coarse steps in small networks need."""
+
+TRADES = 2000
+"""At most this many trades are tried."""
+
 
 @dataclass
 class Problem:
@@ -153,7 +159,29 @@ class _Search:
                     progress = True
                 else:
                     counts[k] -= step
-        return counts
+        return self._trade(counts) if self.usage(counts) < CLOSE else counts
+
+    def _trade(self, counts: Counts) -> Counts:
+        """Grow one group by a step and shrink another by as few steps as fit, while the budget gets fuller by it."""
+        pairs = [(grown, shrunk) for grown in range(len(counts)) for shrunk in range(len(counts)) if grown != shrunk]
+        best, usage = counts, self.usage(counts)
+        for grown, shrunk in pairs[:TRADES]:
+            trial = self._traded(best, grown, shrunk)
+            if trial is not None and self.usage(trial) > usage:
+                best, usage = trial, self.usage(trial)
+                if usage >= FULL:
+                    break
+        return best
+
+    def _traded(self, counts: Counts, grown: int, shrunk: int) -> Counts | None:
+        problem, trial = self.problem, counts.copy()
+        trial[grown] += problem.steps[grown]
+        floor = max(int(problem.lower[shrunk]), len(problem.required.get(shrunk, ())), 1)
+        while trial[grown] <= problem.upper[grown] and trial[shrunk] - problem.steps[shrunk] >= floor:
+            trial[shrunk] -= problem.steps[shrunk]
+            if self.fits(trial):
+                return trial
+        return None
 
     def _next_score(self, index: int, counts: Counts) -> float:
         order, scores = self.ranked[index], self.problem.scores[index]

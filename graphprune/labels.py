@@ -92,7 +92,7 @@ class Labels:
         root = self._parent[ids]
         while True:
             above = self._parent[root]
-            if np.array_equal(above, root):
+            if (above == root).all():
                 break
             root = above
         self._parent[ids] = root
@@ -226,7 +226,13 @@ class Labels:
         return leaves[:, ~self._pinned[leaves].all(axis=0)]
 
     def _matching_factors(self, a: Ids, b: Ids) -> list[tuple[Ids, Ids]] | None:
-        """Pair runs of columns that vary alike, each run one column on at least one side; None if impossible."""
+        """Pair runs of columns that vary alike, each run one column on at least one side; None if impossible.
+
+        Equal numbers of columns pair up in order: where the factors differ in size (12 x 4 and 6 x 8) that couples more than
+        a common refinement would, and is just as right.
+        """
+        if a.shape[1] == b.shape[1]:
+            return list(zip(a.T, b.T, strict=True))
         pairs: list[tuple[Ids, Ids]] = []
         i = j = 0
         while i < a.shape[1] and j < b.shape[1]:

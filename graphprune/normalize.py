@@ -22,7 +22,7 @@ from .errors import InvalidModelError, UsageError
 from .graph import DEFAULT_DOMAINS, Graph, canonical_domain, node_reads, operator_name, subgraphs
 from .normal_forms import constant_reshapes, gather_shuffles, unshare_initializers, unwrap_softmaxes
 from .operators import TABLE
-from .shape_inference import InputShapes, concrete_shapes, infer_shapes, inferred_model, skeleton, typical_shapes
+from .shape_inference import InputShapes, concrete_shapes, inferred_model, shapes_of, skeleton, typical_shapes
 
 MINIMUM_OPSET = 13
 """From here on Squeeze, Unsqueeze, Split, Slice and Pad take their integers as inputs and Softmax has one axis."""
@@ -50,16 +50,22 @@ def normalize(model: ModelProto, input_shapes: InputShapes | None = None) -> Gra
     _upgrade(model)
     _check(model)
     _lift_constants(model.graph)
-    _settle_constants(model)
+    inferred = _settle_constants(model)
     remove_dead_code(model.graph)
     _name_nodes(model.graph)
     unshare_initializers(model.graph)
-    if gather_shuffles(model.graph, infer_shapes(model, shape_like())):
+    if gather_shuffles(model.graph, shapes_of(inferred)):
         remove_dead_code(model.graph)
-    _write_value_info(model)
-    graph = Graph(model, infer_shapes(model, shape_like()))
+        inferred = _infer(model)
+    _write_value_info(model, inferred)
+    graph = Graph(model, shapes_of(inferred))
     graph.sized = typical_shapes(graph, shape_like(), input_shapes)
     return graph
+
+
+def _infer(model: ModelProto) -> ModelProto:
+    """The model's skeleton with inferred value_info."""
+    return inferred_model(skeleton(model), model, shape_like())
 
 
 def fix_input_shapes(model: ModelProto, shapes: InputShapes) -> None:
@@ -75,26 +81,31 @@ def fix_input_shapes(model: ModelProto, shapes: InputShapes) -> None:
         return
     for output in model.graph.output:
         output.type.tensor_type.ClearField("shape")
-    inferred = inferred_model(skeleton(model), model, shape_like())
+    inferred = _infer(model)
     for output, typed in zip(model.graph.output, inferred.graph.output, strict=True):
         output.type.CopyFrom(typed.type)
 
 
-def _settle_constants(model: ModelProto) -> None:
-    """Fold, and make Reshape targets constant, until neither finds more: each gives the other new shapes to go by."""
+def _settle_constants(model: ModelProto) -> ModelProto:
+    """Fold, and make Reshape targets constant, until neither finds more: each gives the other new shapes to go by.
+
+    Returns the skeleton with the inferred shapes of the result.
+    """
     for _ in range(MAXIMUM_ROUNDS):
-        count = len(model.graph.node)
-        graph = Graph(model, infer_shapes(model, shape_like()))
+        inferred = _infer(model)
+        graph = Graph(model, shapes_of(inferred))
         if unwrap_softmaxes(graph):
             remove_dead_code(model.graph)
         elif not constant_reshapes(graph):
-            _write_value_info(model)
+            count = len(model.graph.node)
             if not _foldable(model):
-                return
+                return inferred
+            _write_value_info(model, inferred)
             _fold(model)
             remove_dead_code(model.graph)
             if len(model.graph.node) == count:
-                return
+                break
+    return _infer(model)
 
 
 def shape_like() -> dict[str, str]:
@@ -159,8 +170,12 @@ def _title(node: NodeProto) -> str:
 
 
 def _check(model: ModelProto) -> None:
+    copy = skeleton(model)
+    for value in copy.graph.output:
+        if not value.type.tensor_type.HasField("shape"):
+            value.type.tensor_type.shape.SetInParent()  # the checker wants a shape, which running the model does not need
     try:
-        onnx.checker.check_model(skeleton(model))
+        onnx.checker.check_model(copy)
     except onnx.checker.ValidationError as error:
         first = str(error).strip().splitlines()[0]
         raise InvalidModelError(f"not a valid ONNX model: {first}") from error
@@ -334,9 +349,8 @@ def _name_nodes(graph: GraphProto) -> None:
             _name_nodes(inner)
 
 
-def _write_value_info(model: ModelProto) -> None:
+def _write_value_info(model: ModelProto, inferred: ModelProto) -> None:
     """Replace value_info, which may be stale, by what shape inference finds."""
-    inferred = inferred_model(skeleton(model), model, shape_like())
     extra = {value.name: value for value in model.graph.value_info}
     names = {name for node in model.graph.node for name in node.output}
     fresh = [value for value in inferred.graph.value_info if value.name in names]

@@ -18,7 +18,7 @@ from .edit import Edit
 from .movement import Results
 from .node_view import normal_axis
 from .shape_flow import computed_dimensions, copied_dimensions
-from .site import Axes, Axis, Site
+from .site import Axes, Axis, MacTerm, Site
 
 
 @dataclass(frozen=True)
@@ -257,6 +257,19 @@ def einsum(site: Site) -> Results:
     return site.match(f"{operands} -> [{','.join(right)}]", macs=1)
 
 
+def recurrent(gates: int) -> Callable[[Site], Results]:
+    """LSTM, GRU and RNN: the hidden size is pinned; its MACs are counted."""
+
+    def infer(site: Site) -> Results:
+        length, batch, size = (site.graph.typical_size(site.inputs[0], axis) for axis in range(3))
+        directions, hidden = (site.graph.typical_size(site.inputs[2], axis) for axis in (0, 2))
+        macs = length * batch * directions * gates * hidden * (size + hidden)
+        site.ledger.mac_terms.append(MacTerm(site.position, macs, ()))
+        return site.refuse(f"{site.operator} has no rule that shrinks it yet")
+
+    return infer
+
+
 # ---- others that need a few lines ---------------------------------------------------------------
 
 
@@ -399,6 +412,7 @@ _ENTRIES: list[Operator] = [
     Operator("Gemm", gemm, "[m,k] [k,n] [n]? -> [m,n] (transA, transB)", parameters=WEIGHT),
     Operator("MatMul", matmul, "[...,m,k] [...,k,n] -> [...,m,n]", parameters=("", "weight")),
     Operator("Einsum", einsum, "its equation"),
+    *(Operator(name, recurrent(gates), "pinned") for name, gates in (("LSTM", 4), ("GRU", 3), ("RNN", 1))),
     # per channel
     typed("BatchNormalization", "[b,c,...] [c] [c] [c] [c] -> [b,c,...]", parameters=BATCH_NORM),
     typed("InstanceNormalization", "[b,c,_...] [c] [c] -> [b,c,_...]", parameters=("", "scale", "bias")),

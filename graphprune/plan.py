@@ -7,70 +7,87 @@ and its indices are relative to that model.  Start reading at `Plan`.
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
+from annotated_types import Ge
 
 from .errors import UsageError
 
-SCHEMA = "graphprune.plan/1"
+SCHEMA: Literal["graphprune.plan/1"] = "graphprune.plan/1"
+
+Index = Annotated[int, Ge(0)]
+
+_STRICT = {"extra": "forbid", "strict": True}
+"""How pydantic reads these classes: no unknown keys, no conversions."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class PlanMember(_Strict):
+@dataclass(frozen=True)
+class PlanMember:
     """One axis of an initializer that belongs to a group."""
 
+    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+
     tensor: str
-    axis: NonNegativeInt
+    axis: Index
     role: Literal["producer", "consumer", "carrier"]
 
 
-class PlanGroup(_Strict):
+@dataclass(frozen=True)
+class PlanGroup:
     """A group and which of its `size` units stay, in order."""
 
+    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+
     id: str
-    size: NonNegativeInt
-    keep: list[NonNegativeInt]
+    size: Index
+    keep: list[Index]
     members: list[PlanMember]
 
 
-class PlanRead(_Strict):
+@dataclass(frozen=True)
+class PlanRead:
     """What a node reads of an input when that is not all of it (unconstrained mode)."""
 
+    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+
     node: str
-    input: NonNegativeInt
-    axis: NonNegativeInt
-    keep: list[NonNegativeInt]
+    input: Index
+    axis: Index
+    keep: list[Index]
 
 
-class PlanPinned(_Strict):
+@dataclass(frozen=True)
+class PlanPinned:
     """An axis that could not be pruned, and why."""
 
+    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+
     tensor: str
-    axis: NonNegativeInt
+    axis: Index
     reason: str
     node: str = ""
 
 
-class Plan(_Strict):
+@dataclass(frozen=True)
+class Plan:
     """A pruning decision that can be replayed on the same model."""
 
-    schema_: Literal["graphprune.plan/1"] = Field(default=SCHEMA, alias="schema")
+    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+
     graphprune: str
     model_sha256: str
     options: dict[str, Any]
     groups: list[PlanGroup]
-    tensors: dict[str, dict[str, list[NonNegativeInt]]]
-    reads: list[PlanRead] = []
+    tensors: dict[str, dict[str, list[Index]]]
     pinned: list[PlanPinned]
+    reads: list[PlanRead] = field(default_factory=list)
+    schema: Literal["graphprune.plan/1"] = SCHEMA
 
     def to_json(self) -> str:
         """The plan as JSON text; equal plans give equal text."""
-        return json.dumps(self.model_dump(by_alias=True), sort_keys=True, separators=(",", ":"), ensure_ascii=False) + "\n"
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), ensure_ascii=False) + "\n"
 
     @property
     def keep(self) -> dict[str, list[int]]:
@@ -80,8 +97,10 @@ class Plan(_Strict):
 
 def parse_plan(text: str, source: str = "plan") -> Plan:
     """Read a plan.  Raises UsageError where it is not JSON, not of this schema, or malformed, naming the place."""
+    from pydantic import TypeAdapter, ValidationError
+
     try:
-        return Plan.model_validate_json(text)
+        return TypeAdapter(Plan).validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the top level"

@@ -8,6 +8,7 @@ at `make`.
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from functools import lru_cache
 from importlib.metadata import entry_points
@@ -54,6 +55,8 @@ def make(kind: str, spec: str) -> Any:
 
 
 def _construct(kind: str, cls: Any, options: dict[str, str]) -> Any:
+    if not options:
+        return cls()
     from pydantic import TypeAdapter, ValidationError
 
     hints = get_type_hints(cls)
@@ -64,11 +67,19 @@ def _construct(kind: str, cls: Any, options: dict[str, str]) -> Any:
             known = ", ".join(names) or "none"
             raise UsageError(f"{kind} {cls.name!r} has no option {key!r}; it has: {known}")
         try:
-            values[key] = TypeAdapter(hints[key]).validate_strings(text)
+            values[key] = TypeAdapter(hints[key]).validate_python(_literal(text))
         except ValidationError as error:
             problem = error.errors()[0]["msg"]
             raise UsageError(f"{kind} {cls.name!r}: option {key}={text!r}: {problem}") from error
     return cls(**values)
+
+
+def _literal(text: str) -> object:
+    """A number, truth value or null as JSON writes it; anything else is a string."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def spec_of(instance: Any) -> str:

@@ -46,7 +46,7 @@ def infer_shapes(model: ModelProto, shape_like: dict[str, str] | None = None) ->
 
     `shape_like` maps operators that ONNX does not know to standard ones with the same output shape.
     """
-    return _shapes_of(inferred_model(skeleton(model), model, shape_like or {}))
+    return shapes_of(inferred_model(skeleton(model), model, shape_like or {}))
 
 
 def typical_shapes(graph: Graph, shape_like: dict[str, str], given: InputShapes | None = None) -> dict[str, Shape]:
@@ -60,10 +60,11 @@ def typical_shapes(graph: Graph, shape_like: dict[str, str], given: InputShapes 
             dim.dim_value = size
     for output in copy.graph.output:
         output.type.tensor_type.ClearField("shape")
-    return _shapes_of(inferred_model(copy, graph.model, shape_like))
+    return shapes_of(inferred_model(copy, graph.model, shape_like))
 
 
-def _shapes_of(inferred: ModelProto) -> dict[str, Shape]:
+def shapes_of(inferred: ModelProto) -> dict[str, Shape]:
+    """The shapes that a model declares, by value name."""
     shapes: dict[str, Shape] = {}
     for value in [*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output]:
         shape = declared_shape(value)

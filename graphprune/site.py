@@ -127,7 +127,7 @@ class Site(NodeView):
         """Unify two axes of equal size; returns the one that carries more information."""
         if isinstance(a, int):
             a, b = b, a
-        if isinstance(a, int):
+        if isinstance(a, int) or a is b:
             return a
         if isinstance(b, int):
             self.labels.unify(a, np.full(len(a), b, np.int32))

@@ -43,15 +43,17 @@ def shrink(analysis: Analysis, present: NDArray[np.bool_]) -> ModelProto:
 
 def kept_indices(analysis: Analysis, present: NDArray[np.bool_]) -> KeptOf:
     """(value, axis) -> kept indices, for the given labels; None where all stay."""
-    cache: dict[tuple[str, int], Indices | None] = {}
+    values = analysis.ledger.values
+    arrays = {id(ids): ids for axes in values.values() for ids in axes or () if not isinstance(ids, int)}
+    if not arrays:
+        return lambda name, axis: None
+    mask = analysis.index_mask(np.concatenate(list(arrays.values())), present)
+    parts = np.split(mask, np.cumsum([len(ids) for ids in arrays.values()])[:-1])
+    kept = {key: None if part.all() else np.flatnonzero(part) for key, part in zip(arrays, parts, strict=True)}
 
     def kept_of(name: str, axis: int) -> Indices | None:
-        if (name, axis) not in cache:
-            axes = analysis.ledger.values.get(name)
-            ids = axes[axis] if axes is not None and axis < len(axes) else 0
-            mask = None if isinstance(ids, int) else analysis.index_mask(ids, present)
-            cache[name, axis] = None if mask is None or mask.all() else np.flatnonzero(mask)
-        return cache[name, axis]
+        axes = values.get(name)
+        return None if axes is None or axis >= len(axes) else kept.get(id(axes[axis]))
 
     return kept_of
 
