@@ -40,6 +40,11 @@ class Edit(NodeView):
         """The kept indices of an axis of output `index`, or None where all are."""
         return self._kept_of(self.outputs[index], axis)
 
+    def kept_count(self, index: int, axis: int) -> int | None:
+        """The new size of an axis of input `index`, or None where it is unchanged."""
+        kept = self.kept(index, axis)
+        return None if kept is None else len(kept)
+
     def size(self, axis: int, index: int = 0) -> int:
         """The original size of an axis of input `index`, which must be known."""
         shape = self.shape(index)

@@ -19,7 +19,7 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, version_converter
 
 from .errors import InvalidModelError, UsageError
-from .graph import DEFAULT_DOMAINS, Graph, canonical_domain, node_reads, operator_name, subgraphs
+from .graph import DEFAULT_DOMAINS, Graph, canonical_domain, declared_shape, node_reads, operator_name, subgraphs
 from .normal_forms import constant_reshapes, gather_shuffles, unshare_initializers, unwrap_softmaxes
 from .operators import TABLE
 from .shape_inference import InputShapes, concrete_shapes, inferred_model, shapes_of, skeleton, typical_shapes
@@ -361,5 +361,10 @@ def _write_value_info(model: ModelProto, inferred: ModelProto) -> None:
                 value.doc_string = old.doc_string
             if not value.metadata_props:
                 value.metadata_props.extend(old.metadata_props)
+    declared = {dim for value in [*model.graph.input, *model.graph.output] for dim in declared_shape(value) or ()}
+    for value in fresh:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param and dim.dim_param not in declared:
+                dim.Clear()  # a name that shape inference made up; another run would number it differently
     del model.graph.value_info[:]
     model.graph.value_info.extend(sorted(fresh, key=lambda value: value.name))

@@ -417,7 +417,11 @@ _ENTRIES: list[Operator] = [
     typed("BatchNormalization", "[b,c,...] [c] [c] [c] [c] -> [b,c,...]", parameters=BATCH_NORM),
     typed("InstanceNormalization", "[b,c,_...] [c] [c] -> [b,c,_...]", parameters=("", "scale", "bias")),
     Operator(
-        "GroupNormalization", group_norm, "[b,(g C),_...] [(g C)] [(g C)] -> [b,(g C),_...]", shrink_group_norm
+        "GroupNormalization",
+        group_norm,
+        "[b,(g C),_...] [(g C)] [(g C)] -> [b,(g C),_...]",
+        shrink_group_norm,
+        shape_like="Identity",
     ),
     Operator("LayerNormalization", layer_norm, "[...,_...] [_...] [_...]? -> [...,_...] (from axis on)"),
     Operator("LpNormalization", lp_norm, "carries all axes, masks axis"),

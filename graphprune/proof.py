@@ -11,13 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, ValueInfoProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from .edit import KeptOf
 from .errors import ProofError
 from .graph import Array, Graph
 from .inference import Analysis
-from .runtime import InputShapes, random_inputs, run
+from .runtime import random_inputs, run
+from .shape_inference import InputShapes
+from .site import Contraction
 
 TOLERANCE = {"float16": 2e-2, "bfloat16": 1e-1, "float32": 1e-4, "float64": 1e-9}
 """Largest difference that counts as equal, relative to the largest magnitude of the tensor."""
@@ -77,19 +79,19 @@ def prove(
 
 def masked_reference(analysis: Analysis, present: NDArray[np.bool_]) -> ModelProto:
     """The original model with a multiplication by zero for every removed index where it is contracted."""
-    masks: dict[int, list[tuple[int, int, NDArray[np.bool_]]]] = {}
+    masks: dict[int, list[tuple[Contraction, NDArray[np.bool_]]]] = {}
     for item in analysis.contractions:
         mask = analysis.index_mask(item.ids, present)
         if not mask.all():
-            masks.setdefault(item.node, []).append((item.input, item.axis, mask))
+            masks.setdefault(item.node, []).append((item, mask))
     model = ModelProto()
     model.CopyFrom(analysis.graph.model)
     nodes: list[NodeProto] = []
     for position, node in enumerate(analysis.graph.nodes):
         copy = NodeProto()
         copy.CopyFrom(node)
-        for number, (index, axis, mask) in enumerate(masks.get(position, [])):
-            nodes.append(_mask_input(analysis.graph, model, copy, index, axis, mask, f"graphprune_mask_{position}_{number}"))
+        for number, (item, mask) in enumerate(masks.get(position, [])):
+            nodes.append(_mask_input(analysis, model, copy, item, mask, f"graphprune_mask_{position}_{number}"))
         nodes.append(copy)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
@@ -97,26 +99,27 @@ def masked_reference(analysis: Analysis, present: NDArray[np.bool_]) -> ModelPro
 
 
 def _mask_input(
-    graph: Graph, model: ModelProto, node: NodeProto, index: int, axis: int, mask: NDArray[np.bool_], name: str
+    analysis: Analysis, model: ModelProto, node: NodeProto, item: Contraction, mask: NDArray[np.bool_], name: str
 ) -> NodeProto:
     """Let the node read its input times the mask; returns the multiplication."""
-    source = node.input[index]
-    rank = len(graph.shape(source) or ())
-    shaped = mask.reshape([-1] + [1] * (rank - axis - 1))
-    dtype = _element_type(graph, source)
-    tensor = numpy_helper.from_array(shaped.astype(helper.tensor_dtype_to_np_dtype(dtype)), name)
-    model.graph.initializer.append(tensor)
-    node.input[index] = f"{name}_result"
+    original = analysis.graph.nodes[item.node].input[item.input]
+    rank = len(analysis.ledger.values[original] or ())
+    shaped = mask.reshape([-1] + [1] * (rank - item.axis - 1))
+    dtype = helper.tensor_dtype_to_np_dtype(_element_type(analysis.graph, original))
+    model.graph.initializer.append(numpy_helper.from_array(shaped.astype(dtype), name))
+    source = node.input[item.input]
+    node.input[item.input] = f"{name}_result"
     return helper.make_node("Mul", [source, name], [f"{name}_result"], name=name)
 
 
 def _element_type(graph: Graph, name: str) -> int:
+    """The element type of a value; float32 where it is not known."""
     if name in graph.initializers:
         return graph.initializers[name].data_type
     for value in [*graph.model.graph.value_info, *graph.model.graph.input, *graph.model.graph.output]:
         if value.name == name:
             return int(value.type.tensor_type.elem_type)
-    return 1
+    return int(TensorProto.FLOAT)
 
 
 def _probes(analysis: Analysis, pruned: ModelProto) -> list[str]:

@@ -1,0 +1,203 @@
+"""Normalisations, quantisation, and operators that need a whole axis."""
+
+from __future__ import annotations
+
+import pytest
+from halving import groups, halve, keep_exactly, members, pinned, shapes
+from nets import attribute, net
+
+
+def between(node: str, weights: str = "", opset: int = 17, out: int = 8, domains: tuple[str, ...] = ()) -> object:
+    """A convolution to 8 channels, something in between, and a convolution that reads it."""
+    return net(
+        f"""
+        between (float[N,3,6,6] x) => (float[N,4,M,K] y) <float[8,3,3,3] w1, float[4,{out},1,1] w2{weights}> {{
+            a = Conv<pads = [1,1,1,1]>(x, w1)
+            {node}
+            y = Conv(b, w2)
+        }}""",
+        opset=opset,
+        domains=domains,
+    )
+
+
+FREE = {"w1:0 producer", "w2:1 consumer"}
+
+
+def test_batch_normalisation() -> None:
+    model = between("b = BatchNormalization(a, s, o, m, v)", ", float[8] s, float[8] o, float[8] m, float[8] v")
+    assert members(model, "w1:0") == FREE | {f"{name}:0 carrier" for name in "somv"}
+    halve(model)
+
+
+def test_instance_normalisation() -> None:
+    model = between("b = InstanceNormalization(a, s, o)", ", float[8] s, float[8] o")
+    assert members(model, "w1:0") == FREE | {"s:0 carrier", "o:0 carrier"}
+    halve(model)
+
+
+@pytest.mark.parametrize(("opset", "per"), [(18, 4), (21, 8)])
+def test_group_normalisation_loses_whole_groups(opset: int, per: int) -> None:
+    model = between("b = GroupNormalization<num_groups = 4>(a, s, o)", f", float[{per}] s, float[{per}] o", opset)
+    assert groups(model) == {"w1:0": 4}
+    result = keep_exactly(model, {"w1:0": [0, 2, 3]})
+    assert attribute(result.model, "GroupNormalization", "num_groups") == 3
+    assert shapes(result.model)["w1"] == [6, 3, 3, 3]
+    halve(model)
+
+
+def test_layer_normalisation_pins_what_it_averages_over() -> None:
+    model = net("""
+        layer (float[N,T,5] x) => (float[N,T,3] y) <float[5,8] w1, float[8] s, float[8] o, float[8,6] w2, float[6,3] w3> {
+            a = MatMul(x, w1)
+            b = LayerNormalization(a, s, o)
+            c = MatMul(b, w2)
+            y = MatMul(c, w3)
+        }""")
+    assert groups(model) == {"w2:1": 6}
+    assert "statistics over this axis" in pinned(model)["w1:1"]
+    assert {"w1:1", "s:0", "o:0", "w2:0"} <= pinned(model).keys()
+    halve(model)
+
+
+def test_layer_normalisation_over_space_leaves_the_channels_free() -> None:
+    model = between("b = LayerNormalization<axis = 2>(a, s)", ", float[6,6] s")
+    assert groups(model) == {"w1:0": 8}
+    halve(model)
+
+
+def test_lp_normalisation_is_masked() -> None:
+    halve(between("b = LpNormalization<axis = 1, p = 2>(a)", ""), silence=True)
+
+
+def test_local_response_normalisation_pins() -> None:
+    model = between("b = LRN<size = 3>(a)")
+    assert groups(model) == {}
+    assert "LRN" in pinned(model)["w1:0"]
+
+
+@pytest.mark.parametrize(
+    ("node", "reason"),
+    [
+        ("b = Softmax<axis = 1>(a)", "Softmax"),
+        ("b = LogSoftmax<axis = -3>(a)", "LogSoftmax"),
+        ("b = Hardmax<axis = 1>(a)", "Hardmax"),
+        ("b = CumSum(a, at)", "CumSum"),
+        ("b, i = TopK<axis = 1>(a, eight)", "TopK"),
+    ],
+)
+def test_operators_that_compare_channels_pin_them(node: str, reason: str) -> None:
+    model = between(node, ", int64 at = {1}, int64[1] eight = {8}")
+    assert groups(model) == {}
+    assert reason in pinned(model)["w1:0"]
+
+
+def test_softmax_over_space_leaves_the_channels_free() -> None:
+    halve(between("b = Softmax<axis = -1>(a)"))
+
+
+def test_softmax_before_opset_13_is_over_all_that_follows() -> None:
+    model = net("""
+        old (float[N,3] x) => (float[N,4] y) <float[3,8] w1, float[8,4] w2> {
+            a = MatMul(x, w1)
+            b = Softmax<axis = 1>(a)
+            y = MatMul(b, w2)
+        }""", opset=11)
+    assert groups(model) == {}
+    assert "Softmax" in pinned(model)["w1:1"]
+
+
+def test_arg_max_over_channels_pins_them() -> None:
+    model = net("""
+        arg (float[N,3,6,6] x) => (int64[N,1,6,6] y) <float[8,3,1,1] w1, float[6,8,1,1] w2> {
+            a = Conv(x, w1)
+            b = Conv(a, w2)
+            y = ArgMax<axis = 1>(b)
+        }""")
+    assert groups(model) == {"w1:0": 8}
+    assert "ArgMax" in pinned(model)["w2:0"]
+    halve(model)
+
+
+@pytest.mark.parametrize("operator", ["ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"])
+def test_sums_over_channels_are_masked(operator: str) -> None:
+    """A missing channel adds nothing to a sum, so it may go."""
+    model = net(f"""
+        sum (float[N,3,6,6] x) => (float[N,1,6,6] y) <float[8,3,1,1] w1, float[8] b1, int64[1] at = {{1}}> {{
+            a = Conv(x, w1, b1)
+            b = Relu(a)
+            y = {operator}<keepdims = 1>(b, at)
+        }}""", opset=18)
+    assert groups(model) == {"w1:0": 8}
+    halve(model, silence=True)
+
+
+@pytest.mark.parametrize("operator", ["ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSumExp"])
+def test_other_reductions_over_channels_pin(operator: str) -> None:
+    model = net(f"""
+        reduce (float[N,3,6,6] x) => (float[N,6,6] y) <float[8,3,1,1] w1, int64[1] at = {{-3}}> {{
+            a = Conv(x, w1)
+            y = {operator}<keepdims = 0>(a, at)
+        }}""", opset=18)
+    assert groups(model) == {}
+    assert f"{operator} reduces over this axis" in pinned(model)["w1:0"]
+
+
+@pytest.mark.parametrize("operator", ["ReduceMean", "ReduceMax", "ReduceSum"])
+@pytest.mark.parametrize("keep", [0, 1])
+def test_reductions_over_space_carry_the_channels(operator: str, keep: int) -> None:
+    model = net(f"""
+        space (float[N,3,6,6] x) => (float[N,4] y) <float[8,3,1,1] w1, float[8,4] w2, int64[2] at = {{2,3}}> {{
+            a = Conv(x, w1)
+            b = {operator}<keepdims = {keep}>(a, at)
+            f = Flatten(b)
+            y = MatMul(f, w2)
+        }}""", opset=18)
+    assert members(model, "w1:0") == {"w1:0 producer", "w2:0 consumer"}
+    halve(model)
+
+
+def test_reduce_without_axes_reduces_all() -> None:
+    model = net("""
+        all (float[N,3,6,6] x) => (float y) <float[8,3,1,1] w1, float[6,8,1,1] w2> {
+            a = Conv(x, w1)
+            b = Conv(a, w2)
+            y = ReduceMean<keepdims = 0>(b)
+        }""", opset=18)
+    assert groups(model) == {"w1:0": 8}
+    assert "ReduceMean" in pinned(model)["w2:0"]
+
+
+def test_quantised_weights_with_a_scale_per_channel() -> None:
+    model = between(
+        "q = DequantizeLinear<axis = 0>(w8, step, zero)\n b = Conv(a, q)",
+        ", int8[8,8,1,1] w8, float[8] step, int8[8] zero",
+    )
+    assert groups(model) == {"w1:0": 8, "w8:0": 8}
+    assert members(model, "w8:0") == {"w8:0 producer", "step:0 carrier", "zero:0 carrier", "w2:1 consumer"}
+    assert "w8:1 consumer" in members(model, "w1:0")
+    after = shapes(halve(model).model)
+    assert (after["w8"], after["step"], after["zero"]) == ([4, 4, 1, 1], [4], [4])
+
+
+def test_quantised_activations_and_weights() -> None:
+    """QDQ as quantisers export it: one scale for activations, one per channel for weights, int32 biases."""
+    model = net("""
+        qdq (float[N,3,6,6] x) => (float[N,4,4,4] y)
+        <int8[8,3,3,3] w1, float[8] s1, int8[8] z1, int32[8] b1, float[8] t1, int32[8] u1,
+         int8[4,8,1,1] w2, float[4] s2, int8[4] z2, float one = {0.04}, uint8 half = {128}> {
+            xq = QuantizeLinear(x, one, half)
+            xd = DequantizeLinear(xq, one, half)
+            wd = DequantizeLinear<axis = 0>(w1, s1, z1)
+            bd = DequantizeLinear<axis = 0>(b1, t1, u1)
+            a = Conv(xd, wd, bd)
+            r = Relu(a)
+            rq = QuantizeLinear(r, one, half)
+            rd = DequantizeLinear(rq, one, half)
+            vd = DequantizeLinear<axis = 0>(w2, s2, z2)
+            y = Conv(rd, vd)
+        }""")
+    assert members(model, "w1:0") == {
+        *("w1:0 producer", "s1:0 carrier", "z1:0 carrier", "b1:0 carrier", "t1:0 carrier", "u1:0 carrier", "w2:1 consumer"),
+    }
+    halve(model)
