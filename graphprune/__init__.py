@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .version import VERSION as __version__
+from .version import VERSION
+
+__version__ = VERSION
 
 if TYPE_CHECKING:
     from .pipeline import Options, Result, analyze, apply_plan, load, prune, verify

@@ -81,10 +81,7 @@ class _Search:
 
     def run(self) -> list[list[int]]:
         """Kept units by group, ascending."""
-        if not self.limits:
-            counts = self._rounded(1.0)
-        else:
-            counts = self._fill(*self._bisect())
+        counts = self._rounded(1.0) if not self.limits else self._fill(*self._bisect())
         return [sorted(order[:count].tolist()) for order, count in zip(self.ranked, counts, strict=True)]
 
     def cost(self, counts: Counts) -> Cost:
@@ -111,10 +108,11 @@ class _Search:
         """Wished counts brought to the alignment and into the bounds."""
         problem = self.problem
         required = np.array([len(problem.required.get(k, ())) for k in range(len(problem.groups))])
-        counts = np.rint(np.minimum(self.path(level), problem.sizes) / problem.steps).astype(np.int64) * problem.steps
+        wished = np.minimum(self.path(level), problem.sizes) / problem.steps
+        counts: Counts = np.rint(wished).astype(np.int64) * problem.steps
         lower = np.maximum(problem.lower, required)
         lower = np.minimum(-(-lower // problem.steps) * problem.steps, problem.upper)
-        return np.clip(counts, lower, problem.upper)
+        return np.asarray(np.clip(counts, lower, problem.upper))
 
     def _bisect(self) -> tuple[Counts, Counts]:
         """The counts at the highest level that fits, and the wished counts just above it."""

@@ -52,8 +52,11 @@ class CostModel:
         self._axes: dict[bytes, int] = {}
         self._arrays: list[Ids] = []
         labels = analysis.ledger.labels
-        macs = [(term.constant, [self._axis(labels.find(ids)) for ids in term.factors]) for term in analysis.mac_terms]
-        params, sizes = [], []
+        macs: list[tuple[float, list[int]]] = [
+            (term.constant, [self._axis(labels.find(ids)) for ids in term.factors]) for term in analysis.mac_terms
+        ]
+        params: list[tuple[float, list[int]]] = []
+        sizes: list[tuple[float, list[int]]] = []
         for name, tensor in analysis.graph.initializers.items():
             free = dict(analysis.free_axes(name))
             constant = 1
@@ -71,8 +74,8 @@ class CostModel:
     def cost(self, present: NDArray[np.bool_]) -> Cost:
         """The cost with these labels present."""
         counts = self.counts(present)
-        figures = [terms.values(counts).sum() for terms in (self._macs, self._params, self._bytes)]
-        return Cost(*(int(round(figure)) for figure in figures), int(present[self._units].sum()))
+        macs, params, size = (round(terms.values(counts).sum()) for terms in (self._macs, self._params, self._bytes))
+        return Cost(macs, params, size, int(present[self._units].sum()))
 
     @cached_property
     def original(self) -> Cost:
@@ -91,7 +94,7 @@ class CostModel:
         values = self._macs.values(self.counts(present))
         result: dict[int, int] = {}
         for term, value in zip(self.analysis.mac_terms, values.tolist(), strict=True):
-            result[term.node] = result.get(term.node, 0) + int(round(value))
+            result[term.node] = result.get(term.node, 0) + round(value)
         return result
 
     def _axis(self, ids: Ids) -> int:

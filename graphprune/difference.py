@@ -44,7 +44,7 @@ def compare(before: Graph, after: Graph) -> Difference:
 
 def _layers(analysis: Analysis, costs: CostModel) -> dict[str, tuple[str, tuple[int, ...] | None, int]]:
     present = analysis.present({})
-    layers = {}
+    layers: dict[str, tuple[str, tuple[int, ...] | None, int]] = {}
     for position, macs in costs.node_macs(present).items():
         node = analysis.graph.nodes[position]
         shapes = [analysis.graph.initializers[name].dims for name in node.input if name in analysis.graph.initializers]

@@ -53,7 +53,8 @@ class Graph:
     @property
     def nodes(self) -> Sequence[NodeProto]:
         """All nodes of the main graph, in topological order."""
-        return self.model.graph.node
+        nodes: Sequence[NodeProto] = self.model.graph.node
+        return nodes
 
     @cached_property
     def initializers(self) -> dict[str, TensorProto]:
@@ -68,7 +69,8 @@ class Graph:
     @property
     def outputs(self) -> Sequence[onnx.ValueInfoProto]:
         """The network's outputs."""
-        return self.model.graph.output
+        outputs: Sequence[onnx.ValueInfoProto] = self.model.graph.output
+        return outputs
 
     @cached_property
     def uses(self) -> dict[str, list[Use]]:
@@ -169,7 +171,7 @@ def item_bits(data_type: int) -> int:
     """Bits per element of an ONNX data type (4-bit types are packed two to a byte); 0 for strings."""
     if data_type in (TensorProto.STRING, TensorProto.UNDEFINED):
         return 0
-    name = TensorProto.DataType.Name(data_type)  # type: ignore[arg-type]
+    name = TensorProto.DataType.Name(data_type)
     for suffix, bits in (("INT4", 4), ("E2M1", 4), ("INT2", 2)):
         if name.endswith(suffix):
             return bits

@@ -100,7 +100,7 @@ class Labels:
 
     def is_pinned(self, ids: Ids) -> NDArray[np.bool_]:
         """True where a label is pinned (a product is pinned once both its factors are)."""
-        return self._pinned[self.leaves(ids)].all(axis=1)
+        return np.asarray(self._pinned[self.leaves(ids)].all(axis=1))
 
     def leaves(self, ids: Ids) -> Ids:
         """The variables (or pinned labels) behind each label: shape (n, k), padded with pinned labels.
@@ -241,9 +241,7 @@ class Labels:
                 widen_a = j_end - j > 1 or _classes(a[:, i:i_end]) < _classes(b[:, j:j_end])
                 if widen_a and j_end - j == 1 and i_end < a.shape[1]:
                     i_end += 1
-                elif not widen_a and i_end - i == 1 and j_end < b.shape[1]:
-                    j_end += 1
-                elif j_end - j > 1 and j_end < b.shape[1]:
+                elif (not widen_a and i_end - i == 1 and j_end < b.shape[1]) or (j_end - j > 1 and j_end < b.shape[1]):
                     j_end += 1
                 else:
                     return None

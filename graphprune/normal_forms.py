@@ -126,7 +126,7 @@ def _inferred_target(source: Shape | None, target: Shape | None) -> list[int] | 
 def unwrap_softmaxes(graph: Graph) -> bool:
     """Undo what ONNX's version converter wraps around a Softmax over the last axis.
 
-        Flatten(axis = rank - 1); Softmax; Reshape to Shape of the input    becomes    Softmax(axis = -1)
+    Flatten(axis = rank - 1); Softmax; Reshape to Shape of the input    becomes    Softmax(axis = -1)
     """
     changed = False
     for node in graph.nodes:

@@ -16,7 +16,7 @@ from collections import Counter
 
 import numpy as np
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, version_converter
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, inliner, version_converter
 
 from .errors import InvalidModelError, UsageError
 from .graph import DEFAULT_DOMAINS, Graph, canonical_domain, declared_shape, node_reads, operator_name, subgraphs
@@ -185,7 +185,7 @@ def _check(model: ModelProto) -> None:
 
 
 def _inline(model: ModelProto) -> None:
-    inlined = onnx.inliner.inline_local_functions(model)
+    inlined = inliner.inline_local_functions(model)
     model.Clear()
     model.CopyFrom(inlined)
 
@@ -301,7 +301,8 @@ def _fold(model: ModelProto) -> None:
     def should_fold(node: ir.Node) -> bool | None:
         if node.op_type in NEVER_FOLDED:
             return False
-        shape = ir.convenience.get_const_tensor(node.inputs[0]) if node.op_type == "ConstantOfShape" else None
+        value = node.inputs[0] if node.inputs else None
+        shape = ir.convenience.get_const_tensor(value) if value is not None and node.op_type == "ConstantOfShape" else None
         return True if shape is not None and 0 <= np.prod(shape.numpy(), dtype=float) <= FOLD_LIMIT else None
 
     wrapped = ir.serde.deserialize_model(model)

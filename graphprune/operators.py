@@ -331,7 +331,7 @@ def layer_norm(site: Site) -> Results:
 
 
 def lp_norm(site: Site) -> Results:
-    """x / |x| along `axis`: absent indices count as zero, so the axis is carried and masked."""
+    """X / |x| along `axis`: absent indices count as zero, so the axis is carried and masked."""
     axes = site.axes(0)
     if axes is None:
         return site.refuse("the rank of LpNormalization's input is unknown")

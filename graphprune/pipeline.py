@@ -180,7 +180,7 @@ def verify(
     seed: int = 0,
     input_shapes: InputShapes | None = None,
 ) -> Proof:
-    """The proof alone: does a pruned model compute what the masked original computes?
+    """The proof alone: compare a pruned model with the masked original.
 
     Raises UsageError where the plan does not fit the model, ProofError where one of the models cannot be run.
     """
@@ -354,7 +354,8 @@ def _replay(graph: Graph, plan: Plan) -> tuple[Analysis, NDArray[np.bool_]]:
     digest = content_hash(graph.model)
     if digest != plan.model_sha256:
         raise UsageError(
-            f"the plan is for another model: it names sha256 {plan.model_sha256[:12]}..., this one (normalised) is {digest[:12]}..."
+            f"the plan is for another model: it names sha256 {plan.model_sha256[:12]}..., "
+            f"this one (normalised) is {digest[:12]}..."
         )
     analysis = infer(graph)
     known = {group.id: group for group in analysis.groups}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from functools import lru_cache
+from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, get_type_hints
 
@@ -21,7 +21,7 @@ KINDS = ("importance", "selection", "repair", "rewrite", "importers", "exporters
 _SPEC = re.compile(r"([a-zA-Z0-9_-]+)(?:\{(.*)\})?")
 
 
-@lru_cache(maxsize=None)
+@cache
 def registered(kind: str) -> dict[str, Any]:
     """Everything registered under one kind, by name; loaded on first use only."""
     return {entry.name: entry for entry in entry_points(group=f"graphprune.{kind}")}

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 Axis = tuple[str, ...]
 """The factor names of one axis; a plain dimension has one."""
@@ -68,7 +68,7 @@ class Rule:
     results: tuple[Operand, ...]
 
 
-@lru_cache(maxsize=None)
+@cache
 def parse(text: str) -> Rule:
     """Parse a rule.  Raises ValueError where the text is not in the notation."""
     left, arrow, right = text.partition("->")

@@ -19,7 +19,8 @@ import numpy as np
 from .graph import Dim, Graph, is_parameter
 from .labels import Ids, Labels, Reason
 from .node_view import NodeView
-from .rules import PINNED, Axis as Pattern, Operand, Rule, parse
+from .rules import PINNED, Operand, Rule, parse
+from .rules import Axis as Pattern
 
 Axis = Ids | int
 """The labels along one axis: a vector, or one pinned label that stands for the whole axis."""
@@ -285,7 +286,7 @@ class RuleMatch:
         product = prod(known.values())
         if len(open_factors) > 1 or product == 0 or size % product or (not open_factors and product != size):
             return None
-        return known | {factor: size // product for factor in open_factors}
+        return known | dict.fromkeys(open_factors, size // product)
 
     def _note_roles(self) -> None:
         written = set().union(*(result.names for result in self.rule.results))

@@ -132,8 +132,8 @@ def difference_table(difference: Difference) -> Table:
         weights = "x".join(map(str, layer.weight_before)), after
         table.add_row(layer.node, layer.operator, *weights, amount(layer.macs_before), amount(layer.macs_after), share)
     for title, kind in (("MACs", "macs"), ("params", "params"), ("weight bytes", "bytes")):
-        before, after = difference.before.of(kind), difference.after.of(kind)
-        table.add_row(f"total {title}", "", "", "", amount(before), amount(after), f"{after / max(1, before):.1%}")
+        old, new = difference.before.of(kind), difference.after.of(kind)
+        table.add_row(f"total {title}", "", "", "", amount(old), amount(new), f"{new / max(1, old):.1%}")
     return table
 
 

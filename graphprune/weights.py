@@ -44,7 +44,8 @@ class Weights:
         key = member.tensor, member.axis, power
         if key not in self._sums:
             self._sum_all_axes(member.tensor, power)
-        return np.bincount(member.units, self._sums[key][member.positions], minlength=group.size)
+        weights = self._sums[key][member.positions]
+        return np.asarray(np.bincount(member.units, weights, minlength=group.size), np.float64)
 
     def _sum_all_axes(self, tensor: str, power: float) -> None:
         array = self._array(tensor)

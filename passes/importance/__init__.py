@@ -1,1 +1,1 @@
-"""Importance passes: how much does each channel matter?"""
+"""Importance passes: how much each channel matters."""

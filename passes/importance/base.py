@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -28,9 +29,20 @@ class Importance(ABC):
         """
 
 
+Reduction = Literal["sum", "mean", "max"]
+
+
+def reduced(parts: Sequence[Vector], how: Reduction) -> Vector:
+    """The scores that several coupled tensors give, joined unit by unit."""
+    stacked = np.stack(parts)
+    if how == "max":
+        return np.asarray(stacked.max(axis=0))
+    return np.asarray(stacked.sum(axis=0) if how == "sum" else stacked.mean(axis=0))
+
+
 def normalized(scores: Vector, how: Normalizer) -> Vector:
     """Scores divided by their mean, maximum or sum, so that groups compare."""
     if how == "none" or not len(scores):
         return scores
-    scale = float({"mean": np.mean, "max": np.max, "sum": np.sum}[how](scores))
+    scale = float(scores.max() if how == "max" else scores.sum() if how == "sum" else scores.mean())
     return scores / scale if scale > 0 else scores

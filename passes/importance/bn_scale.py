@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
-
-import numpy as np
+from typing import ClassVar
 
 from graphprune.groups import Group
 from graphprune.weights import Vector, Weights
 
-from .base import Importance, Normalizer, normalized
+from .base import Importance, Normalizer, Reduction, normalized, reduced
 
 
 @dataclass(frozen=True)
@@ -18,7 +16,7 @@ class BatchNormScale(Importance):
     """|gamma| of the normalisations that a channel passes (Liu et al. 2017, Network Slimming); groups without one are kept."""
 
     name: ClassVar[str] = "bn_scale"
-    reduce: Literal["sum", "mean", "max"] = "mean"
+    reduce: Reduction = "mean"
     normalizer: Normalizer = "none"
 
     def score(self, group: Group, weights: Weights) -> Vector | None:
@@ -26,6 +24,5 @@ class BatchNormScale(Importance):
         scales = [member for member in group.members if member.parameter == "scale"]
         if not scales:
             return None
-        parts = np.stack([weights.power_sums(group, member, 1) for member in scales])
-        joined = {"sum": parts.sum, "mean": parts.mean, "max": parts.max}[self.reduce](axis=0)
-        return normalized(joined, self.normalizer)
+        parts = [weights.power_sums(group, member, 1) for member in scales]
+        return normalized(reduced(parts, self.reduce), self.normalizer)

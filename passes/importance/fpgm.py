@@ -15,7 +15,7 @@ from .base import Importance, Normalizer, normalized
 
 @dataclass(frozen=True)
 class Fpgm(Importance):
-    """Sum of the distances from a filter to all others of its layer: what is near the others is replaceable (He et al. 2019, FPGM)."""
+    """Sum of the distances to all other filters of the layer: what is near them is replaceable (He et al. 2019, FPGM)."""
 
     name: ClassVar[str] = "fpgm"
     normalizer: Normalizer = "mean"

@@ -10,7 +10,7 @@ import numpy as np
 from graphprune.groups import Group
 from graphprune.weights import Vector, Weights, scored_members
 
-from .base import Importance
+from .base import Importance, reduced
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Lamp(Importance):
 
     def score(self, group: Group, weights: Weights) -> Vector:
         """I(c) = m_c / sum of m_k over the channels k with m_k >= m_c."""
-        squares = np.sum([weights.power_sums(group, member, 2) for member in scored_members(group)], axis=0)
+        squares = reduced([weights.power_sums(group, member, 2) for member in scored_members(group)], "sum")
         order = np.argsort(squares, kind="stable")
         at_least = np.cumsum(squares[order][::-1])[::-1]
         scores = np.zeros_like(squares)

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import numpy as np
-
 from graphprune.groups import Group
 from graphprune.weights import Vector, Weights, scored_members
 
-from .base import Importance, Normalizer, normalized
+from .base import Importance, Normalizer, Reduction, normalized, reduced
 
 
 @dataclass(frozen=True)
@@ -22,11 +20,10 @@ class Magnitude(Importance):
 
     name: ClassVar[str] = "magnitude"
     p: Literal[1, 2] = 2
-    reduce: Literal["sum", "mean", "max"] = "sum"
+    reduce: Reduction = "sum"
     normalizer: Normalizer = "mean"
 
     def score(self, group: Group, weights: Weights) -> Vector:
         """I(c) = reduce over the coupled tensors of sum |w| ** p."""
-        parts = np.stack([weights.power_sums(group, member, self.p) for member in scored_members(group)])
-        joined = {"sum": parts.sum, "mean": parts.mean, "max": parts.max}[self.reduce](axis=0)
-        return normalized(joined, self.normalizer)
+        parts = [weights.power_sums(group, member, self.p) for member in scored_members(group)]
+        return normalized(reduced(parts, self.reduce), self.normalizer)

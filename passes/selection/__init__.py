@@ -1,1 +1,1 @@
-"""Selection passes: which channels go, given scores and a budget?"""
+"""Selection passes: which channels go, given scores and a budget."""

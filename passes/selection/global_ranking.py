@@ -38,6 +38,6 @@ def ranked_path(problem: Problem, classes: np.ndarray[tuple[int, ...], np.dtype[
 
     def wish(level: float) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
         kept = np.bincount(owner[place < level], minlength=len(sizes))
-        return np.maximum(kept, np.minimum(1.0, level / max(floor, 1e-9)) * floor * sizes)
+        return np.asarray(np.maximum(kept, np.minimum(1.0, level / max(floor, 1e-9)) * floor * sizes))
 
     return wish

@@ -17,6 +17,6 @@ class Uniform(Selection):
     name: ClassVar[str] = "uniform"
 
     def path(self, problem: Problem) -> KeepPath:
-        """level * size."""
+        """Level * size."""
         sizes = problem.sizes.astype(float)
         return lambda level: level * sizes
