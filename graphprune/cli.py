@@ -97,9 +97,9 @@ def analyze(model: Path, shapes: tuple[str, ...], json_to: str | None) -> None:
         analysis = pipeline.analyze(model, _input_shapes(shapes))
     from . import tables
 
-    result = tables.analysis_json(analysis)
     costs = tables.cost_table(CostModel(analysis).original)
-    _report([tables.analysis_table(analysis), tables.pinned_table(analysis), costs], result, json_to)
+    shown = [tables.analysis_table(analysis), tables.pinned_table(analysis), costs]
+    _report(shown, lambda: tables.analysis_json(analysis), json_to)
 
 
 @main.command()
@@ -155,7 +155,7 @@ def prune(
 
     sizes = _file_size(model), _file_size(output)
     table = tables.prune_table(result, sizes, latency, accuracies)
-    _report([table], tables.prune_json(result, sizes, latency, accuracies), json_to)
+    _report([table], lambda: tables.prune_json(result, sizes, latency, accuracies), json_to)
     if json_to != "-" and result.proof is not None:
         click.echo(str(result.proof))
 
@@ -178,7 +178,7 @@ def apply(model: Path, plan: Path, output: Path, no_verify: bool, json_to: str |
     from . import tables
 
     sizes = _file_size(model), _file_size(output)
-    _report([tables.prune_table(result, sizes)], tables.prune_json(result, sizes), json_to)
+    _report([tables.prune_table(result, sizes)], lambda: tables.prune_json(result, sizes), json_to)
     if json_to != "-" and result.proof is not None:
         click.echo(str(result.proof))
 
@@ -197,7 +197,7 @@ def verify(model: Path, plan: Path, pruned: Path, seed: int, shapes: tuple[str, 
 
     with progress("proving"):
         proof = pipeline.verify(model, read_plan(plan), pruned, seed, _input_shapes(shapes))
-    _write_json(asdict(proof), json_to)
+    _write_json(lambda: asdict(proof), json_to)
     if json_to != "-":
         click.echo(str(proof))
     if not proof.passed:
@@ -224,7 +224,7 @@ def bench(
         loaded = [read_model(path) for path in models]
         latencies = benchmark.measure(loaded, threads, batch, input_shapes, tick=lambda: bar.advance(bar.task_ids[0]))
     result = {"backend": backend, "models": [{"model": str(p), **t.as_dict()} for p, t in zip(models, latencies, strict=True)]}
-    _report([tables.bench_table([str(path) for path in models], latencies)], result, json_to)
+    _report([tables.bench_table([str(path) for path in models], latencies)], lambda: result, json_to)
 
 
 @main.command()
@@ -238,7 +238,7 @@ def diff(model: Path, pruned: Path, json_to: str | None) -> None:
 
     with progress("comparing"):
         difference = compare(pipeline.load(model), pipeline.load(pruned))
-    _report([tables.difference_table(difference)], tables.difference_json(difference), json_to)
+    _report([tables.difference_table(difference)], lambda: asdict(difference), json_to)
 
 
 @main.command("list")
@@ -280,7 +280,7 @@ def _describe(bar: Progress) -> Callable[[str], None]:
     return lambda text: bar.update(bar.task_ids[0], description=text)
 
 
-def _report(tables: list[Table], result: dict[str, Any], json_to: str | None) -> None:
+def _report(tables: list[Table], result: Callable[[], dict[str, Any]], json_to: str | None) -> None:
     """Tables to standard output, or JSON where that was asked for."""
     _write_json(result, json_to)
     if json_to == "-":
@@ -292,10 +292,10 @@ def _report(tables: list[Table], result: dict[str, Any], json_to: str | None) ->
         console.print(table)
 
 
-def _write_json(result: dict[str, Any], json_to: str | None) -> None:
+def _write_json(result: Callable[[], dict[str, Any]], json_to: str | None) -> None:
     if json_to is None:
         return
-    text = json.dumps(result, sort_keys=True, indent=2) + "\n"
+    text = json.dumps(result(), sort_keys=True, indent=2) + "\n"
     if json_to == "-":
         click.echo(text, nl=False)
     else:

@@ -10,6 +10,7 @@ at `infer`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,7 +42,7 @@ class Analysis:
         """What each contraction costs."""
         return self.ledger.mac_terms
 
-    def present(self, keep: dict[str, list[int]]) -> NDArray[np.bool_]:
+    def present(self, keep: Mapping[str, list[int]]) -> NDArray[np.bool_]:
         """For every label whether it stays, given the kept units of each group (all where a group is not named)."""
         present = np.ones(len(self.ledger.labels), dtype=bool)
         for group in self.groups:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from math import gcd
 from pathlib import Path
 from typing import Any
@@ -57,18 +57,9 @@ class Options:
     verify: bool = True
 
     def as_dict(self) -> dict[str, Any]:
-        """The options as they are recorded in a plan."""
-        return {
-            "targets": list(self.targets),
-            "importance": self.importance,
-            "selection": self.selection,
-            "align": self.align,
-            "keep": list(self.keep),
-            "ratios": list(self.ratios),
-            "min_channels": self.min_channels,
-            "seed": self.seed,
-            "on_unsupported": self.on_unsupported,
-        }
+        """The options as they are recorded in a plan: all that decide about the result."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "verify"}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 @dataclass(frozen=True)
@@ -92,11 +83,20 @@ class Result:
 
     model: ModelProto
     original: Graph
-    plan: Plan
+    analysis: Analysis
+    keep: Mapping[str, list[int]]
+    """The kept units of each group."""
+    options: Mapping[str, Any]
+    """The options as the plan records them."""
     before: Cost
     after: Cost
     realised: tuple[Realised, ...]
     proof: Proof | None
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The plan that leads to this model; made on first use, since it hashes the whole original."""
+        return _plan(self.analysis, self.keep, self.options)
 
 
 def load(source: str | Path | ModelProto, input_shapes: InputShapes | None = None) -> Graph:
@@ -132,30 +132,28 @@ def prune(
         raise UsageError("nothing to do: give a target such as macs=0.5, or a ratio for some layers")
     step("reading and normalising")
     graph = source if isinstance(source, Graph) else load(source, input_shapes)
-    with ThreadPoolExecutor(1) as pool:
-        digest = pool.submit(content_hash, graph.model)
-        step("finding groups")
-        analysis = infer(graph)
-        _check_supported(analysis, options)
-        model = CostModel(analysis)
-        step("scoring channels")
-        problem = _problem(analysis, options, targets)
-        step("selecting channels")
-        path = registry.make("selection", options.selection).path(problem)
-        keep = solve(problem, path, model)
-        graph.forget_constants()
-        if all(len(units) == group.size for group, units in zip(problem.groups, keep.values(), strict=True)):
-            raise UnreachableError(_nothing_pruned(options))
-        present = analysis.present(keep)
-        rewritten = rewrite(analysis, present)
-        plan = _plan(analysis, keep, rewritten.kept_of, options, digest.result())
+    step("finding groups")
+    analysis = infer(graph)
+    _check_supported(analysis, options)
+    model = CostModel(analysis)
+    step("scoring channels")
+    problem = _problem(analysis, options, targets)
+    step("selecting channels")
+    path = registry.make("selection", options.selection).path(problem)
+    keep = solve(problem, path, model)
+    if all(len(units) == group.size for group, units in zip(problem.groups, keep.values(), strict=True)):
+        raise UnreachableError(_nothing_pruned(options))
+    step("rewriting")
+    present = analysis.present(keep)
+    rewritten = rewrite(analysis, present)
+    graph.forget_constants()
     after = model.cost(present)
     realised = tuple(Realised(str(t), t.limit(model.original), after.of(t.kind), model.original.of(t.kind)) for t in targets)
     proof = None
     if options.verify:
         step("proving")
         proof = _passed(prove(analysis, present, rewritten.model, rewritten.kept_of, options.seed, input_shapes))
-    return Result(rewritten.model, graph, plan, model.original, after, realised, proof)
+    return Result(rewritten.model, graph, analysis, keep, options.as_dict(), model.original, after, realised, proof)
 
 
 def apply_plan(source: str | Path | ModelProto | Graph, plan: Plan, verify: bool = True) -> Result:
@@ -170,7 +168,7 @@ def apply_plan(source: str | Path | ModelProto | Graph, plan: Plan, verify: bool
     proof = None
     if verify:
         proof = _passed(prove(analysis, present, rewritten.model, rewritten.kept_of, plan.options.get("seed", 0)))
-    return Result(rewritten.model, graph, plan, model.original, model.cost(present), (), proof)
+    return Result(rewritten.model, graph, analysis, plan.keep, plan.options, model.original, model.cost(present), (), proof)
 
 
 def verify(
@@ -209,8 +207,6 @@ def rewrite(analysis: Analysis, present: NDArray[np.bool_]) -> Rewritten:
 
 
 def _options(options: Options | None, changes: Mapping[str, Any]) -> Options:
-    from dataclasses import asdict, fields
-
     unknown = sorted(set(changes) - {field.name for field in fields(Options)})
     if unknown:
         raise UsageError(f"unknown option {unknown[0]!r}; there are: {', '.join(f.name for f in fields(Options))}")
@@ -325,8 +321,9 @@ def _nothing_pruned(options: Options) -> str:
 # ---- plans --------------------------------------------------------------------------------------
 
 
-def _plan(analysis: Analysis, keep: Mapping[str, list[int]], kept_of: KeptOf, options: Options, digest: str) -> Plan:
+def _plan(analysis: Analysis, keep: Mapping[str, list[int]], options: Mapping[str, Any]) -> Plan:
     shrink = registry.load("rewrite", "shrink")
+    kept_of = shrink.kept_indices(analysis, analysis.present(keep))
     groups = [
         PlanGroup(
             id=group.id,
@@ -344,9 +341,8 @@ def _plan(analysis: Analysis, keep: Mapping[str, list[int]], kept_of: KeptOf, op
     pinned = [
         PlanPinned(tensor=p.tensor, axis=p.axis, reason=p.reason.text, node=p.reason.node) for p in analysis.pinned
     ]
-    return Plan(
-        graphprune=VERSION, model_sha256=digest, options=options.as_dict(), groups=groups, tensors=tensors, pinned=pinned
-    )
+    digest = content_hash(analysis.graph.model)
+    return Plan(VERSION, digest, dict(options), groups, tensors, pinned)
 
 
 def _replay(graph: Graph, plan: Plan) -> tuple[Analysis, NDArray[np.bool_]]:

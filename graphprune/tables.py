@@ -137,11 +137,6 @@ def difference_table(difference: Difference) -> Table:
     return table
 
 
-def difference_json(difference: Difference) -> dict[str, Any]:
-    """The same for scripts."""
-    return asdict(difference)
-
-
 def bench_table(names: Sequence[str], latencies: Sequence[Latency]) -> Table:
     """Latency of each model, and its ratio to the first."""
     table = Table(title=f"ONNX Runtime, {latencies[0].threads} threads, batch {latencies[0].batch}", title_justify="left")

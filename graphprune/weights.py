@@ -24,6 +24,7 @@ class Weights:
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self._sums: dict[tuple[str, int, float], Vector] = {}
+        self._cells: dict[tuple[str, float], Matrix] = {}
 
     def rows(self, group: Group, member: Member) -> Matrix:
         """The weights of one member as a matrix with a row for each unit of the group.
@@ -43,21 +44,31 @@ class Weights:
         """For each unit the sum of |w| ** power over the member's weights."""
         key = member.tensor, member.axis, power
         if key not in self._sums:
-            self._sum_all_axes(member.tensor, power)
+            self._sums[key] = self._axis_sums(*key)
         weights = self._sums[key][member.positions]
         return np.asarray(np.bincount(member.units, weights, minlength=group.size), np.float64)
 
-    def _sum_all_axes(self, tensor: str, power: float) -> None:
+    def _axis_sums(self, tensor: str, axis: int, power: float) -> Vector:
+        """The sum of |w| ** power over all axes but one."""
         array = self._array(tensor)
-        size = np.square(array) if power == 2 else np.abs(array) ** power if power != 1 else np.abs(array)
-        for axis in range(array.ndim):
+        if axis > 1 or array.ndim == 1:
             others = tuple(k for k in range(array.ndim) if k != axis)
-            self._sums[tensor, axis, power] = size.sum(axis=others, dtype=np.float64)
+            return np.asarray((np.abs(array) ** power).sum(axis=others, dtype=np.float64))
+        if (tensor, power) not in self._cells:
+            self._cells[tensor, power] = _sums_of_cells(array.reshape(*array.shape[:2], -1), power)
+        return np.asarray(self._cells[tensor, power].sum(axis=1 - axis, dtype=np.float64))
 
     def _array(self, tensor: str) -> NDArray[np.float32]:
         array = self._graph.constant(tensor)
         assert array is not None
         return np.asarray(array, np.float32)
+
+
+def _sums_of_cells(cells: NDArray[np.float32], power: float) -> Matrix:
+    """[a, b, k] -> [a, b]: the sum of |w| ** power over the last axis."""
+    if power == 2:
+        return np.asarray(np.einsum("abk,abk->ab", cells, cells))
+    return np.asarray((np.abs(cells) ** power).sum(axis=2))
 
 
 def scored_members(group: Group) -> list[Member]:
