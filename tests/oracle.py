@@ -95,7 +95,7 @@ def _zero_point(arrays: dict[str, np.ndarray], model: ModelProto, name: str, arr
 
 
 def random_feeds(model: ModelProto, seed: int = 0, sizes: dict[str, int] | None = None) -> Feeds:
-    """Random inputs; a symbolic size is 2 unless `sizes` gives it by its name."""
+    """Random inputs; a symbolic size is 2 for the first axis and 8 for others, unless `sizes` gives it by its name."""
     rng = np.random.default_rng([seed, 77])
     weights = {tensor.name for tensor in model.graph.initializer}
     feeds = {}
@@ -103,7 +103,7 @@ def random_feeds(model: ModelProto, seed: int = 0, sizes: dict[str, int] | None 
         if value.name in weights:
             continue
         kind = value.type.tensor_type
-        shape = [dim.dim_value or (sizes or {}).get(dim.dim_param, 2) for dim in kind.shape.dim]
+        shape = [dim.dim_value or (sizes or {}).get(dim.dim_param, 8 if axis else 2) for axis, dim in enumerate(kind.shape.dim)]
         dtype = helper.tensor_dtype_to_np_dtype(kind.elem_type)
         made = rng.standard_normal(shape) if np.dtype(dtype).kind == "f" else rng.integers(0, 2, shape)
         feeds[value.name] = made.astype(dtype)
