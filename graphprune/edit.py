@@ -78,7 +78,7 @@ class Edit(NodeView):
         base = self.node.input[index] or f"{self.outputs[0]}_input{index}"
         name = base if len(self.graph.uses.get(base, ())) == 1 else f"{base}_{self.node.name}"
         self.node.input[index] = name
-        tensor = numpy_helper.from_array(np.ascontiguousarray(values), name)
+        tensor = numpy_helper.from_array(np.array(values, order="C"), name)
         old = next((t for t in self.model.graph.initializer if t.name == name), None)
         if old is None:
             self.model.graph.initializer.append(tensor)

@@ -86,6 +86,9 @@ def _visit(graph: Graph, ledger: Ledger, position: int, table: dict[str, Operato
         if name:
             axes = results[index] if index < len(results) else site.pinned_result(index, "an extra result")
             ledger.values[name] = _checked(site, axes, graph.shape(name))
+            if axes is None:
+                text = f"operator {site.operator} has no rule" if entry is None else f"the shape of {name!r} is not known"
+                ledger.unknown.setdefault(name, Reason(text, site.label))
 
 
 def _refuse_unknown(site: Site, ledger: Ledger) -> list[Axes | None]:

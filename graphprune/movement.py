@@ -28,7 +28,7 @@ def concat(site: Site) -> Results:
     """Sum of the operands along `axis`; all other axes are unified."""
     parts = [site.axes(index) for index in range(len(site.inputs))]
     if any(axes is None for axes in parts):
-        return site.refuse("the rank of an input of Concat is unknown")
+        return site.refuse_unknown()
     known: list[Axes] = [axes for axes in parts if axes is not None]
     at = normal_axis(site.attribute("axis", 1), len(known[0]))
     result = list(known[0])
@@ -60,7 +60,7 @@ def split(site: Site) -> Results:
     """Cuts the axis into consecutive parts."""
     axes = site.axes(0)
     if axes is None:
-        return site.refuse("the rank of Split's input is unknown")
+        return site.refuse_unknown()
     at = normal_axis(site.attribute("axis", 0), len(axes))
     axis = axes[at]
     if isinstance(axis, int):
@@ -158,7 +158,7 @@ def gather(site: Site) -> Results:
     axes = site.axes(0)
     index_axes = site.axes(1)
     if axes is None:
-        return site.refuse("the rank of Gather's data is unknown")
+        return site.refuse_unknown()
     at = normal_axis(site.attribute("axis", 0), len(axes))
     indices = site.constant(1)
     axis = axes[at]
@@ -270,7 +270,7 @@ def transpose(site: Site) -> Results:
     """Permutes the axes."""
     axes = site.axes(0)
     if axes is None:
-        return site.refuse("the rank of Transpose's input is unknown")
+        return site.refuse_unknown()
     order = site.attribute("perm") or list(reversed(range(len(axes))))
     site.note_carrier(0)
     return [[axes[k] for k in order]]
@@ -280,7 +280,7 @@ def squeeze(site: Site) -> Results:
     """Drops axes of size 1."""
     axes, shape = site.axes(0), site.shape(0)
     if axes is None or shape is None:
-        return site.refuse("the rank of Squeeze's input is unknown")
+        return site.refuse_unknown()
     at = site.integers(1, "axes")
     drop = {normal_axis(k, len(axes)) for k in at} if at is not None else {k for k, d in enumerate(shape) if d == 1}
     return [[axis for k, axis in enumerate(axes) if k not in drop]]
@@ -353,14 +353,23 @@ class Regroup:
         self.site = site
         self.sizes, self.targets = monomials(source, target)
         self.queue = [(axis, size) for axis, size in zip(axes, self.sizes, strict=True) if size != Monomial(1)]
-        self.queue.reverse()
 
     def run(self) -> Axes:
         """The axes of the result."""
-        result = [self._take(target) for target in self.targets]
+        tail = self._take_equal_tail()
+        self.queue.reverse()
+        result = [self._take(target) for target in self.targets] + tail
         for axis, _ in self.queue:
             self.site.pin(axis, "Reshape to a shape that is not known")
         return result
+
+    def _take_equal_tail(self) -> Axes:
+        """Axes of equal size at the end: what is before them has equal sizes too, even where those are not known."""
+        tail: Axes = []
+        while self.targets and (self.targets[-1] == Monomial(1) or (self.queue and self.queue[-1][1] == self.targets[-1])):
+            size = self.targets.pop()
+            tail.append(self.site.pinned("an axis of size 1") if size == Monomial(1) else self.queue.pop()[0])
+        return tail[::-1]
 
     def _take(self, wanted: Monomial) -> Axis:
         parts: list[tuple[Axis, Monomial]] = []

@@ -22,7 +22,7 @@ from .errors import InvalidModelError, UsageError
 from .graph import DEFAULT_DOMAINS, Graph, canonical_domain, declared_shape, node_reads, operator_name, subgraphs
 from .normal_forms import constant_reshapes, gather_shuffles, unshare_initializers, unwrap_softmaxes
 from .operators import TABLE
-from .shape_inference import InputShapes, concrete_shapes, inferred_model, shapes_of, skeleton, typical_shapes
+from .shape_inference import InputShapes, concrete_shapes, imitate_operators, inferred_model, shapes_of, skeleton, typical_shapes
 
 MINIMUM_OPSET = 13
 """From here on Squeeze, Unsqueeze, Split, Slice and Pad take their integers as inputs and Softmax has one axis."""
@@ -171,6 +171,7 @@ def _title(node: NodeProto) -> str:
 
 def _check(model: ModelProto) -> None:
     copy = skeleton(model)
+    imitate_operators(copy, shape_like())
     for value in copy.graph.output:
         if not value.type.tensor_type.HasField("shape"):
             value.type.tensor_type.shape.SetInParent()  # the checker wants a shape, which running the model does not need

@@ -81,7 +81,7 @@ def broadcast(site: Site) -> Results:
     indices = [index for index in range(len(site.inputs)) if site.has(index)]
     operands = [site.axes(index) for index in indices]
     if any(axes is None for axes in operands):
-        return site.refuse(f"the rank of an input of {site.operator} is unknown")
+        return site.refuse_unknown()
     shapes = [site.shape(index) or (None,) * len(axes or ()) for index, axes in zip(indices, operands, strict=True)]
     known = [list(zip(axes or (), shape, strict=True)) for axes, shape in zip(operands, shapes, strict=True)]
     rank = max(len(axes) for axes in known)
@@ -153,7 +153,7 @@ def arg_reduction(site: Site) -> Results:
     """ArgMax and ArgMin: the positions along `axis` are the result, so it is pinned."""
     axes = site.axes(0)
     if axes is None:
-        return site.refuse(f"the rank of {site.operator}'s input is unknown")
+        return site.refuse_unknown()
     return [reduced_axes(site, axes, [normal_axis(site.attribute("axis", 0), len(axes))])]
 
 
@@ -225,12 +225,12 @@ def matmul(site: Site) -> Results:
     """[...,m,k] [...,k,n] -> [...,m,n] with leading axes broadcast; an operand of rank 1 lacks m or n."""
     left, right = site.axes(0), site.axes(1)
     if left is None or right is None or not left or not right:
-        return site.refuse(f"the rank of an input of {site.operator} is unknown")
+        return site.refuse_unknown()
     a = ["m", "k"] if len(left) > 1 else ["k"]
     b = ["k", "n"] if len(right) > 1 else ["k"]
     shapes = site.shape(0) or (), site.shape(1) or ()
     if len(shapes[0]) != len(left) or len(shapes[1]) != len(right):
-        return site.refuse(f"the rank of an input of {site.operator} is unknown")
+        return site.refuse_unknown()
     depth = max(len(left) - len(a), len(right) - len(b))
     batch = [f"b{k}" for k in range(depth)]
     lead_a, lead_b = _lead(batch, shapes[0], len(a), "l"), _lead(batch, shapes[1], len(b), "r")
@@ -319,7 +319,7 @@ def layer_norm(site: Site) -> Results:
     """Statistics over `axis` and all that follow: those axes are pinned, with scale and bias."""
     axes = site.axes(0)
     if axes is None:
-        return site.refuse(f"the rank of {site.operator}'s input is unknown")
+        return site.refuse_unknown()
     first = normal_axis(site.attribute("axis", -1), len(axes))
     text = f"{site.operator} takes its statistics over this axis: removing channels would change them"
     for axis in axes[first:]:
@@ -334,7 +334,7 @@ def lp_norm(site: Site) -> Results:
     """X / |x| along `axis`: absent indices count as zero, so the axis is carried and masked."""
     axes = site.axes(0)
     if axes is None:
-        return site.refuse("the rank of LpNormalization's input is unknown")
+        return site.refuse_unknown()
     site.contract(0, normal_axis(site.attribute("axis", -1), len(axes)))
     return [list(axes)]
 
@@ -358,7 +358,7 @@ def quantize(site: Site) -> Results:
     """QuantizeLinear and DequantizeLinear: per-channel scales and zero points are carriers."""
     axes = site.axes(0)
     if axes is None:
-        return site.refuse(f"the rank of {site.operator}'s input is unknown")
+        return site.refuse_unknown()
     for index in (1, 2):
         scale = site.axes(index)
         if scale is None or not scale:

@@ -63,13 +63,13 @@ def random_inputs(
 def _random(graph: Graph, value: onnx.ValueInfoProto, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
     if dtype == np.bool_:
-        return rng.random(shape) < 0.5
+        return np.asarray(rng.random(shape) < 0.5)
     if dtype.kind in "iu":
         top = 256 if dtype.itemsize == 1 and dtype.kind == "u" else _index_bound(graph, value.name)
-        return rng.integers(0, top, shape).astype(dtype)
+        return np.asarray(rng.integers(0, top, shape), dtype)
     if dtype.kind not in "fV":
         raise UsageError(f"input {value.name!r} has type {dtype}: random inputs of that type cannot be made")
-    return rng.standard_normal(shape).astype(dtype)
+    return np.asarray(rng.standard_normal(shape), dtype)
 
 
 def _index_bound(graph: Graph, name: str) -> int:

@@ -12,7 +12,7 @@ import onnx
 from onnx import ModelProto, helper
 
 from .errors import UsageError
-from .graph import Graph, Shape, declared_shape, element_count, operator_name
+from .graph import Graph, Shape, canonical_domain, declared_shape, element_count, operator_name
 
 InputShapes = Mapping[str, Sequence[int]]
 """Shapes that the user gives for inputs with dynamic dimensions."""
@@ -76,13 +76,19 @@ def shapes_of(inferred: ModelProto) -> dict[str, Shape]:
 def inferred_model(copy: ModelProto, model: ModelProto, shape_like: dict[str, str]) -> ModelProto:
     """The skeleton `copy` of `model` with value_info for every value whose type can be inferred."""
     kept = {value.name: value for value in model.graph.value_info}
+    imitate_operators(copy, shape_like)
     for node in copy.graph.node:
+        if canonical_domain(node.domain):
+            copy.graph.value_info.extend(kept[output] for output in node.output if output in kept)
+    return onnx.shape_inference.infer_shapes(copy, check_type=False, strict_mode=False, data_prop=True)
+
+
+def imitate_operators(model: ModelProto, shape_like: dict[str, str]) -> None:
+    """Put a standard operator with the same output shape in the place of one that onnx does not know (or knows as deprecated)."""
+    for node in model.graph.node:
         name = operator_name(node)
         if name in shape_like:
             _imitate(node, shape_like[name])
-        elif node.domain not in ("", "ai.onnx"):
-            copy.graph.value_info.extend(kept[output] for output in node.output if output in kept)
-    return onnx.shape_inference.infer_shapes(copy, check_type=False, strict_mode=False, data_prop=True)
 
 
 def _imitate(node: onnx.NodeProto, operator: str) -> None:

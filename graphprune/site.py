@@ -26,6 +26,7 @@ Axis = Ids | int
 """The labels along one axis: a vector, or one pinned label that stands for the whole axis."""
 
 Axes = list[Axis]
+UNKNOWN_RANK = "unknown rank"
 Role = Literal["producer", "consumer", "carrier"]
 
 
@@ -76,6 +77,8 @@ class Ledger:
     kernel_axes: set[tuple[str, int]] = field(default_factory=set)
     origins: dict[str, str] = field(default_factory=dict)
     """Values computed from one initializer alone, axis by axis (a dequantised weight), and that initializer."""
+    unknown: dict[str, Reason] = field(default_factory=dict)
+    """Values of unknown rank, and what made them so."""
 
 
 class Site(NodeView):
@@ -150,6 +153,17 @@ class Site(NodeView):
             self.pin_axes(self.axes(index), text)
         return [self.pinned_result(index, text) for index in range(len(self.outputs))]
 
+    def refuse_unknown(self) -> list[Axes | None]:
+        """As `refuse`, where the rank of an input is unknown: for the reason that made it so."""
+        known = [self.ledger.unknown[name] for name in self.inputs if name in self.ledger.unknown]
+        reason = known[0] if known else Reason(f"the rank of an input of {self.operator} is unknown", self.label)
+        for index in range(len(self.inputs)):
+            for axis in self.axes(index) or ():
+                if not isinstance(axis, int):
+                    self.labels.pin(axis, reason)
+        self.ledger.unknown |= dict.fromkeys(self.outputs, reason)
+        return [self.pinned_result(index, reason.text) for index in range(len(self.outputs))]
+
     def pinned_result(self, index: int, text: str) -> Axes | None:
         """Axes of output `index`, all pinned for one reason; None where the rank is unknown."""
         shape = self.output_shape(index)
@@ -222,7 +236,7 @@ class RuleMatch:
                 return self.site.refuse(f"{self.site.operator} lacks input {index}")
             problem = self._bind_operand(index, operand)
             if problem:
-                return self.site.refuse(problem)
+                return self.site.refuse_unknown() if problem is UNKNOWN_RANK else self.site.refuse(problem)
         self._note_roles()
         if macs is not None:
             self._note_macs(macs)
@@ -232,7 +246,7 @@ class RuleMatch:
         axes, shape = self.site.axes(index), self.site.shape(index)
         kind = self.site.operator
         if axes is None:
-            return f"the rank of an input of {kind} is unknown"
+            return UNKNOWN_RANK
         spread = operand.spread(len(axes))
         if spread is None:
             return f"{kind} with an operand of rank {len(axes)} has no rule"
