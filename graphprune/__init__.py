@@ -15,7 +15,8 @@ from .version import VERSION
 __version__ = VERSION
 
 if TYPE_CHECKING:
-    from .pipeline import Options, Result, analyze, apply_plan, load, prune, verify
+    from .options import Options
+    from .pipeline import Result, analyze, apply_plan, load, prune, verify
 
 _PIPELINE = ("Options", "Result", "analyze", "apply_plan", "load", "prune", "verify")
 

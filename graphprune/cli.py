@@ -20,13 +20,17 @@ import click
 
 from . import registry
 from .errors import ExitCode, GraphpruneError, UsageError
+from .options import Options
 from .version import VERSION
 
 if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
 
+DEFAULTS = Options()
 MODEL = click.Path(path_type=Path)
+COUNT = click.IntRange(min=1)
+NUMBER = click.IntRange(min=0)
 JSON = click.option("--json", "json_to", metavar="FILE|-", help="Also write the result as JSON; '-' is standard output.")
 SHAPE = click.option(
     "--input-shape", "shapes", multiple=True, metavar="NAME=1,3,224,224", help="Size of an input with dynamic dimensions."
@@ -106,18 +110,18 @@ def analyze(model: Path, shapes: tuple[str, ...], json_to: str | None) -> None:
 @click.argument("model", type=MODEL)
 @click.option("-o", "--output", type=MODEL, required=True, help="The pruned ONNX file.")
 @click.option("--target", "targets", multiple=True, metavar="KIND=VALUE", help="macs=0.5, params=300K, bytes=2MB, channels=0.7.")
-@click.option("--importance", default="magnitude", show_default=True, metavar="SPEC", help="How channels are scored.")
-@click.option("--selection", default="uniform", show_default=True, metavar="SPEC", help="How the budget is spread.")
-@click.option("--align", default="auto", show_default=True, metavar="auto|N", help="Channel counts are multiples of this.")
+@click.option("--importance", default=DEFAULTS.importance, show_default=True, metavar="SPEC", help="How channels are scored.")
+@click.option("--selection", default=DEFAULTS.selection, show_default=True, metavar="SPEC", help="How the budget is spread.")
+@click.option("--align", default=str(DEFAULTS.align), show_default=True, metavar="auto|N", help="Step of channel counts.")
 @click.option("--keep", multiple=True, metavar="REGEX", help="Leave matching groups, tensors or nodes as they are.")
 @click.option("--ratio", "ratios", multiple=True, metavar="REGEX=VALUE", help="Keep this share of matching layers' outputs.")
-@click.option("--min-channels", default=1, show_default=True, type=click.IntRange(min=1), help="No group gets smaller.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="For the proof and random scores.")
+@click.option("--min-channels", default=DEFAULTS.min_channels, show_default=True, type=COUNT, help="No group gets smaller.")
+@click.option("--seed", default=DEFAULTS.seed, show_default=True, type=NUMBER, help="For the proof and random scores.")
 @click.option("--plan", "plan_to", type=MODEL, help="Write the plan: what was kept of every group.")
 @click.option("--eval", "eval_from", type=MODEL, metavar="FILE.npz", help="Measure accuracy on these labelled samples.")
 @click.option("--measure", is_flag=True, help="Measure latency before and after.")
-@click.option("--threads", default=1, show_default=True, type=click.IntRange(min=0), help="For --measure.")
-@click.option("--on-unsupported", type=click.Choice(["pin", "error"]), default="pin", show_default=True)
+@click.option("--threads", default=1, show_default=True, type=NUMBER, help="For --measure.")
+@click.option("--on-unsupported", type=click.Choice(["pin", "error"]), default=DEFAULTS.on_unsupported, show_default=True)
 @click.option("--no-verify", is_flag=True, help="Leave out the proof.")
 @SHAPE
 @JSON
@@ -143,7 +147,7 @@ def prune(
         source = pipeline.load(model, input_shapes)
         samples = _samples(eval_from, source)
         result = pipeline.prune(
-            source, pipeline.Options(**options, verify=not no_verify), input_shapes, step=_describe(bar)
+            source, Options(**options, verify=not no_verify), input_shapes, step=_describe(bar)
         )
         models = [result.original.model, result.model]
         latency = _latency(models, threads, input_shapes, bar) if measure else []
@@ -187,7 +191,7 @@ def apply(model: Path, plan: Path, output: Path, no_verify: bool, json_to: str |
 @click.argument("model", type=MODEL)
 @click.argument("plan", type=MODEL)
 @click.argument("pruned", type=MODEL)
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="For the random inputs.")
+@click.option("--seed", default=0, show_default=True, type=NUMBER, help="For the random inputs.")
 @SHAPE
 @JSON
 def verify(model: Path, plan: Path, pruned: Path, seed: int, shapes: tuple[str, ...], json_to: str | None) -> None:
@@ -207,8 +211,8 @@ def verify(model: Path, plan: Path, pruned: Path, seed: int, shapes: tuple[str, 
 @main.command()
 @click.argument("models", nargs=-1, required=True, type=MODEL)
 @click.option("--backend", type=click.Choice(["onnxruntime"]), default="onnxruntime", show_default=True)
-@click.option("--threads", default=1, show_default=True, type=click.IntRange(min=0), help="0: the runtime decides.")
-@click.option("--batch", default=1, show_default=True, type=click.IntRange(min=1), help="For models with a dynamic batch.")
+@click.option("--threads", default=1, show_default=True, type=NUMBER, help="0: the runtime decides.")
+@click.option("--batch", default=1, show_default=True, type=COUNT, help="For models with a dynamic batch.")
 @SHAPE
 @JSON
 def bench(

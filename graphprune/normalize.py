@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import graphlib
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import onnx
@@ -235,16 +236,26 @@ def _carry_over(old: ModelProto, new: ModelProto) -> None:
         new.graph.doc_string = old.graph.doc_string
     if not new.graph.quantization_annotation:
         new.graph.quantization_annotation.extend(old.graph.quantization_annotation)
+    for field in ("input", "output", "initializer"):
+        sources = {entry.name: entry for entry in getattr(old.graph, field)}
+        for entry in getattr(new.graph, field):
+            if entry.name in sources:
+                _carry_notes(sources[entry.name], entry)
     by_output = {tuple(node.output): node for node in old.graph.node}
     for node in new.graph.node:
         source = by_output.get(tuple(node.output))
         if source is not None:
             if source.name and not node.name:
                 node.name = source.name
-            if source.doc_string and not node.doc_string:
-                node.doc_string = source.doc_string
-            if not node.metadata_props:
-                node.metadata_props.extend(source.metadata_props)
+            _carry_notes(source, node)
+
+
+def _carry_notes(old: Any, new: Any) -> None:
+    """Copy the doc string and metadata of a node, value or tensor where the new one has none."""
+    if old.doc_string and not new.doc_string:
+        new.doc_string = old.doc_string
+    if not new.metadata_props:
+        new.metadata_props.extend(old.metadata_props)
 
 
 # ---- constants and dead code --------------------------------------------------------------------
@@ -359,10 +370,7 @@ def _write_value_info(model: ModelProto, inferred: ModelProto) -> None:
     for value in fresh:
         old = extra.get(value.name)
         if old is not None:
-            if old.doc_string and not value.doc_string:
-                value.doc_string = old.doc_string
-            if not value.metadata_props:
-                value.metadata_props.extend(old.metadata_props)
+            _carry_notes(old, value)
     declared = {dim for value in [*model.graph.input, *model.graph.output] for dim in declared_shape(value) or ()}
     for value in fresh:
         for dim in value.type.tensor_type.shape.dim:

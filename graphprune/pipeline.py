@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from math import gcd
 from pathlib import Path
@@ -30,6 +30,7 @@ from .inference import Analysis, infer
 from .model_file import content_hash, read_model
 from .normalize import normalize
 from .operators import TABLE
+from .options import Options
 from .plan import Plan, PlanGroup, PlanMember, PlanPinned
 from .proof import Proof, prove
 from .shape_inference import InputShapes
@@ -39,27 +40,6 @@ from .weights import Vector, Weights
 
 Step = Callable[[str], None]
 """Called with a short description when a stage begins; for progress displays."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the user asks for; the defaults are those of the command line."""
-
-    targets: tuple[str, ...] = ()
-    importance: str = "magnitude"
-    selection: str = "uniform"
-    align: int | str = "auto"
-    keep: tuple[str, ...] = ()
-    ratios: tuple[str, ...] = ()
-    min_channels: int = 1
-    seed: int = 0
-    on_unsupported: str = "pin"
-    verify: bool = True
-
-    def as_dict(self) -> dict[str, Any]:
-        """The options as they are recorded in a plan: all that decide about the result."""
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "verify"}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 @dataclass(frozen=True)
@@ -126,7 +106,7 @@ def prune(
     Keyword arguments are the fields of `Options`.  Raises UsageError, InvalidModelError, UnreachableError or ProofError; nothing
     is written to disk.
     """
-    options = _options(options, changes)
+    options = (options or Options()).updated(changes)
     targets = [parse_target(text) for text in options.targets]
     if not targets and not options.ratios:
         raise UsageError("nothing to do: give a target such as macs=0.5, or a ratio for some layers")
@@ -204,16 +184,6 @@ def rewrite(analysis: Analysis, present: NDArray[np.bool_]) -> Rewritten:
 
 
 # ---- from options to a problem ------------------------------------------------------------------
-
-
-def _options(options: Options | None, changes: Mapping[str, Any]) -> Options:
-    unknown = sorted(set(changes) - {field.name for field in fields(Options)})
-    if unknown:
-        raise UsageError(f"unknown option {unknown[0]!r}; there are: {', '.join(f.name for f in fields(Options))}")
-    values = {**asdict(options or Options()), **changes}
-    for name in ("targets", "keep", "ratios"):
-        values[name] = (values[name],) if isinstance(values[name], str) else tuple(values[name])
-    return Options(**values)
 
 
 def _check_supported(analysis: Analysis, options: Options) -> None:

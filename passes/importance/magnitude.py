@@ -19,9 +19,9 @@ class Magnitude(Importance):
     """
 
     name: ClassVar[str] = "magnitude"
-    p: Literal[1, 2] = 2
+    p: Literal[1, 2] = 1
     reduce: Reduction = "sum"
-    normalizer: Normalizer = "mean"
+    normalizer: Normalizer = "max"
 
     def score(self, group: Group, weights: Weights) -> Vector:
         """I(c) = reduce over the coupled tensors of sum |w| ** p."""

@@ -1,0 +1,44 @@
+"""The options of a pruning run, with their defaults: the one place that has them.
+
+Start reading at `Options`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from .errors import UsageError
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asks for; the defaults are those of the command line, which takes them from here."""
+
+    targets: tuple[str, ...] = ()
+    importance: str = "magnitude"
+    selection: str = "global"
+    align: int | str = "auto"
+    keep: tuple[str, ...] = ()
+    ratios: tuple[str, ...] = ()
+    min_channels: int = 1
+    seed: int = 0
+    on_unsupported: str = "pin"
+    verify: bool = True
+
+    def as_dict(self) -> dict[str, Any]:
+        """The options as they are recorded in a plan: all that decide about the result."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "verify"}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    def updated(self, changes: Mapping[str, Any]) -> Options:
+        """These options with some changed; a single string stands for a list of one.  Raises UsageError for unknown names."""
+        known = [field.name for field in fields(self)]
+        values = dict(changes)
+        for name, value in changes.items():
+            if name not in known:
+                raise UsageError(f"unknown option {name!r}; there are: {', '.join(known)}")
+            if name in ("targets", "keep", "ratios"):
+                values[name] = (value,) if isinstance(value, str) else tuple(value)
+        return replace(self, **values)
