@@ -144,7 +144,7 @@ def test_the_pruned_model_is_valid_by_the_standard() -> None:
 
 
 def test_shapes_in_a_pruned_model_are_those_of_the_pruned_model() -> None:
-    result = graphprune.prune(plain(), targets=["channels=0.5"], align=1)
+    result = graphprune.prune(plain(), targets=["channels=0.5"], align=1, selection="uniform")
     found = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in result.model.graph.value_info}
     assert found["c1"] == ["N", 4, 6, 6]
     assert found["r2"] == ["N", 6, 4, 4]
