@@ -6,6 +6,7 @@ Start reading at `read_model` and `write_model`.
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import tempfile
 from collections.abc import Iterator
@@ -29,13 +30,13 @@ def read_model(path: Path) -> ModelProto:
     Raises InvalidModelError where the file is missing, not ONNX, truncated, or names external data that is missing, too
     short or outside the model's folder.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InvalidModelError(f"{path}: cannot read the model: {error.strerror}") from error
     model = ModelProto()
     try:
-        model.ParseFromString(data)
+        if path.stat().st_size:
+            with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
+                model.ParseFromString(view)  # reads the pages in place, without a copy of the file
+    except OSError as error:
+        raise InvalidModelError(f"{path}: cannot read the model: {error.strerror}") from error
     except DecodeError as error:
         raise InvalidModelError(f"{path}: not an ONNX file, or a truncated one ({error})") from error
     if not model.ir_version or not model.HasField("graph") or not model.opset_import:

@@ -66,9 +66,8 @@ class Weights:
 
 def _sums_of_cells(cells: NDArray[np.float32], power: float) -> Matrix:
     """[a, b, k] -> [a, b]: the sum of |w| ** power over the last axis."""
-    if power == 2:
-        return np.asarray(np.einsum("abk,abk->ab", cells, cells))
-    return np.asarray((np.abs(cells) ** power).sum(axis=2))
+    size = np.abs(cells) if power == 1 else np.square(cells) if power == 2 else np.abs(cells) ** power
+    return np.asarray(size[..., 0] if cells.shape[2] == 1 else size @ np.ones(cells.shape[2], np.float32))
 
 
 def scored_members(group: Group) -> list[Member]:
