@@ -8,6 +8,7 @@ axis there: the analysis may not rely on layouts.  Start reading at `networks`; 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -34,7 +35,9 @@ class Builder:
         self.nodes: list[Any] = []
         self.weights: dict[str, np.ndarray] = {}
         self.silenced = False
-        """Whether activations are summed over without a weight."""
+        """Whether activations that a weight has just written are summed over without a weight."""
+        self.summed = False
+        """Whether any activation is summed over: the independent oracle has no weight to zero there."""
 
     # ---- choices -------------------------------------------------------------------------------
 
@@ -43,6 +46,10 @@ class Builder:
 
     def number(self, low: int, high: int) -> int:
         return int(self.draw(st.integers(low, high)))
+
+    def channels(self, most: int = 8, step: int = 1) -> int:
+        """A number of channels, a multiple of `step`; small networks have some that can go."""
+        return int(self.choose([k * step for k in (4, 6, 3, 8, 5, 7, 2, 10, 12, 1) if k * step <= most] or [step]))
 
     def coin(self) -> bool:
         return bool(self.draw(st.booleans()))
@@ -114,7 +121,7 @@ def conv(b: Builder) -> None:
     n, c, *space = b.shapes[x]
     kernel = [b.choose([k for k in (1, 3) if k <= size + 2]) for size in space]
     groups = b.divisor(c)
-    out = groups * b.number(1, max(1, 12 // groups))
+    out = b.channels(12, groups)
     stride = b.choose([1, 1, 2])
     pads = [k // 2 for k in kernel]
     sizes = [(size + 2 * p - k) // stride + 1 for size, p, k in zip(space, pads, kernel, strict=True)]
@@ -148,7 +155,7 @@ def transposed_conv(b: Builder) -> None:
         return
     n, c, h, w = b.shapes[x]
     groups = b.divisor(c)
-    out = b.number(1, max(1, 8 // groups))
+    out = b.channels(max(1, 8 // groups))
     inputs = [x, b.weight(c, out, 2, 2)] + ([b.weight(out * groups, scale=0.5)] if b.coin() else [])
     b.add("ConvTranspose", inputs, (n, out * groups, h * 2, w * 2), group=groups, strides=[2, 2], kernel_shape=[2, 2])
 
@@ -158,7 +165,7 @@ def gemm(b: Builder) -> None:
     if x is None:
         return
     n, k = b.shapes[x]
-    out, swap = b.number(1, 8), b.coin()
+    out, swap = b.channels(), b.coin()
     w = b.weight(out, k) if swap else b.weight(k, out)
     bias = b.choose([None, (out,), (1, out), (1,)])
     inputs = [x, w] + ([] if bias is None else [b.weight(*bias, scale=0.5)])
@@ -170,7 +177,7 @@ def matmul(b: Builder) -> None:
     if x is None:
         return
     *lead, k = b.shapes[x]
-    out = b.number(1, 8)
+    out = b.channels()
     y = b.add("MatMul", [x, b.weight(k, out)], (*lead, out))
     if b.coin():
         b.add("Add", [b.weight(out, scale=0.5), y] if b.coin() else [y, b.weight(out, scale=0.5)], (*lead, out))
@@ -182,7 +189,7 @@ def batched_matmul(b: Builder) -> None:
     if x is None:
         return
     n, h, t, k = b.shapes[x]
-    out = b.number(1, 6)
+    out = b.channels()
     b.add("MatMul", [x, b.weight(b.choose([1, h]), k, out, scale=0.5)], (n, h, t, out))
 
 
@@ -191,7 +198,7 @@ def einsum(b: Builder) -> None:
     if x is None:
         return
     n, c, h, w = b.shapes[x]
-    out = b.number(1, 6)
+    out = b.channels()
     if b.coin():
         b.add("Einsum", [x, b.weight(out, c, scale=0.5)], (n, out, h, w), equation="nchw,oc->nohw")
     else:
@@ -295,7 +302,7 @@ def squeeze_excitation(b: Builder) -> None:
     if x is None:
         return
     n, c, *space = b.shapes[x]
-    r = b.number(1, 4)
+    r = b.channels(4)
     if b.coin():
         pooled = b.add("GlobalAveragePool", [x], (n, c, 1, 1))
     else:
@@ -310,7 +317,7 @@ def quantised_weight(b: Builder) -> None:
     if x is None:
         return
     n, c, *space = b.shapes[x]
-    out = b.number(1, 8)
+    out = b.channels()
     name = f"q{len(b.weights)}"
     b.weights[name] = b.rng.integers(-90, 100, (out, c, 1, 1)).astype(np.int8)
     zero = f"z{len(b.weights)}"
@@ -338,7 +345,7 @@ def residual(b: Builder) -> None:
     if x is None:
         return
     n, c, *space = b.shapes[x]
-    inner = b.number(1, 6)
+    inner = b.channels()
     y = b.add("Conv", [x, b.weight(inner, c, 1, 1)], (n, inner, *space))
     y = b.add("Relu", [y], (n, inner, *space))
     y = b.add("Conv", [y, b.weight(c, inner, 1, 1), b.weight(c, scale=0.5)], (n, c, *space))
@@ -557,7 +564,7 @@ def reduce(b: Builder) -> None:
     operator = b.choose(["ReduceSum", "ReduceL1", "ReduceL2", "ReduceMean", "ReduceMax"])
     b.add(operator, [x, b.integers(axis)], made, keepdims=int(keep))
     if operator in ("ReduceSum", "ReduceL1", "ReduceL2"):
-        b.silenced = True
+        b.summed = True
 
 
 def softmax(b: Builder) -> None:
@@ -585,6 +592,9 @@ KINDS = [
 def _head(b: Builder, name: str) -> str:
     """A layer that reads all of a value, or all of one axis, so that there is something to prune."""
     n, *rest = b.shapes[name]
+    if len(rest) == 1 and b.coin():
+        name = b.add("Relu", [b.add("Gemm", [name, b.weight(rest[0], 5)], (n, 5))], (n, 5))
+        rest = [5]
     kind = b.choose(["all", "all", "channels", "last"])
     if kind == "channels" and len(rest) > 1:
         return b.add("Conv", [name, b.weight(3, rest[0], *[1] * (len(rest) - 1))], (n, 3, *rest[1:]))
@@ -594,9 +604,18 @@ def _head(b: Builder, name: str) -> str:
     return b.add("Gemm", [flat, b.weight(prod(rest), 3), b.weight(3)], (n, 3))
 
 
+@dataclass
+class Network:
+    """A random network and how it can be masked."""
+
+    model: ModelProto
+    silenced: bool
+    summed: bool
+
+
 @st.composite
-def networks(draw: Draw, least: int = 2, most: int = 12) -> tuple[ModelProto, bool]:
-    """A random network, and whether it sums over activations without a weight."""
+def networks(draw: Draw, least: int = 2, most: int = 12) -> Network:
+    """A random network."""
     b = Builder(draw)
     b.shapes["x0"] = draw(st.sampled_from([(BATCH, 3, 6, 6), (BATCH, 4, 4, 8), (BATCH, 5, 6), (BATCH, 3, 8, 4)]))
     (conv if len(b.shapes["x0"]) == 4 or b.coin() else matmul)(b)
@@ -605,4 +624,4 @@ def networks(draw: Draw, least: int = 2, most: int = 12) -> tuple[ModelProto, bo
     read = {name for node in b.nodes for name in node.input}
     leaves = [name for name in b.shapes if name not in read][-3:]
     outputs = [_head(b, name) for name in leaves]
-    return b.model(outputs), b.silenced
+    return Network(b.model(outputs), b.silenced, b.summed)
