@@ -237,7 +237,7 @@ def alignment(group: Group, align: int | str) -> int:
     if value < 1:
         raise UsageError(f"--align {align}: must be at least 1")
     producers = [member for member in group.members if member.role == "producer"] or list(group.members)
-    repeats = min(len(member.units) // max(1, len(np.unique(member.units))) for member in producers)
+    repeats = min(int(np.bincount(member.units).max()) for member in producers)
     return max(1, min(value // gcd(value, repeats), group.size))
 
 
