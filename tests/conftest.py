@@ -14,10 +14,15 @@ COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, Heal
 settings.register_profile("default", max_examples=150, derandomize=True, **COMMON)
 settings.register_profile("explore", max_examples=500, **COMMON)
 settings.register_profile("nightly", max_examples=5000, **COMMON)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 DESELECTED = ("nightly", "shared", "torch")
 """Markers of tests that run only where they are asked for: `pytest -m nightly`."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """`pytest -m nightly` runs as many examples as its name says; HYPOTHESIS_PROFILE overrides."""
+    profile = "nightly" if "nightly" in config.getoption("-m") else "default"
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", profile))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
