@@ -145,9 +145,8 @@ class Labels:
             if plain.any():
                 self._link_variables(a[plain], b[plain])
             elif mixed.any():
-                a, b = a[mixed], b[mixed]
-                swap = a_product[mixed]
-                self._link_to_products(np.where(swap, b, a), np.where(swap, a, b))
+                variables, products = np.where(a_product, b, a), np.where(a_product, a, b)
+                self._link_to_products(variables[mixed], products[mixed])
             else:
                 self._unify_products(a, b)
 

@@ -59,7 +59,8 @@ def typical_shapes(graph: Graph, shape_like: dict[str, str], given: InputShapes 
         for dim, size in zip(value.type.tensor_type.shape.dim, sizes.get(value.name, ()), strict=False):
             dim.dim_value = size
     for output in copy.graph.output:
-        output.type.tensor_type.ClearField("shape")
+        if output.type.HasField("tensor_type"):
+            output.type.tensor_type.ClearField("shape")
     return shapes_of(inferred_model(copy, graph.model, shape_like))
 
 

@@ -267,3 +267,14 @@ def test_split_of_three_parts_in_either_order_gives_the_same_variables() -> None
             a, b = labels.split(rest, 2, 3)
         outcomes.append((len(set(a.tolist())), len(set(b.tolist())), len(set(c.tolist())), labels.leaves(flat).shape[1]))
     assert outcomes[0][:3] == outcomes[1][:3] == (2, 3, 2)
+
+
+def test_a_batch_of_pairs_of_every_kind_loses_none() -> None:
+    """A variable meets a product and two products meet in one call; the second pair was once dropped."""
+    labels = Labels()
+    a, b, single = labels.fresh(4), labels.fresh(4), labels.fresh(1)
+    labels.split(a, 2, 2)
+    labels.split(b, 2, 2)
+    labels.unify(np.concatenate([single, a[1:2]]), np.concatenate([b[:1], b[2:3]]))
+    assert set(labels.leaves(single)[0]) == set(labels.leaves(b[:1])[0])
+    assert set(labels.leaves(a[1:2])[0]) == set(labels.leaves(b[2:3])[0])
