@@ -198,15 +198,8 @@ def _empty_axes(problem: Problem, kept: list[list[int]], model: CostModel) -> li
         present[group.labels[units]] = True
         owner[group.labels], unit[group.labels] = k, np.arange(group.size)
         score[group.labels] = problem.scores[k]
-    arrays = [ids for name in analysis.ledger.values for _, ids in analysis.free_axes(name) if len(ids)]
-    if not arrays:
-        return []
-    leaves = analysis.ledger.labels.leaves(np.concatenate(arrays))
-    starts = np.cumsum([0, *(len(ids) for ids in arrays[:-1])])
-    alive = np.add.reduceat(present[leaves].all(axis=1), starts, dtype=np.int64)
     revived: set[tuple[int, int]] = set()
-    for k in np.flatnonzero(alive == 0).tolist():
-        rows = leaves[starts[k] : starts[k] + len(arrays[k])]
+    for rows in analysis.emptied_axes(present):
         best = rows[np.argmax(np.where(owner[rows] >= 0, score[rows], 0).sum(axis=1))]
         revived |= {(int(owner[label]), int(unit[label])) for label in best if owner[label] >= 0 and not present[label]}
     return sorted(revived)

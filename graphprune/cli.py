@@ -140,7 +140,7 @@ def prune(
     """Prune a model to a target and prove that the result equals the masked original."""
     from . import pipeline
 
-    for path in (output, plan_to):
+    for path in (output, plan_to, _json_path(json_to)):
         _check_output(path)
     input_shapes = _input_shapes(shapes)
     with progress("pruning") as bar:
@@ -176,6 +176,7 @@ def apply(model: Path, plan: Path, output: Path, no_verify: bool, json_to: str |
     from .plan import read_plan
 
     _check_output(output)
+    _check_output(_json_path(json_to))
     with progress("applying the plan"):
         result = pipeline.apply_plan(model, read_plan(plan), verify=not no_verify)
     _exporter().write(result.model, output)
@@ -311,6 +312,10 @@ def _write_text(path: Path, text: str) -> None:
 
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def _json_path(json_to: str | None) -> Path | None:
+    return None if json_to in (None, "-") else Path(str(json_to))
 
 
 def _check_output(path: Path | None) -> None:

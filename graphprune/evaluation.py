@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from onnx import ModelProto, helper
@@ -21,9 +22,9 @@ def read_samples(path: Path, graph: Graph) -> dict[str, Array]:
     A key `labels` is passed through.  Raises UsageError where the file or its keys do not fit.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise UsageError(f"{path}: cannot read the samples: {error}") from error
     names = [value.name for value in graph.inputs]
     missing = [name for name in names if name not in arrays]

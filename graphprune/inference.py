@@ -55,6 +55,16 @@ class Analysis:
         """For every index of an axis whether it stays."""
         return np.asarray(present[self.ledger.labels.leaves(ids)].all(axis=1))
 
+    def emptied_axes(self, present: NDArray[np.bool_]) -> list[Ids]:
+        """The axes that would lose all their indices, each as the leaf labels of its indices, shape (n, k)."""
+        arrays = [ids for name in self.ledger.values for _, ids in self.free_axes(name) if len(ids)]
+        if not arrays:
+            return []
+        leaves = self.ledger.labels.leaves(np.concatenate(arrays))
+        starts = np.cumsum([0, *(len(ids) for ids in arrays[:-1])])
+        alive = np.add.reduceat(present[leaves].all(axis=1), starts, dtype=np.int64)
+        return [leaves[starts[k] : starts[k] + len(arrays[k])] for k in np.flatnonzero(alive == 0).tolist()]
+
     def free_axes(self, value: str) -> list[tuple[int, Ids]]:
         """The axes of a value that have labels, with those."""
         axes = self.ledger.values.get(value) or []

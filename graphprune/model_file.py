@@ -81,7 +81,7 @@ def _load_external(tensor: TensorProto, path: Path) -> None:
             f"{where} does not fit: {needed} bytes are declared, the file {target.name} has {target.stat().st_size}"
         )
     load_external_data_for_tensor(tensor, str(folder))
-    tensor.data_location = TensorProto.DEFAULT
+    tensor.ClearField("data_location")
     del tensor.external_data[:]
 
 

@@ -209,6 +209,9 @@ def _drop_initializers_from_inputs(model: ModelProto) -> None:
 def _upgrade(model: ModelProto) -> None:
     entries = [entry for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS]
     version = entries[0].version if entries else 0
+    newest = onnx.defs.onnx_opset_version()
+    if version > newest:
+        raise InvalidModelError(f"the model has opset {version}; the installed onnx knows up to {newest}: upgrade onnx")
     if not entries or version >= MINIMUM_OPSET:
         return
     try:

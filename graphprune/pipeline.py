@@ -331,6 +331,8 @@ def _replay(graph: Graph, plan: Plan) -> tuple[Analysis, NDArray[np.bool_]]:
             raise UsageError(f"the plan's group {entry.id!r} of size {entry.size} is not in this model")
         _check_keep(entry)
     present = analysis.present(plan.keep)
+    if analysis.emptied_axes(present):
+        raise UsageError("the plan leaves nothing of some tensor's axis (a part of a Split, perhaps); keep one index of each")
     _check_tensors(analysis, plan, present)
     return analysis, present
 

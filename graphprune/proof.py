@@ -68,6 +68,9 @@ def prove(
     feeds, expected = _run_reference(graph, reference, seed, shapes)
     actual = _run(_with_outputs(pruned, probes, graph), feeds, "the pruned model")
     names = [value.name for value in graph.outputs]
+    missing = [name for name in names if name not in actual]
+    if missing:
+        raise ProofError(f"the pruned model has no output {missing[0]!r}; is it a pruned form of this model?")
     errors = {}
     for name in [*names, *probes]:
         errors[name] = difference(_take(expected.pop(name), name, kept_of), actual.pop(name))
@@ -190,7 +193,8 @@ def difference(expected: Array, actual: Array) -> tuple[float, float]:
     wide, other = expected.astype(np.float64), actual.astype(np.float64)
     same = (wide == other) | (np.isnan(wide) & np.isnan(other))
     scale = np.abs(np.where(np.isfinite(wide), wide, 0)).max(initial=0.0)
-    gap = np.where(same, 0.0, np.abs(wide - other)).max(initial=0.0)
+    with np.errstate(invalid="ignore"):  # inf - inf, where both are the same infinity
+        gap = np.where(same, 0.0, np.abs(wide - other)).max(initial=0.0)
     if not np.isfinite(gap):
         return float("inf"), tolerance
     return float(gap / max(scale, SMALL_SCALE)), tolerance
