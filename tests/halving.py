@@ -18,7 +18,7 @@ from graphprune.plan import Plan
 def halve(
     model: ModelProto, channels: float = 0.5, silence: bool = False, tolerance: float = 2e-5, **options: Any
 ) -> graphprune.Result:
-    """Prune with alignment 1; the proof passes, the oracle agrees, the cost is what was predicted, a replay gives the same bytes."""
+    """Prune with alignment 1: the proof passes, the oracle agrees, the cost is as predicted, a replay gives the same bytes."""
     options = {"targets": [f"channels={channels}"], "align": 1, "selection": "uniform"} | options
     result = graphprune.prune(model, **options)
     assert result.proof is not None

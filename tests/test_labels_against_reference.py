@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from graphprune.labels import Labels, Reason
 
@@ -13,6 +14,8 @@ COUNT = 8
 
 variable = st.integers(0, COUNT - 1)
 pairs = st.lists(st.tuples(variable, variable), max_size=12)
+unifications = pairs.map(lambda edges: ("unify", edges))
+pins = st.lists(variable, max_size=2).map(lambda ids: ("pin", ids))
 
 
 def closure(edges: list[tuple[int, int]], pinned: list[int]) -> tuple[list[list[bool]], list[bool]]:
@@ -28,7 +31,7 @@ def closure(edges: list[tuple[int, int]], pinned: list[int]) -> tuple[list[list[
 
 
 @settings(max_examples=100)
-@given(steps=st.lists(st.one_of(pairs.map(lambda p: ("unify", p)), st.lists(variable, max_size=2).map(lambda p: ("pin", p))), max_size=6))
+@given(steps=st.lists(st.one_of(unifications, pins), max_size=6))
 def test_variables_are_the_transitive_closure(steps: list[tuple[str, Any]]) -> None:
     labels = Labels()
     ids = labels.fresh(COUNT)

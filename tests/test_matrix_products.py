@@ -8,7 +8,9 @@ from nets import net
 
 
 @pytest.mark.parametrize("trans_b", [0, 1])
-@pytest.mark.parametrize("bias", ["float[6] b1", "float[1,6] b1", "float[1] b1", "float b1 = {0.7}", "float[2,6] b1", "float[2,1] b1"])
+@pytest.mark.parametrize(
+    "bias", ["float[6] b1", "float[1,6] b1", "float[1] b1", "float b1 = {0.7}", "float[2,6] b1", "float[2,1] b1"]
+)
 def test_gemm(trans_b: int, bias: str) -> None:
     weight = "6,5" if trans_b else "5,6"
     model = net(f"""

@@ -13,7 +13,7 @@ from click.testing import Result
 from nets import initializer, net, plain, write
 from onnx import ModelProto, TensorProto, helper
 
-from graphprune import model_file
+from graphprune import model_file, pipeline
 from graphprune.errors import InvalidModelError, UsageError
 from graphprune.model_file import content_hash, read_model, write_model
 
@@ -76,14 +76,13 @@ def test_a_truncated_model(tmp_path: Path, graphprune_cli: Cli, share: float) ->
 
 
 def test_every_truncation_of_a_model_is_refused_or_read_without_a_crash() -> None:
-    data = net("t (float[N,3] x) => (float[N,2] y) <float[3,4] w, float[4,2] v> {h = MatMul(x, w)\n y = MatMul(h, v)}").SerializeToString()
-    from graphprune import pipeline
-
+    text = "t (float[N,3] x) => (float[N,2] y) <float[3,4] w, float[4,2] v> {h = MatMul(x, w)\n y = MatMul(h, v)}"
+    data = net(text).SerializeToString()
     for length in range(0, len(data), 3):
         model = ModelProto()
         try:
             model.ParseFromString(data[:length])
-        except Exception:  # noqa: BLE001, S112
+        except Exception:
             continue
         try:
             pipeline.load(model)
@@ -280,8 +279,6 @@ def test_the_message_of_a_cycle_names_its_nodes(tmp_path: Path) -> None:
     model = broken(cycle)
     for number, node in enumerate(model.graph.node):
         node.name = f"layer{number}"
-    from graphprune import pipeline
-
     with pytest.raises(InvalidModelError) as error:
         pipeline.load(model)
     for number in range(4):
@@ -293,7 +290,8 @@ def test_a_shape_that_contradicts_the_weights_does_not_crash(tmp_path: Path, gra
     """Valid by name and arity, but no runtime could run it."""
     model = plain()
     model.graph.node[2].input[1] = "w1"
-    result = graphprune_cli("prune", write(model, tmp_path / "m.onnx"), "-o", tmp_path / "out.onnx", "--target", "channels=0.5", "--align", "1")
+    path = write(model, tmp_path / "m.onnx")
+    result = graphprune_cli("prune", path, "-o", tmp_path / "out.onnx", "--target", "channels=0.5", "--align", "1")
     assert result.exit_code in (3, 4, 5)
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "out.onnx").exists()

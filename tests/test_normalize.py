@@ -86,7 +86,8 @@ def test_opsets_before_thirteen(opset: int) -> None:
 
 @pytest.mark.parametrize("opset", [13, 16, 19, 22])
 def test_newer_opsets_are_left_alone(opset: int) -> None:
-    model = net("n (float[N,3,8,8] x) => (float[N,4,8,8] y) <float[6,3,1,1] a, float[4,6,1,1] b> {h = Conv(x, a)\n y = Conv(h, b)}", opset)
+    text = "new (float[N,3,8,8] x) => (float[N,4,8,8] y) <float[6,3,1,1] a, float[4,6,1,1] b> {h = Conv(x, a)\n y = Conv(h, b)}"
+    model = net(text, opset)
     assert [entry.version for entry in normal(model).opset_import if not entry.domain] == [opset]
     halve(model)
 
@@ -163,7 +164,7 @@ def test_dequantisation_is_not_folded() -> None:
 def test_arithmetic_on_shapes_is_folded_where_sizes_are_known() -> None:
     model = net("""
         arithmetic (float[2,3,4,6] x) => (float[2,6,12] y)
-        <float[6,3,1,1] w1, int64[1] one = {1}, int64[1] two = {2}, int64[1] end = {4}, int64[1] zero = {0}, int64[1] half = {2}> {
+        <float[6,3,1,1] w1, int64[1] two = {2}, int64[1] end = {4}, int64[1] zero = {0}, int64[1] half = {2}> {
             a = Conv(x, w1)
             s = Shape(a)
             b = Slice(s, zero, two)

@@ -260,7 +260,7 @@ def test_a_plan_that_does_not_fit(tmp_path: Path, graphprune_cli: Cli, verb: str
 
 @pytest.mark.parametrize("text", ["", "no json", "[]", "{}", "null", '{"schema": "graphprune.plan/1"'])
 def test_what_is_no_plan(text: str) -> None:
-    with pytest.raises(UsageError, match="p.json: not a valid plan: "):
+    with pytest.raises(UsageError, match=r"p\.json: not a valid plan: "):
         parse_plan(text, "p.json")
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import oracle
 import pytest
-from hypothesis import assume, given, strategies as st
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from onnx import ModelProto
 from random_graphs import Network, networks
 
@@ -65,7 +66,7 @@ def check(network: Network, options: dict[str, Any]) -> None:
 
 def prune_somehow(model: ModelProto, options: dict[str, Any]) -> graphprune.Result:
     """Prune to the wished target; where that is out of reach, remove at least something."""
-    for wish in (options, options | {"align": 1, "targets": ["channels=0.7"]}, options | {"align": 1, "targets": ["channels=0.95"]}):
+    for wish in (options, *(options | {"align": 1, "targets": [f"channels={share}"]} for share in (0.7, 0.95))):
         try:
             return graphprune.prune(model, **wish)
         except UnreachableError:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 from halving import groups, pinned
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 from nets import net
 
 import graphprune
