@@ -1,8 +1,10 @@
 """Random networks out of many operator kinds, for the property test.
 
-A `Builder` (network_builder.py) keeps a list of values with known shapes and appends nodes that fit them.  Hypothesis draws every
-choice, so a failing network shrinks to a small one.  Axis 1 is the channel axis of whatever operator wants one, also after a
-Transpose put another axis there: the analysis may not rely on layouts.  Start reading at `networks`; the operators are in random_nodes.py.
+A `Builder` (network_builder.py) keeps a list of values with known shapes and appends nodes that fit them.  Hypothesis draws
+every choice, so a failing network shrinks to a small one.  Axis 1 is the channel axis of whatever operator wants one, also after
+a Transpose put another axis there: the analysis may not rely on layouts.
+
+Start reading at `networks`; the operators are in random_nodes.py.
 """
 
 from __future__ import annotations

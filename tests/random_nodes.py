@@ -9,7 +9,7 @@ from math import prod
 
 import numpy as np
 from hypothesis import strategies as st
-from network_builder import LARGEST, Builder
+from network_builder import BATCH, LARGEST, Builder
 from onnx import helper
 
 # ---- contractions -------------------------------------------------------------------------------
