@@ -1,0 +1,39 @@
+"""The documentation follows the code: generated pages are fresh, links lead somewhere, the first command is the right one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from graphprune.cli import main
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize("script", [["docs/generate_operators.py", "--check"], ["docs/check_docs.py"]])
+def test_pages_are_fresh_and_links_lead_somewhere(script: list[str]) -> None:
+    done = subprocess.run([sys.executable, *script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_first_command_of_the_readme(tmp_path: Path) -> None:
+    """The example is pruned to its target, is proven, and keeps its accuracy."""
+    example = ROOT / "examples" / "fashion_mnist"
+    arguments = ["--target", "macs=0.5", "--eval", str(example / "eval.npz"), "--plan", str(tmp_path / "plan.json")]
+    output = tmp_path / "smaller.onnx"
+    result = CliRunner().invoke(main, ["prune", str(example / "model.onnx"), "-o", str(output), *arguments])
+    assert result.exit_code == 0, result.output
+    assert "proof: equal to the masked original" in result.stdout
+    assert "91.10%" in result.stdout
+    assert output.stat().st_size < 0.6 * (example / "model.onnx").stat().st_size
+    command = next(line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if "graphprune prune examples" in line)
+    assert "--target macs=0.5 --eval examples/fashion_mnist/eval.npz --measure --plan plan.json" in command
+
+
+def test_the_example_is_small() -> None:
+    files = [path for path in (ROOT / "examples" / "fashion_mnist").iterdir() if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 2_000_000
