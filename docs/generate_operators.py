@@ -25,7 +25,8 @@ every axis that it touches, and `graphprune analyze` says so; `--on-unsupported 
 [Adding an operator](adding-an-operator.md).
 
 Operators of other domains are written `domain::Operator`. Models of opset 12 and older are upgraded to opset 13 first; newer
-ones are taken as they are, up to the newest that the installed onnx knows. [Concepts](concepts.md) explains dimensions, products and pinning.
+ones are taken as they are, up to the newest that the installed onnx knows. [Concepts](concepts.md) explains dimensions, products
+and pinning.
 
 ## Notation
 
