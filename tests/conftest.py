@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 
 SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
 COMMON = {"deadline": None, "suppress_health_check": SLOW}
-settings.register_profile("default", max_examples=150, derandomize=True, **COMMON)
+settings.register_profile("default", max_examples=300, derandomize=True, **COMMON)
 settings.register_profile("explore", max_examples=500, **COMMON)
 settings.register_profile("nightly", max_examples=5000, **COMMON)
 
