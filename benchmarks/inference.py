@@ -26,7 +26,8 @@ def main() -> None:
             analysis = infer(graph)
             seconds.append(time.perf_counter() - start)
         seconds.sort()
-        print(f"{path}: {len(graph.nodes)} nodes, {len(analysis.groups)} groups, {seconds[0]:.3f} s ({seconds[ROUNDS // 2]:.3f} s)")
+        sizes = f"{len(graph.nodes)} nodes, {len(analysis.groups)} groups"
+        print(f"{path}: {sizes}, {seconds[0]:.3f} s ({seconds[ROUNDS // 2]:.3f} s)")
 
 
 if __name__ == "__main__":

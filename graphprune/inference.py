@@ -92,9 +92,11 @@ def _visit(graph: Graph, ledger: Ledger, position: int, table: dict[str, Operato
     entry = table.get(operator_name(node))
     site = Site(graph, ledger, position, entry.parameters if entry else ())
     results = entry.infer(site) if entry else _refuse_unknown(site, ledger)
+    if len(results) < len(node.output):
+        results = site.refuse(f"{site.operator} with {len(node.output)} results has no rule")
     for index, name in enumerate(node.output):
         if name:
-            axes = results[index] if index < len(results) else site.pinned_result(index, "an extra result")
+            axes = results[index]
             ledger.values[name] = _checked(site, axes, graph.shape(name))
             if axes is None:
                 text = f"operator {site.operator} has no rule" if entry is None else f"the shape of {name!r} is not known"

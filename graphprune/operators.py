@@ -3,8 +3,7 @@
 An entry is a typing rule (the notation is in `graphprune.rules`) or a small function, and where sizes are written into the
 node also how to bring them back in line after pruning.  An operator without an entry pins every axis it touches.
 
-To add an operator, add an entry here (docs/adding-an-operator.md); plugins add theirs through the entry point group
-`graphprune.operators`.  Start reading at `TABLE`.
+To add an operator, add an entry here (docs/adding-an-operator.md).  Start reading at `TABLE`.
 """
 
 from __future__ import annotations
@@ -121,32 +120,35 @@ def pins(attribute: str, default: int, index: int = -1, everything_after: bool =
     return infer
 
 
-def reduction(sums: bool) -> Callable[[Site], Results]:
-    """Reduce*: the reduced axes are contracted where absent indices count as zero (`sums`), else pinned."""
+def reduction(site: Site) -> Results:
+    """Reduce*: a statistic of activations, so the reduced axes are pinned.
 
-    def infer(site: Site) -> Results:
-        axes = site.axes(0)
-        at = site.integers(1, "axes", default=[])
-        if axes is None or at is None:
-            return site.refuse(f"{site.operator} over axes that are not known")
-        if not at and not site.attribute("noop_with_empty_axes", 0):
-            at = list(range(len(axes)))
-        return [reduced_axes(site, axes, [normal_axis(k, len(axes)) for k in at], sums)]
+    Even a sum is: no weight could be zeroed to mask an index, and what follows (a mean, a norm) counts all of them.
+    """
+    axes = site.axes(0)
+    at = site.integers(1, "axes", default=[])
+    if axes is None or at is None:
+        return site.refuse(f"{site.operator} over axes that are not known")
+    if not at and not site.attribute("noop_with_empty_axes", 0):
+        at = list(range(len(axes)))
+    return [reduced_axes(site, axes, [normal_axis(k, len(axes)) for k in at])]
 
-    return infer
 
-
-def reduced_axes(site: Site, axes: Axes, at: list[int], sums: bool = False) -> Axes:
+def reduced_axes(site: Site, axes: Axes, at: list[int]) -> Axes:
     """The axes that are left after reducing over `at`."""
     for k in at:
-        if sums:
-            site.contract(0, k)
-        else:
-            site.pin(axes[k], f"{site.operator} reduces over this axis")
+        site.pin(axes[k], f"{site.operator} reduces over this axis")
     if site.attribute("keepdims", 1):
         unit = site.pinned("an axis of size 1")
         return [unit if k in at else axis for k, axis in enumerate(axes)]
     return [axis for k, axis in enumerate(axes) if k not in at]
+
+
+def pooling(site: Site) -> Results:
+    """Positions are pinned, channels carried; indices of maxima count through all channels, so who reads them pins those."""
+    if len(site.outputs) > 1 and site.outputs[1]:
+        return site.refuse(f"{site.operator} gives indices that count through all channels")
+    return site.match(SPATIAL)
 
 
 def arg_reduction(site: Site) -> Results:
@@ -330,15 +332,6 @@ def layer_norm(site: Site) -> Results:
     return [list(axes), *(site.pinned_result(k, text) for k in range(1, len(site.outputs)))]
 
 
-def lp_norm(site: Site) -> Results:
-    """X / |x| along `axis`: absent indices count as zero, so the axis is carried and masked."""
-    axes = site.axes(0)
-    if axes is None:
-        return site.refuse_unknown()
-    site.contract(0, normal_axis(site.attribute("axis", -1), len(axes)))
-    return [list(axes)]
-
-
 def group_norm(site: Site) -> Results:
     """Statistics within each group: whole groups can leave, channels of a group cannot."""
     scale = "(g C)" if (site.shape(1) or (0,))[0] == (site.shape(0) or (0, 1))[1] else "g"
@@ -414,7 +407,7 @@ _ENTRIES: list[Operator] = [
     Operator("Einsum", einsum, "its equation"),
     *(Operator(name, recurrent(gates), "pinned") for name, gates in (("LSTM", 4), ("GRU", 3), ("RNN", 1))),
     # per channel
-    typed("BatchNormalization", "[b,c,...] [c] [c] [c] [c] -> [b,c,...]", parameters=BATCH_NORM),
+    typed("BatchNormalization", "[b,c,...] [c] [c] [c] [c] -> [b,c,...] [c] [c] [c] [c]", parameters=BATCH_NORM),
     typed("InstanceNormalization", "[b,c,_...] [c] [c] -> [b,c,_...]", parameters=("", "scale", "bias")),
     Operator(
         "GroupNormalization",
@@ -424,12 +417,12 @@ _ENTRIES: list[Operator] = [
         shape_like="Identity",
     ),
     Operator("LayerNormalization", layer_norm, "[...,_...] [_...] [_...]? -> [...,_...] (from axis on)"),
-    Operator("LpNormalization", lp_norm, "carries all axes, masks axis"),
+    Operator("LpNormalization", pins("axis", -1), "pins axis, carries the others"),
     typed("LRN", "[b,_,_...] -> [b,_,_...]"),
     *each(
         "AveragePool MaxPool LpPool GlobalAveragePool GlobalMaxPool GlobalLpPool",
         SPATIAL,
-        lambda site: site.match(SPATIAL + " [b,c,_...]" * (len(site.outputs) - 1)),
+        pooling,
     ),
     Operator("Resize", resize, "carries axes that keep their size, pins the others", shrink_resize),
     Operator("Upsample", resize, "carries axes that keep their size, pins the others"),
@@ -455,11 +448,10 @@ _ENTRIES: list[Operator] = [
     Operator("TopK", pins("axis", -1), "pins axis, carries the others"),
     Operator("CumSum", pins("", 0, index=1), "pins axis, carries the others"),
     *each("ArgMax ArgMin", "pins axis, carries the others", arg_reduction),
-    *each("ReduceSum ReduceL1 ReduceL2 ReduceSumSquare", "contracts axes, carries the others", reduction(True)),
     *each(
-        "ReduceMean ReduceMax ReduceMin ReduceProd ReduceLogSum ReduceLogSumExp",
+        "ReduceSum ReduceMean ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceSumSquare ReduceLogSum ReduceLogSumExp",
         "pins axes, carries the others",
-        reduction(False),
+        reduction,
     ),
     # movement
     Operator("Concat", movement.concat, "[a,...] [b,...] -> [a+b,...] (along axis)"),

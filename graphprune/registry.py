@@ -1,4 +1,4 @@
-"""The door for passes, importers, exporters and operators: entry points, for the built-ins as for plugins.
+"""The door for passes, importers and exporters: entry points, for the built-ins as for plugins.
 
 A pass is a frozen dataclass whose `name` is what the command line calls it and whose fields are its options.  A *spec* is
 `name` or `name{option=value,...}`; printing a pass gives its spec and parsing that gives the pass back.  Start reading
@@ -15,8 +15,6 @@ from importlib.metadata import entry_points
 from typing import Any, get_type_hints
 
 from .errors import UsageError
-
-KINDS = ("importance", "selection", "repair", "rewrite", "importers", "exporters", "operators")
 
 _SPEC = re.compile(r"([a-zA-Z0-9_-]+)(?:\{(.*)\})?")
 

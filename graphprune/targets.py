@@ -25,7 +25,10 @@ class Target:
         return self.value if self.absolute else self.value * original.of(self.kind)
 
     def __str__(self) -> str:
-        return f"{self.kind}={self.value:g}" if not self.absolute else f"{self.kind}={self.value / 1e6:g}M"
+        if not self.absolute:
+            return f"{self.kind}={self.value:g}"
+        size, unit = next(((s, u) for s, u in ((1e9, "G"), (1e6, "M"), (1e3, "K")) if self.value >= s), (1.0, ""))
+        return f"{self.kind}={self.value / size:g}{unit}"
 
 
 def parse_target(text: str) -> Target:
@@ -41,6 +44,8 @@ def parse_target(text: str) -> Target:
     number, unit = float(match[1]), match[2].upper()
     if unit:
         return Target(kind, number * _UNITS[unit], absolute=True)
+    if kind == "channels" and number > 1:
+        return Target(kind, number, absolute=True)
     if not 0 < number <= 1:
         raise UsageError(f"target {text!r}: a fraction lies above 0 and is at most 1; write a unit for absolute numbers (300M)")
     return Target(kind, number)

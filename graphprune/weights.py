@@ -5,6 +5,8 @@ No criterion asks what operator it is looking at, nor along which axis.  Start r
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -55,7 +57,7 @@ class Weights:
             others = tuple(k for k in range(array.ndim) if k != axis)
             return np.asarray((np.abs(array) ** power).sum(axis=others, dtype=np.float64))
         if (tensor, power) not in self._cells:
-            self._cells[tensor, power] = _sums_of_cells(array.reshape(*array.shape[:2], -1), power)
+            self._cells[tensor, power] = _sums_of_cells(array.reshape(*array.shape[:2], prod(array.shape[2:])), power)
         return np.asarray(self._cells[tensor, power].sum(axis=1 - axis, dtype=np.float64))
 
     def _array(self, tensor: str) -> NDArray[np.float32]:

@@ -30,7 +30,8 @@ def test_the_first_command_of_the_readme(tmp_path: Path) -> None:
     assert "proof: equal to the masked original" in result.stdout
     assert "91.10%" in result.stdout
     assert output.stat().st_size < 0.6 * (example / "model.onnx").stat().st_size
-    command = next(line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if "graphprune prune examples" in line)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    command = next(line for line in readme.splitlines() if "graphprune prune examples" in line)
     assert "--target macs=0.5 --eval examples/fashion_mnist/eval.npz --measure --plan plan.json" in command
 
 
