@@ -170,6 +170,16 @@ def test_slice_of_channels_and_space_at_once() -> None:
     halve(model)
 
 
+def test_one_constant_as_start_and_step() -> None:
+    """Exporters merge equal constants: 2 is where the slice starts, how far it steps and how many it leaves out."""
+    model = between("b = Slice(a, two, end, at, two)", 3, ", int64[1] two = {2}, int64[1] end = {8}, int64[1] at = {1}")
+    assert groups(model) == {"w1:0": 8}
+    for keep in ([0, 2, 3, 4, 5, 6], [1, 2, 4, 7], [0, 1, 3, 6]):
+        result = keep_exactly(model, {"w1:0": keep})
+        columns = [k for k, channel in enumerate((2, 4, 6)) if channel in keep]
+        assert np.array_equal(initializer(result.model, "w2"), initializer(model, "w2")[:, columns])
+
+
 def test_the_two_slices_of_a_c2f_block() -> None:
     """YOLO: two halves by Slice, both concatenated again with what was computed from the second."""
     model = net("""
