@@ -76,7 +76,7 @@ class Edit(NodeView):
         while len(self.node.input) <= index:
             self.node.input.append("")
         base = self.node.input[index] or f"{self.outputs[0]}_input{index}"
-        name = base if len(self.graph.uses.get(base, ())) == 1 else f"{base}_{self.node.name}"
+        name = base if len(self.graph.uses.get(base, ())) == 1 else f"{base}_{self.node.name}_{index}"
         self.node.input[index] = name
         tensor = numpy_helper.from_array(np.array(values, order="C"), name)
         old = next((t for t in self.model.graph.initializer if t.name == name), None)
