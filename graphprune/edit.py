@@ -92,14 +92,10 @@ class Edit(NodeView):
         indices = f"{name}_kept"
         self.node.output[index] = raw
         self.model.graph.initializer.append(numpy_helper.from_array(positions.astype(np.int64), indices))
-        self.appended.append(
-            helper.make_node("Gather", [raw, indices], [name], name=f"{self.node.name}_gather", axis=axis)
-        )
+        self.appended.append(helper.make_node("Gather", [raw, indices], [name], name=f"{self.node.name}_gather", axis=axis))
 
 
 def positions_in(kept: Indices, subset: Indices) -> Indices:
     """Where the entries of `subset` stand in `kept`, which may be in any order."""
     order = np.argsort(kept, kind="stable")
     return np.asarray(order[np.searchsorted(kept, subset, sorter=order)], np.int64)
-
-

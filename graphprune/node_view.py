@@ -57,5 +57,3 @@ class NodeView:
 def normal_axis(axis: int, rank: int) -> int:
     """A possibly negative axis as a position."""
     return axis + rank if axis < 0 else axis
-
-

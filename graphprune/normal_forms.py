@@ -158,6 +158,39 @@ def _wrapped_input(graph: Graph, node: NodeProto) -> str | None:
     return flatten.input[0] if whole else None
 
 
+def drop_zero_states(graph: Graph) -> bool:
+    """Drop initial states of LSTM, GRU and RNN that are all zero: zero is the default, and no size is written for it."""
+    changed = False
+    for node in graph.nodes:
+        if operator_name(node) not in ("LSTM", "GRU", "RNN"):
+            continue
+        for index in range(5, min(len(node.input), 7)):
+            if node.input[index] and _is_zero(graph, node.input[index]):
+                node.input[index] = ""
+                changed = True
+        while not node.input[-1]:
+            del node.input[-1]
+    return changed
+
+
+def _is_zero(graph: Graph, name: str) -> bool:
+    """Whether every element of a value is zero, whatever its shape."""
+    constant = graph.constant(name)
+    if constant is not None:
+        return not np.any(constant)
+    position = graph.producers.get(name)
+    if position is None:
+        return False
+    node = graph.nodes[position]
+    if operator_name(node) == "ConstantOfShape":
+        value = attributes(node).get("value")
+        return value is None or not np.any(numpy_helper.to_array(value))
+    return operator_name(node) in _KEEPS_ZERO and _is_zero(graph, node.input[0])
+
+
+_KEEPS_ZERO = {"Cast", "Expand", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Tile", "Transpose", "Unsqueeze"}
+
+
 def gather_shuffles(graph: GraphProto, shapes: dict[str, Shape]) -> bool:
     """Replace a channel shuffle by one Gather.
 

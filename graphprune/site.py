@@ -26,6 +26,8 @@ Axis = Ids | int
 """The labels along one axis: a vector, or one pinned label that stands for the whole axis."""
 
 Axes = list[Axis]
+Results = list[Axes | None]
+"""The axes of each result of a node; None where the rank is unknown."""
 UNKNOWN_RANK = "unknown rank"
 Role = Literal["producer", "consumer", "carrier"]
 

@@ -1,0 +1,105 @@
+"""Reshape and Flatten: axes are cut and joined in memory order.  Start reading at `Regroup.run`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .edit import Edit
+from .graph import Dim
+from .monomial import Monomial, monomials
+from .site import Axes, Axis, Results, Site
+
+
+def reshape(site: Site) -> Results:
+    """Regroups axes in memory order: splits an axis into a product, or joins several into one."""
+    axes, source, target = site.axes(0), site.shape(0), site.output_shape()
+    if axes is None or source is None or target is None:
+        return site.refuse("Reshape with an unknown rank")
+    if site.operator == "Reshape" and site.constant(1) is None:
+        return _carried_or_refused(site, axes)
+    site.note_carrier(0)
+    return [Regroup(site, axes, source, target).run()]
+
+
+def _carried_or_refused(site: Site, axes: Axes) -> Results:
+    if all(isinstance(axis, int) for axis in axes):
+        return [site.pinned_result(0, "the target shape of Reshape is computed at run time")]
+    return site.refuse("the target shape of Reshape is computed at run time")
+
+
+class Regroup:
+    """Walks both shapes from the left and cuts or joins axes so that every boundary that can be kept is."""
+
+    def __init__(self, site: Site, axes: Axes, source: Sequence[Dim], target: Sequence[Dim]) -> None:
+        self.site = site
+        self.sizes, self.targets = monomials(source, target)
+        self.queue = [(axis, size) for axis, size in zip(axes, self.sizes, strict=True) if size != Monomial(1)]
+
+    def run(self) -> Axes:
+        """The axes of the result."""
+        tail = self._take_equal_tail()
+        self.queue.reverse()
+        result = [self._take(target) for target in self.targets] + tail
+        for axis, _ in self.queue:
+            self.site.pin(axis, "Reshape to a shape that is not known")
+        return result
+
+    def _take_equal_tail(self) -> Axes:
+        """Axes of equal size at the end: what is before them has equal sizes too, even where those are not known."""
+        tail: Axes = []
+        while self.targets and (self.targets[-1] == Monomial(1) or (self.queue and self.queue[-1][1] == self.targets[-1])):
+            size = self.targets.pop()
+            tail.append(self.site.pinned("an axis of size 1") if size == Monomial(1) else self.queue.pop()[0])
+        return tail[::-1]
+
+    def _take(self, wanted: Monomial) -> Axis:
+        parts: list[tuple[Axis, Monomial]] = []
+        while wanted != Monomial(1) and self.queue:
+            axis, size = self.queue.pop()
+            if (rest := wanted.divide(size)) is not None:
+                parts.append((axis, size))
+                wanted = rest
+            elif (inner := size.divide(wanted)) is not None:
+                outer_axis, inner_axis = self._cut(axis, wanted, inner)
+                self.queue.append((inner_axis, inner))
+                parts.append((outer_axis, wanted))
+                wanted = Monomial(1)
+            elif self.queue:
+                following, more = self.queue.pop()
+                self.queue.append((self._merge([(axis, size), (following, more)]), size.times(more)))
+            else:
+                return self.site.pin(axis, "Reshape cuts this axis at a place that is not known")
+        return self._merge(parts) if parts else self.site.pinned("an axis of size 1")
+
+    def _cut(self, axis: Axis, outer: Monomial, inner: Monomial) -> tuple[Axis, Axis]:
+        if isinstance(axis, int) or not (outer.is_number and inner.is_number):
+            self.site.pin(axis, "Reshape cuts this axis into parts of dynamic size")
+            label = self.site.pinned("part of an axis that is needed whole")
+            return (axis, axis) if isinstance(axis, int) else (label, label)
+        return self.site.labels.split(axis, outer.number, inner.number)
+
+    def _merge(self, parts: Sequence[tuple[Axis, Monomial]]) -> Axis:
+        result, size = parts[0]
+        for axis, more in parts[1:]:
+            if isinstance(result, int) and isinstance(axis, int):
+                pass
+            elif size.is_number and more.is_number:
+                result = self.site.labels.outer(self.site.vector(result, size.number), self.site.vector(axis, more.number))
+            else:
+                for each in (result, axis):
+                    self.site.pin(each, "Reshape joins this axis with one of dynamic size")
+                result = self.site.pinned("an axis of dynamic size")
+            size = size.times(more)
+        return result
+
+
+def shrink_reshape(edit: Edit) -> None:
+    """Writes the new sizes into the constant target shape (0 copies and -1 infers: both stay)."""
+    target = edit.integers(1, "shape")
+    if target is None:
+        return
+    for axis, size in enumerate(target):
+        kept = edit.kept_output(0, axis)
+        if kept is not None and size > 0:
+            target[axis] = len(kept)
+    edit.set_integers(1, target, "shape")

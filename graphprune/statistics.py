@@ -1,0 +1,102 @@
+"""Operators that compute one value from many: normalisations, reductions, pooling, and what compares along an axis.
+
+What a statistic is taken over is needed whole, so it is pinned (docs/decisions/0007-statistics-pin.md).  Start reading at
+`reduction`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .edit import Edit
+from .node_view import normal_axis
+from .site import Axes, Results, Site
+
+SPATIAL = "[b,c,_...] -> [b,c,_...]"
+
+
+def pins(attribute: str, default: int, index: int = -1, everything_after: bool = False) -> Callable[[Site], Results]:
+    """Carries all axes but the one named by an attribute (or by constant input `index`), which is needed whole."""
+
+    def infer(site: Site) -> Results:
+        axes = site.axes(0)
+        at = site.integers(index, attribute) if index >= 0 else [site.attribute(attribute, default)]
+        if axes is None or at is None:
+            return site.refuse(f"{site.operator} along an axis that is not known")
+        if not axes:
+            return [[] for _ in site.outputs]
+        first = normal_axis(at[0], len(axes))
+        for axis in axes[first:] if everything_after else axes[first : first + 1]:
+            site.pin(axis, f"{site.operator} compares or normalises over this axis")
+        return [list(axes) for _ in site.outputs]
+
+    return infer
+
+
+def reduction(site: Site) -> Results:
+    """Reduce*: a statistic of activations, so the reduced axes are pinned.
+
+    Even a sum is: no weight could be zeroed to mask an index, and what follows (a mean, a norm) counts all of them.
+    """
+    axes = site.axes(0)
+    at = site.integers(1, "axes", default=[])
+    if axes is None or at is None:
+        return site.refuse(f"{site.operator} over axes that are not known")
+    if not at and not site.attribute("noop_with_empty_axes", 0):
+        at = list(range(len(axes)))
+    return [reduced_axes(site, axes, [normal_axis(k, len(axes)) for k in at])]
+
+
+def reduced_axes(site: Site, axes: Axes, at: list[int]) -> Axes:
+    """The axes that are left after reducing over `at`."""
+    for k in at:
+        site.pin(axes[k], f"{site.operator} reduces over this axis")
+    if site.attribute("keepdims", 1):
+        unit = site.pinned("an axis of size 1")
+        return [unit if k in at else axis for k, axis in enumerate(axes)]
+    return [axis for k, axis in enumerate(axes) if k not in at]
+
+
+def pooling(site: Site) -> Results:
+    """Positions are pinned, channels carried; indices of maxima count through all channels, so who reads them pins those."""
+    if len(site.outputs) > 1 and site.outputs[1]:
+        return site.refuse(f"{site.operator} gives indices that count through all channels")
+    return site.match(SPATIAL)
+
+
+def arg_reduction(site: Site) -> Results:
+    """ArgMax and ArgMin: the positions along `axis` are the result, so it is pinned."""
+    axes = site.axes(0)
+    if axes is None:
+        return site.refuse_unknown()
+    return [reduced_axes(site, axes, [normal_axis(site.attribute("axis", 0), len(axes))])]
+
+
+def layer_norm(site: Site) -> Results:
+    """Statistics over `axis` and all that follow: those axes are pinned, with scale and bias."""
+    axes = site.axes(0)
+    if axes is None:
+        return site.refuse_unknown()
+    first = normal_axis(site.attribute("axis", -1), len(axes))
+    text = f"{site.operator} takes its statistics over this axis: removing channels would change them"
+    for axis in axes[first:]:
+        site.pin(axis, text)
+    for index in range(1, len(site.inputs)):
+        site.pin_axes(site.axes(index), text)
+        site.note_carrier(index)
+    return [list(axes), *(site.pinned_result(k, text) for k in range(1, len(site.outputs)))]
+
+
+def group_norm(site: Site) -> Results:
+    """Statistics within each group: whole groups can leave, channels of a group cannot."""
+    scale = "(g C)" if (site.shape(1) or (0,))[0] == (site.shape(0) or (0, 1))[1] else "g"
+    rule = f"[b,(g C),_...] [{scale}] [{scale}] -> [b,(g C),_...]"
+    return site.match(rule, {"g": int(site.attribute("num_groups"))})
+
+
+def shrink_group_norm(edit: Edit) -> None:
+    """Writes the number of groups that are left."""
+    count = edit.kept_count(0, 1)
+    if count is not None:
+        per_group = edit.size(1) // int(edit.attribute("num_groups"))
+        edit.set_attribute("num_groups", count // per_group)
