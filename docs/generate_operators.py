@@ -65,6 +65,7 @@ def _columns(entry: Operator) -> Key:
 
 def _sentence(function: object) -> str:
     """The first paragraph of a function's docstring; of the function that made it, where it has none itself."""
+    function = getattr(function, "func", function)
     module = sys.modules[getattr(function, "__module__", operators.__name__)]
     maker = getattr(module, getattr(function, "__qualname__", "").partition(".")[0], None)
     if maker is operators.typed:

@@ -20,7 +20,7 @@ import click
 
 from . import registry
 from .errors import ExitCode, GraphpruneError, UsageError
-from .options import Options
+from .options import Normalization, Options
 from .version import VERSION
 
 if TYPE_CHECKING:
@@ -34,6 +34,14 @@ NUMBER = click.IntRange(min=0)
 JSON = click.option("--json", "json_to", metavar="FILE|-", help="Also write the result as JSON; '-' is standard output.")
 SHAPE = click.option(
     "--input-shape", "shapes", multiple=True, metavar="NAME=1,3,224,224", help="Size of an input with dynamic dimensions."
+)
+
+NORMALIZATION = click.option(
+    "--normalization",
+    type=click.Choice(["pin", "kept"]),
+    default=DEFAULTS.normalization,
+    show_default=True,
+    help="Channels that a normalisation averages over: pinned, or prunable with statistics over those that are kept.",
 )
 
 
@@ -90,15 +98,16 @@ def import_(source: str, output: Path, format_: str | None, shapes: tuple[str, .
 
 @main.command()
 @click.argument("model", type=MODEL)
+@NORMALIZATION
 @SHAPE
 @JSON
-def analyze(model: Path, shapes: tuple[str, ...], json_to: str | None) -> None:
+def analyze(model: Path, normalization: Normalization, shapes: tuple[str, ...], json_to: str | None) -> None:
     """Show groups of coupled channels, and what is pinned and why; changes nothing."""
     from . import pipeline
     from .cost import CostModel
 
     with progress("analysing"):
-        analysis = pipeline.analyze(model, _input_shapes(shapes))
+        analysis = pipeline.analyze(model, _input_shapes(shapes), normalization)
     from . import tables
 
     costs = tables.cost_table(CostModel(analysis).original)
@@ -121,6 +130,7 @@ def analyze(model: Path, shapes: tuple[str, ...], json_to: str | None) -> None:
 @click.option("--eval", "eval_from", type=MODEL, metavar="FILE.npz", help="Measure accuracy on these labelled samples.")
 @click.option("--measure", is_flag=True, help="Measure latency before and after.")
 @click.option("--threads", default=1, show_default=True, type=NUMBER, help="For --measure.")
+@NORMALIZATION
 @click.option("--on-unsupported", type=click.Choice(["pin", "error"]), default=DEFAULTS.on_unsupported, show_default=True)
 @click.option("--no-verify", is_flag=True, help="Leave out the proof.")
 @SHAPE

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from math import prod
 
 from .edit import Edit
+from .graph import Shape
 from .site import Results, Site
 
 
@@ -23,9 +24,9 @@ def group_sizes(site: Site) -> Mapping[str, int]:
     return {"g": int(site.attribute("group", 1))}
 
 
-def conv_macs(site: Site) -> int:
+def conv_macs(site: Site, weight: int = 1) -> int:
     """Kernel size times output positions."""
-    return positions(site, site.outputs[0]) * positions(site, site.inputs[1])
+    return positions(site, site.outputs[0]) * positions(site, site.inputs[weight])
 
 
 def transposed_conv_macs(site: Site) -> int:
@@ -33,17 +34,17 @@ def transposed_conv_macs(site: Site) -> int:
     return positions(site, site.inputs[0]) * positions(site, site.inputs[1])
 
 
-def shrink_conv(edit: Edit) -> None:
+def shrink_conv(edit: Edit, weight: int = 1) -> None:
     """Writes the number of groups that are left."""
     groups = int(edit.attribute("group", 1))
     if groups == 1:
         return
-    data, weight, inner = edit.kept(0, 1), edit.kept(1, 0), edit.kept(1, 1)
-    if data is None and weight is None:
+    data, filters, inner = edit.kept(0, 1), edit.kept(weight, 0), edit.kept(weight, 1)
+    if data is None and filters is None:
         return
     transposed = edit.operator.endswith("ConvTranspose")
     size = edit.size(1) if data is None else len(data)
-    per_group = edit.size(1) // groups if transposed else edit.size(1, 1)
+    per_group = edit.size(1) // groups if transposed else edit.size(1, weight)
     if inner is not None and not transposed:
         per_group = len(inner)
     if transposed and data is not None:
@@ -51,29 +52,29 @@ def shrink_conv(edit: Edit) -> None:
     edit.set_attribute("group", size // per_group)
 
 
-def gemm(site: Site) -> Results:
+def gemm(site: Site, inputs: tuple[int, int, int] = (0, 1, 2)) -> Results:
     """[m,k] [k,n] -> [m,n], either operand transposed; the third is broadcast."""
     left = "k,m" if site.attribute("transA", 0) else "m,k"
     right = "n,k" if site.attribute("transB", 0) else "k,n"
-    result = site.match(f"[{left}] [{right}] -> [m,n]", macs=1)
-    bias, axes = site.axes(2), result[0]
+    result = site.match(f"[{left}] [{right}] -> [m,n]", macs=1, inputs=inputs[:2])
+    bias, axes = site.axes(inputs[2]), result[0]
     if bias is None or axes is None:
         return result
-    for axis, dim, wanted in zip(reversed(bias), reversed(site.shape(2) or ()), reversed(axes), strict=False):
+    for axis, dim, wanted in zip(reversed(bias), reversed(site.shape(inputs[2]) or ()), reversed(axes), strict=False):
         if dim != 1:
             site.unify(axis, wanted)
-    site.note_carrier(2)
+    site.note_carrier(inputs[2])
     return result
 
 
-def matmul(site: Site) -> Results:
+def matmul(site: Site, inputs: tuple[int, int] = (0, 1)) -> Results:
     """[...,m,k] [...,k,n] -> [...,m,n] with leading axes broadcast; an operand of rank 1 lacks m or n."""
-    left, right = site.axes(0), site.axes(1)
+    left, right = site.axes(inputs[0]), site.axes(inputs[1])
     if left is None or right is None or not left or not right:
         return site.refuse_unknown()
     a = ["m", "k"] if len(left) > 1 else ["k"]
     b = ["k", "n"] if len(right) > 1 else ["k"]
-    shapes = site.shape(0) or (), site.shape(1) or ()
+    shapes = site.shape(inputs[0]) or (), site.shape(inputs[1]) or ()
     if len(shapes[0]) != len(left) or len(shapes[1]) != len(right):
         return site.refuse_unknown()
     depth = max(len(left) - len(a), len(right) - len(b))
@@ -81,8 +82,16 @@ def matmul(site: Site) -> Results:
     lead_a, lead_b = _lead(batch, shapes[0], len(a), "l"), _lead(batch, shapes[1], len(b), "r")
     out = [name if name in lead_a or name in lead_b else "one" for name in batch]
     out += [name for name in ("m", "n") if name in a or name in b]
-    rule = f"[{','.join(lead_a + a)}] [{','.join(lead_b + b)}] -> [{','.join(out)}]"
-    return site.match(rule, macs=1)
+    first = [*lead_a, *(reversed(a) if site.attribute("transA", 0) and len(a) > 1 else a)]
+    second = [*lead_b, *(reversed(b) if site.attribute("transB", 0) and len(b) > 1 else b)]
+    return site.match(f"[{','.join(first)}] [{','.join(second)}] -> [{','.join(out)}]", macs=1, inputs=inputs)
+
+
+def fused_matmul(site: Site) -> Results:
+    """FusedMatMul of com.microsoft: MatMul with either operand transposed."""
+    if site.attribute("transBatchA", 0) or site.attribute("transBatchB", 0):
+        return site.refuse(f"{site.operator} that transposes its leading axes has no rule")
+    return matmul(site)
 
 
 def _lead(batch: list[str], shape: tuple[int | str | None, ...], own: int, side: str) -> list[str]:
@@ -93,10 +102,34 @@ def _lead(batch: list[str], shape: tuple[int | str | None, ...], own: int, side:
 
 
 def einsum(site: Site) -> Results:
-    """The equation is the rule."""
+    """The equation is the rule; an ellipsis stands for axes that are broadcast, a missing result for ONNX's default."""
     equation = site.attribute("equation", b"").decode().replace(" ", "")
     left, arrow, right = equation.partition("->")
-    if "." in equation or not arrow or any(letter.isupper() for letter in equation):
-        return site.refuse(f"Einsum {equation!r}: only explicit equations in lower-case letters have a rule")
-    operands = " ".join(f"[{','.join(term)}]" for term in left.split(","))
-    return site.match(f"{operands} -> [{','.join(right)}]", macs=1)
+    terms = left.split(",")
+    shapes = [site.shape(index) for index in range(len(terms))]
+    if len(terms) != len(site.inputs) or any(shape is None for shape in shapes):
+        return site.refuse_unknown()
+    if not arrow:
+        letters = sorted(letter for letter in set(left) if letter.isalpha() and left.count(letter) == 1)
+        right = ("..." if "..." in left else "") + "".join(letters)
+    known = [shape for shape in shapes if shape is not None]
+    depth = max(len(shape) - len(term.replace("...", "")) for term, shape in zip(terms, known, strict=True))
+    batch = [f"b{k}" for k in range(depth)]
+    operands = [_einsum_names(term, batch, shape) for term, shape in zip(terms, known, strict=True)]
+    present = {name for names in operands for name in names}
+    result = _einsum_names(right, [name if name in present else "one" for name in batch], None)
+    rule = " ".join(f"[{','.join(names)}]" for names in operands)
+    return site.match(f"{rule} -> [{','.join(result)}]", macs=1)
+
+
+def _einsum_names(term: str, batch: list[str], shape: Shape | None) -> list[str]:
+    """The rule's names for one term: letters get a small prefix, leading axes of size 1 a name of their own."""
+    before, ellipsis, after = term.partition("...")
+    first, last = [f"x{letter}" for letter in before], [f"x{letter}" for letter in after]
+    if not ellipsis:
+        return first
+    if shape is None:
+        return [*first, *batch, *last]
+    middle = shape[len(first) : len(shape) - len(last)]
+    names = batch[len(batch) - len(middle) :]
+    return [*first, *(f"l{name}" if dim == 1 else name for name, dim in zip(names, middle, strict=True)), *last]

@@ -102,8 +102,7 @@ def list_pinned(graph: Graph, ledger: Ledger) -> list[Pinned]:
     pinned = []
     for (name, axis, ids), part in zip(axes, np.split(mask, ends[:-1]), strict=True):
         if part.any():
-            leaf = ledger.labels.leaves(ids[part][:1])[0, 0]
-            pinned.append(Pinned(name, axis, ledger.labels.reason(int(leaf)), int(part.sum())))
+            pinned.append(Pinned(name, axis, ledger.labels.reason(int(ids[part][0])), int(part.sum())))
     return pinned
 
 

@@ -20,6 +20,7 @@ from .graph import Graph, Shape, node_reads, operator_name
 from .groups import Group, Pinned, build_groups, list_pinned
 from .labels import Ids, Reason
 from .operators import TABLE, Operator
+from .options import Normalization
 from .site import Axes, Contraction, Ledger, MacTerm, Site
 
 
@@ -71,9 +72,13 @@ class Analysis:
         return [(k, ids) for k, ids in enumerate(axes) if not isinstance(ids, int)]
 
 
-def infer(graph: Graph, table: dict[str, Operator] = TABLE) -> Analysis:
-    """Analyse a normalised graph.  Never fails on unknown operators: they pin what they touch."""
-    ledger = Ledger()
+def infer(graph: Graph, table: dict[str, Operator] = TABLE, normalization: Normalization = "pin") -> Analysis:
+    """Analyse a normalised graph.  Never fails on unknown operators: they pin what they touch.
+
+    With `normalization` "kept", channels that a normalisation takes its statistics over may leave; the statistics are then
+    those of the kept channels.
+    """
+    ledger = Ledger(normalization)
     for value in graph.inputs:
         shape = graph.shape(value.name)
         reason = Reason(f"network input {value.name!r} keeps its shape")

@@ -66,8 +66,9 @@ class Labels:
         return self._pin_of[reason]
 
     def reason(self, label: int) -> Reason:
-        """The reason behind a pinned label.  Raises KeyError if the label is not pinned."""
-        return self._reasons[int(self.find(np.array([label], np.int32))[0])]
+        """The reason behind a pinned label (of a product: its innermost factor).  Raises KeyError if the label is not pinned."""
+        leaves = self.leaves(np.array([label], np.int32))[0].tolist()
+        return self._reasons[next((leaf for leaf in reversed(leaves) if leaf != self._always), self._always)]
 
     def product(self, outer: Ids, inner: Ids) -> Ids:
         """Labels that are present where both operands are; vectors of equal length, element by element."""

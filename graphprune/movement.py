@@ -19,9 +19,10 @@ from .site import Axes, Axis, Results, Site
 # ---- Concat, Split, Slice, Gather, Pad, Tile -----------------------------------------------------
 
 
-def concat(site: Site) -> Results:
+def concat(site: Site, first: int = 0, step: int = 1) -> Results:
     """Sum of the operands along `axis`; all other axes are unified."""
-    parts = [site.axes(index) for index in range(len(site.inputs))]
+    operands = range(first, len(site.inputs), step)
+    parts = [site.axes(index) for index in operands]
     if any(axes is None for axes in parts):
         return site.refuse_unknown()
     known: list[Axes] = [axes for axes in parts if axes is not None]
@@ -29,8 +30,8 @@ def concat(site: Site) -> Results:
     result = list(known[0])
     for axes in known[1:]:
         result = [site.unify(a, b) if k != at else a for k, (a, b) in enumerate(zip(result, axes, strict=True))]
-    result[at] = _join(site, [axes[at] for axes in known], [_dim(site, index, at) for index in range(len(known))])
-    for index in range(len(known)):
+    result[at] = _join(site, [axes[at] for axes in known], [_dim(site, index, at) for index in operands])
+    for index in operands:
         site.note_carrier(index)
     return [result]
 
@@ -293,18 +294,19 @@ def unsqueeze(site: Site) -> Results:
 
 
 def expand(site: Site) -> Results:
-    """Broadcasts to a shape; axes that were there before are carried."""
+    """Broadcasts to a shape: axes that were there before are carried; of copies along a new axis any may leave."""
     axes, shape, target = site.axes(0), site.shape(0), site.output_shape()
     if axes is None or shape is None or target is None:
         return site.refuse("the shape of Expand is computed at run time")
     lead = len(target) - len(shape)
-    text = "Expand broadcasts to this axis"
-    result: Axes = [site.pinned(text)] * lead
-    for axis, size, wanted in zip(axes, shape, target[lead:], strict=True):
-        if not isinstance(axis, int) and wanted == size and site.constant(1) is not None:
-            result.append(axis)
+    text = "Expand to a shape that is computed at run time"
+    fixed = site.constant(1) is not None
+    result: Axes = []
+    for axis, size, wanted in zip([*[0] * lead, *axes], [*[1] * lead, *shape], target, strict=True):
+        if size == wanted:
+            result.append(axis if fixed else site.pin(axis, text))
         else:
-            result.append(site.pin(axis, text) if size == wanted else site.pinned(text))
+            result.append(site.labels.fresh(wanted) if fixed and isinstance(wanted, int) else site.pinned(text))
     return [result]
 
 

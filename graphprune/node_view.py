@@ -28,7 +28,7 @@ class NodeView:
 
     def has(self, index: int) -> bool:
         """Whether input `index` is present."""
-        return index < len(self.inputs) and bool(self.inputs[index])
+        return 0 <= index < len(self.inputs) and bool(self.inputs[index])
 
     def constant(self, index: int) -> Array | None:
         """Input `index` as an array if it is an initializer."""

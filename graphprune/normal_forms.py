@@ -85,6 +85,40 @@ def constant_reshapes(graph: Graph) -> bool:
     return changed
 
 
+def constant_expands(graph: Graph) -> bool:
+    """Replace a shape of Expand that is computed at run time by a constant: 1 where the input already has the size."""
+    changed = False
+    for node in graph.nodes:
+        if operator_name(node) != "Expand" or node.input[1] in graph.initializers:
+            continue
+        target = _expanded_target(graph, node)
+        name = f"{node.output[0]}_shape"
+        if target is not None and name not in graph.initializers:
+            graph.model.graph.initializer.append(numpy_helper.from_array(np.asarray(target, np.int64), name))
+            node.input[1] = name
+            changed = True
+    return changed
+
+
+def _expanded_target(graph: Graph, node: NodeProto) -> list[int] | None:
+    """The target of Expand with 1 for what the input brings itself; None where another size is read at run time."""
+    entries = copied_dimensions(graph, node.input[1])
+    source = graph.shape(node.input[0])
+    if entries is None or source is None:
+        return None
+    own = (*(1 for _ in range(len(entries) - len(source))), *source)[-len(entries) :] if entries else ()
+    target = []
+    for entry, dim in zip(entries, own, strict=True):
+        wanted = entry if isinstance(entry, int) else _dimension(graph, entry)
+        if isinstance(wanted, int):
+            target.append(wanted)
+        elif wanted is not None and wanted == dim:
+            target.append(1)
+        else:
+            return None
+    return target
+
+
 def _traced_target(graph: Graph, node: NodeProto) -> list[int] | None:
     """The target by following where its entries are computed."""
     entries = copied_dimensions(graph, node.input[1])

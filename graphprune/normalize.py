@@ -21,7 +21,14 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, inliner
 
 from .errors import InvalidModelError, UsageError
 from .graph import DEFAULT_DOMAINS, Graph, canonical_domain, declared_shape, node_reads, operator_name, subgraphs
-from .normal_forms import constant_reshapes, drop_zero_states, gather_shuffles, unshare_initializers, unwrap_softmaxes
+from .normal_forms import (
+    constant_expands,
+    constant_reshapes,
+    drop_zero_states,
+    gather_shuffles,
+    unshare_initializers,
+    unwrap_softmaxes,
+)
 from .operators import TABLE
 from .shape_inference import InputShapes, concrete_shapes, imitate_operators, inferred_model, shapes_of, skeleton, typical_shapes
 
@@ -98,7 +105,7 @@ def _settle_constants(model: ModelProto) -> ModelProto:
         graph = Graph(model, shapes_of(inferred))
         if unwrap_softmaxes(graph) or drop_zero_states(graph):
             remove_dead_code(model.graph)
-        elif not constant_reshapes(graph):
+        elif not (constant_reshapes(graph) or constant_expands(graph)):
             count = len(model.graph.node)
             if not _foldable(model):
                 return inferred

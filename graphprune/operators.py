@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
-from . import contractions, movement, quantization, recurrent, regroup, statistics
+from . import attention, contractions, indexing, movement, quantization, recurrent, regroup, statistics
 from .edit import Edit
+from .elementwise import broadcast, elementwise
 from .node_view import normal_axis
+from .quantization import CONV
 from .shape_flow import computed_dimensions, copied_dimensions
-from .site import Axes, Axis, Results, Site
+from .site import Results, Site
 from .statistics import SPATIAL, pins
 
 
@@ -64,41 +67,6 @@ def typed(
 def each(names: str, rule: str, make: Callable[[Site], Results]) -> Iterable[Operator]:
     """Several operators with the same entry."""
     return [Operator(name, make, rule) for name in names.split()]
-
-
-def elementwise(site: Site) -> Results:
-    """Results have the axes of the first input."""
-    axes = site.axes(0)
-    if site.is_constant(0) and len(site.inputs) == 1:
-        site.ledger.origins[site.outputs[0]] = site.ledger.origins.get(site.inputs[0], site.inputs[0])
-    return [None if axes is None else list(axes) for _ in site.outputs]
-
-
-def broadcast(site: Site) -> Results:
-    """Axes are aligned from the right (ONNX multidirectional broadcasting) and unified where no size is 1."""
-    indices = [index for index in range(len(site.inputs)) if site.has(index)]
-    operands = [site.axes(index) for index in indices]
-    if any(axes is None for axes in operands):
-        return site.refuse_unknown()
-    shapes = [site.shape(index) or (None,) * len(axes or ()) for index, axes in zip(indices, operands, strict=True)]
-    known = [list(zip(axes or (), shape, strict=True)) for axes, shape in zip(operands, shapes, strict=True)]
-    rank = max(len(axes) for axes in known)
-    result: Axes = []
-    for back in range(rank, 0, -1):
-        result.append(_broadcast_axis(site, [axes[-back] for axes in known if len(axes) >= back]))
-    for index in indices:
-        site.note_carrier(index)
-    return [list(result) for _ in site.outputs]
-
-
-def _broadcast_axis(site: Site, entries: list[tuple[Axis, int | str | None]]) -> Axis:
-    wide = [axis for axis, dim in entries if site.size(axis, dim) != 1]
-    if not wide:
-        return entries[0][0]
-    result = wide[0]
-    for axis in wide[1:]:
-        result = site.unify(result, axis)
-    return result
 
 
 def independent(site: Site) -> Results:
@@ -163,8 +131,11 @@ def shape_of(site: Site) -> Results:
 
 # ---- the table ----------------------------------------------------------------------------------
 
-CONV = "[b,(g i),_...] [(g o),i,_...] [(g o)]? -> [b,(g o),_...]"
 WEIGHT = ("", "weight", "bias")
+QLINEAR = ("", "", "", "weight", "", "", "", "", "bias")
+MATMUL = "[...,m,k] [...,k,n] -> [...,m,n]"
+ATTENTION = "[b,S,(h r d)] [b,T,(h d)] [b,T,(h e)] -> [b,S,(h r e)]"
+ROTARY = "[b,h,S,(J p)] -> [b,h,S,(J p)] (interleaved: (p J))"
 BATCH_NORM = ("", "scale", "bias", "mean", "variance")
 
 _ENTRIES: list[Operator] = [
@@ -188,12 +159,42 @@ _ENTRIES: list[Operator] = [
         WEIGHT,
     ),
     Operator("Gemm", contractions.gemm, "[m,k] [k,n] [n]? -> [m,n] (transA, transB)", parameters=WEIGHT),
-    Operator("MatMul", contractions.matmul, "[...,m,k] [...,k,n] -> [...,m,n]", parameters=("", "weight")),
+    Operator("MatMul", contractions.matmul, MATMUL, parameters=("", "weight")),
     Operator("Einsum", contractions.einsum, "its equation"),
     *(
         Operator(name, recurrent.recurrent(*counts), recurrent.rule(), recurrent.shrink_recurrent, recurrent.PARAMETERS)
         for name, counts in {"LSTM": (4, 8), "GRU": (3, 6), "RNN": (1, 2)}.items()
     ),
+    Operator("com.microsoft::FusedMatMul", contractions.fused_matmul, "MatMul (transA, transB)", parameters=("", "weight")),
+    Operator("com.microsoft::FusedGemm", contractions.gemm, "[m,k] [k,n] [n]? -> [m,n] (transA, transB)", parameters=WEIGHT),
+    # attention
+    Operator(
+        "Attention",
+        attention.attention(attention.standard_heads, mask=3),
+        ATTENTION,
+        attention.shrink_attention(attention.standard_heads, "q_num_heads", "kv_num_heads"),
+    ),
+    Operator(
+        "com.microsoft::MultiHeadAttention",
+        attention.attention(attention.equal_heads, mask=5, bias=3, lengths=(4,)),
+        ATTENTION,
+        attention.shrink_attention(attention.equal_heads, "num_heads"),
+    ),
+    Operator(
+        "com.microsoft::GroupQueryAttention",
+        attention.attention(attention.grouped_heads, mask=10, lengths=(5, 6)),
+        ATTENTION,
+        attention.shrink_attention(attention.grouped_heads, "num_heads", "kv_num_heads"),
+    ),
+    Operator(
+        "com.microsoft::Attention",
+        attention.packed_attention,
+        "[b,S,i] [i,(h d)+(h d)+(h e)] [(h d)+(h d)+(h e)]? -> [b,S,(h e)]",
+        attention.shrink_packed_attention,
+        WEIGHT,
+    ),
+    Operator("RotaryEmbedding", attention.rotary(1), ROTARY, attention.shrink_rotary),
+    Operator("com.microsoft::RotaryEmbedding", attention.rotary(2), ROTARY, attention.shrink_rotary),
     # per channel
     typed("BatchNormalization", "[b,c,...] [c] [c] [c] [c] -> [b,c,...] [c] [c] [c] [c]", parameters=BATCH_NORM),
     typed("InstanceNormalization", "[b,c,_...] [c] [c] -> [b,c,_...]", parameters=("", "scale", "bias")),
@@ -205,6 +206,17 @@ _ENTRIES: list[Operator] = [
         shape_like="Identity",
     ),
     Operator("LayerNormalization", statistics.layer_norm, "[...,_...] [_...] [_...]? -> [...,_...] (from axis on)"),
+    Operator("RMSNormalization", statistics.layer_norm, "[...,_...] [_...] -> [...,_...] (from axis on)"),
+    *each(
+        "SimplifiedLayerNormalization com.microsoft::LayerNormalization",
+        "[...,_...] [_...] [_...]? -> [...,_...] (from axis on)",
+        statistics.layer_norm,
+    ),
+    *each(
+        "com.microsoft::SkipLayerNormalization com.microsoft::SkipSimplifiedLayerNormalization",
+        "[...,_] [...,_] [_] -> [...,_]",
+        statistics.skip_layer_norm,
+    ),
     Operator("LpNormalization", pins("axis", -1), "pins axis, carries the others"),
     typed("LRN", "[b,_,_...] -> [b,_,_...]"),
     *each(
@@ -220,27 +232,69 @@ _ENTRIES: list[Operator] = [
     *each(
         "Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast Ceil Celu Cos Cosh Dropout Elu Erf Exp Floor Gelu "
         "HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink "
-        "Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu",
+        "Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu com.microsoft::Gelu "
+        "com.microsoft::QuickGelu com.microsoft::QLinearSigmoid com.microsoft::QLinearLeakyRelu",
         "[...] -> [...]",
         elementwise,
     ),
     *each(
         "Add And BitShift BitwiseAnd BitwiseOr BitwiseXor CastLike Clip Div Equal Greater GreaterOrEqual Less "
-        "LessOrEqual Max Mean Min Mod Mul Or PRelu Pow Sub Sum Where Xor",
+        "LessOrEqual Max Mean Min Mod Mul Or PRelu Pow Sub Sum Where Xor com.microsoft::BiasGelu com.microsoft::FastGelu "
+        "com.microsoft::BiasAdd",
         "[...] [...] -> [...] (broadcast)",
         broadcast,
     ),
-    *each("QuantizeLinear DequantizeLinear", "[...,c,...] [c] [c]? -> [...,c,...]", quantization.quantize),
+    # quantised
+    *each(
+        "QuantizeLinear DequantizeLinear com.microsoft::QuantizeLinear com.microsoft::DequantizeLinear",
+        "[...,c,...] [c] [c]? -> [...,c,...]",
+        quantization.quantize,
+    ),
+    Operator("DynamicQuantizeLinear", quantization.dynamic, "[_...] -> [_...] [] []"),
+    Operator(
+        "QLinearConv",
+        quantization.convolution((0, 3, 8), {0: 2, 3: 5}, scales=(4, 5)),
+        CONV,
+        partial(contractions.shrink_conv, weight=3),
+        QLINEAR,
+    ),
+    Operator("ConvInteger", quantization.convolution((0, 1), {0: 2, 1: 3}, scales=(3,)), CONV, contractions.shrink_conv, WEIGHT),
+    Operator(
+        "QLinearMatMul", quantization.product((0, 3), {0: 2, 3: 5}, scales=(4, 5)), MATMUL, parameters=("", "", "", "weight")
+    ),
+    Operator("MatMulInteger", quantization.product((0, 1), {0: 2, 1: 3}, scales=(3,)), MATMUL, parameters=("", "weight")),
+    Operator(
+        "com.microsoft::MatMulIntegerToFloat",
+        quantization.product((0, 1), {0: 4, 1: 5}, scales=(3, 5, 6)),
+        MATMUL,
+        parameters=("", "weight"),
+    ),
+    Operator(
+        "com.microsoft::QGemm",
+        quantization.quantized_gemm,
+        "[m,k] [k,n] [n]? -> [m,n] (transA, transB)",
+        parameters=("", "", "", "weight", "", "", "bias"),
+    ),
+    *each(
+        "com.microsoft::QLinearAdd com.microsoft::QLinearMul",
+        "[...] [...] -> [...] (broadcast)",
+        partial(broadcast, operands=(0, 3)),
+    ),
+    *each("com.microsoft::QLinearGlobalAveragePool com.microsoft::QLinearAveragePool", SPATIAL, quantization.pooling),
+    Operator(
+        "com.microsoft::QLinearConcat", partial(movement.concat, first=2, step=3), "[a,...] [b,...] -> [a+b,...] (along axis)"
+    ),
     # over an axis
-    *each("Softmax LogSoftmax Hardmax", "pins axis, carries the others", pins("axis", -1)),
+    *each("Softmax LogSoftmax Hardmax com.microsoft::QLinearSoftmax", "pins axis, carries the others", pins("axis", -1)),
     Operator("TopK", pins("axis", -1), "pins axis, carries the others"),
     Operator("CumSum", pins("", 0, index=1), "pins axis, carries the others"),
     *each("ArgMax ArgMin", "pins axis, carries the others", statistics.arg_reduction),
     *each(
-        "ReduceSum ReduceMean ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceSumSquare ReduceLogSum ReduceLogSumExp",
+        "ReduceSum ReduceProd ReduceL1 ReduceSumSquare ReduceLogSum ReduceLogSumExp",
         "pins axes, carries the others",
         statistics.reduction,
     ),
+    *each("ReduceMean ReduceMax ReduceMin ReduceL2", "pins axes, carries the others", statistics.normalizer),
     # movement
     Operator("Concat", movement.concat, "[a,...] [b,...] -> [a+b,...] (along axis)"),
     Operator("Split", movement.split, "[a+b,...] -> [a,...] [b,...] (along axis)", movement.shrink_split),
@@ -254,6 +308,12 @@ _ENTRIES: list[Operator] = [
     Operator("Reshape", regroup.reshape, "[(a b)] <-> [a,b] in memory order", regroup.shrink_reshape),
     Operator("Flatten", regroup.reshape, "[a,b,c] -> [a,(b c)]"),
     Operator("Expand", movement.expand, "carries axes that keep their size", movement.shrink_expand),
+    Operator("GatherElements", indexing.gather_elements, "pins axis, unifies the others"),
+    Operator("ScatterElements", indexing.scatter_elements, "pins axis, unifies the others"),
+    Operator("GatherND", indexing.gather_nd, "pins the addressed axes, carries the others"),
+    Operator("ScatterND", indexing.scatter_nd, "pins the addressed axes, carries the others"),
+    typed("Trilu", "[...,_,_] [_...]? -> [...,_,_]"),
+    typed("RoiAlign", "[_,c,_,_] [_,_] [_] -> [_,c,_,_]"),
     *each("Shape Size", "pins the sizes that are read", shape_of),
     *each(
         "ConstantOfShape EyeLike NonZero OneHot RandomNormal RandomNormalLike RandomUniform RandomUniformLike Range",

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from .errors import UsageError
+
+Normalization = Literal["pin", "kept"]
+"""What becomes of channels that a normalisation averages over: pinned, or free with averages over what is kept."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class Options:
     ratios: tuple[str, ...] = ()
     min_channels: int = 1
     seed: int = 0
+    normalization: Normalization = "pin"
     on_unsupported: str = "pin"
     verify: bool = True
 

@@ -30,7 +30,7 @@ from .inference import Analysis, infer
 from .model_file import content_hash, read_model
 from .normalize import normalize
 from .operators import TABLE
-from .options import Options
+from .options import Normalization, Options
 from .plan import Plan, PlanGroup, PlanMember, PlanPinned
 from .proof import Proof, prove
 from .shape_inference import InputShapes
@@ -89,9 +89,13 @@ def load(source: str | Path | ModelProto, input_shapes: InputShapes | None = Non
     return normalize(model, input_shapes)
 
 
-def analyze(source: str | Path | ModelProto | Graph, input_shapes: InputShapes | None = None) -> Analysis:
+def analyze(
+    source: str | Path | ModelProto | Graph,
+    input_shapes: InputShapes | None = None,
+    normalization: Normalization = Options.normalization,
+) -> Analysis:
     """The groups and pinned axes of a model.  Raises InvalidModelError."""
-    return infer(source if isinstance(source, Graph) else load(source, input_shapes))
+    return infer(source if isinstance(source, Graph) else load(source, input_shapes), normalization=normalization)
 
 
 def prune(
@@ -113,7 +117,7 @@ def prune(
     step("reading and normalising")
     graph = source if isinstance(source, Graph) else load(source, input_shapes)
     step("finding groups")
-    analysis = infer(graph)
+    analysis = infer(graph, normalization=options.normalization)
     _check_supported(analysis, options)
     model = CostModel(analysis)
     step("scoring channels")
@@ -323,7 +327,7 @@ def _replay(graph: Graph, plan: Plan) -> tuple[Analysis, NDArray[np.bool_]]:
             f"the plan is for another model: it names sha256 {plan.model_sha256[:12]}..., "
             f"this one (normalised) is {digest[:12]}..."
         )
-    analysis = infer(graph)
+    analysis = infer(graph, normalization=plan.options.get("normalization", Options.normalization))
     known = {group.id: group for group in analysis.groups}
     for entry in plan.groups:
         group = known.get(entry.id)

@@ -1,8 +1,9 @@
 """The proof: the pruned graph computes what the masked original computes.
 
-The masked reference is the original graph with every removed index multiplied by zero right where it is contracted.  Both graphs
-run on seeded random inputs, and not only their outputs are compared but the results of the contractions on the way, at the kept
-indices: in a deep network an early mistake can fade below the rounding of the output.  Start reading at `prove`.
+The masked reference (`graphprune.masking`) is the original graph with every removed index multiplied by zero right where it is
+contracted.  Both graphs run on seeded random inputs, and not only their outputs are compared but the results of the
+contractions on the way, at the kept indices: in a deep network an early mistake can fade below the rounding of the output.
+Start reading at `prove`.
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import ModelProto, ValueInfoProto
 
 from .edit import KeptOf
 from .errors import ProofError
 from .graph import Array, Graph
 from .inference import Analysis
+from .masking import masked_reference
 from .runtime import random_inputs, run
 from .shape_inference import InputShapes
-from .site import Contraction
 
 TOLERANCE = {"float16": 2e-2, "bfloat16": 1e-1, "float32": 1e-4, "float64": 1e-9}
 """Largest difference that counts as equal, relative to the largest magnitude of the tensor."""
@@ -78,51 +79,6 @@ def prove(
     failed = errors[worst][0] > errors[worst][1]
     largest = max(error for error, _ in errors.values())
     return Proof(not failed, errors[worst][0] if failed else largest, worst, len(names), len(probes), seed)
-
-
-def masked_reference(analysis: Analysis, present: NDArray[np.bool_]) -> ModelProto:
-    """The original model with a multiplication by zero for every removed index where it is contracted."""
-    masks: dict[int, list[tuple[Contraction, NDArray[np.bool_]]]] = {}
-    for item in analysis.contractions:
-        mask = analysis.index_mask(item.ids, present)
-        if not mask.all():
-            masks.setdefault(item.node, []).append((item, mask))
-    model = ModelProto()
-    model.CopyFrom(analysis.graph.model)
-    nodes: list[NodeProto] = []
-    for position, node in enumerate(analysis.graph.nodes):
-        copy = NodeProto()
-        copy.CopyFrom(node)
-        for number, (item, mask) in enumerate(masks.get(position, [])):
-            nodes.append(_mask_input(analysis, model, copy, item, mask, f"graphprune_mask_{position}_{number}"))
-        nodes.append(copy)
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    return model
-
-
-def _mask_input(
-    analysis: Analysis, model: ModelProto, node: NodeProto, item: Contraction, mask: NDArray[np.bool_], name: str
-) -> NodeProto:
-    """Let the node read its input times the mask; returns the multiplication."""
-    original = analysis.graph.nodes[item.node].input[item.input]
-    rank = len(analysis.ledger.values[original] or ())
-    shaped = mask.reshape([-1] + [1] * (rank - item.axis - 1))
-    dtype = helper.tensor_dtype_to_np_dtype(_element_type(analysis.graph, original))
-    model.graph.initializer.append(numpy_helper.from_array(shaped.astype(dtype), name))
-    source = node.input[item.input]
-    node.input[item.input] = f"{name}_result"
-    return helper.make_node("Mul", [source, name], [f"{name}_result"], name=name)
-
-
-def _element_type(graph: Graph, name: str) -> int:
-    """The element type of a value; float32 where it is not known."""
-    if name in graph.initializers:
-        return graph.initializers[name].data_type
-    for value in [*graph.model.graph.value_info, *graph.model.graph.input, *graph.model.graph.output]:
-        if value.name == name:
-            return int(value.type.tensor_type.elem_type)
-    return int(TensorProto.FLOAT)
 
 
 def _probes(analysis: Analysis, pruned: ModelProto) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .edit import Edit
-from .site import MacTerm, Results, Site
+from .site import Results, Site
 
 PARAMETERS = ("", "weight", "weight", "bias", "", "", "", "weight")
 
@@ -38,23 +38,21 @@ def recurrent(gates: int, biases: int) -> Callable[[Site], Results]:
         results = site.match(rule(layout), sizes)
         if results[0] is not None:
             site.unify(recurrence[2], results[0][-1])
-        _note_macs(site, gates, layout)
+        _note_macs(site, gates)
         return results
 
     return infer
 
 
-def _note_macs(site: Site, gates: int, layout: int) -> None:
+def _note_macs(site: Site, gates: int) -> None:
     """Gates x hidden x (input + hidden) for every step, sample and direction."""
-    steps = site.graph.typical_size(site.inputs[0], 0) * site.graph.typical_size(site.inputs[0], 1)
-    constant = steps * gates * site.graph.typical_size(site.inputs[1], 0)
+    constant = site.typical(0, 0) * site.typical(0, 1) * gates * site.typical(1, 0)
     weight, recurrence = site.axes(1), site.axes(2)
-    hidden = recurrence[2] if recurrence else 0
-    for index, axis in ((1, (weight or [0, 0, 0])[2]), (2, hidden)):
-        factors = [ids for ids in (hidden, axis) if not isinstance(ids, int)]
-        fixed = 1 if not isinstance(axis, int) else site.graph.typical_size(site.inputs[index], 2)
-        fixed *= 1 if not isinstance(hidden, int) else site.graph.typical_size(site.inputs[2], 2)
-        site.ledger.mac_terms.append(MacTerm(site.position, constant * fixed, tuple(factors)))
+    if weight is None or recurrence is None:
+        return
+    hidden = recurrence[2], site.typical(2, 2)
+    site.note_macs(constant, [hidden, (weight[2], site.typical(1, 2))])
+    site.note_macs(constant, [hidden, hidden])
 
 
 def shrink_recurrent(edit: Edit) -> None:

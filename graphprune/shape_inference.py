@@ -13,9 +13,13 @@ from onnx import ModelProto, helper
 
 from .errors import UsageError
 from .graph import Graph, Shape, canonical_domain, declared_shape, element_count, operator_name
+from .monomial import monomials
 
 InputShapes = Mapping[str, Sequence[int]]
 """Shapes that the user gives for inputs with dynamic dimensions."""
+
+SYMBOL_ROUNDS = 8
+"""How often sizes found behind a Reshape are fed back into shape inference; each round sees one Reshape further."""
 
 SMALL = 4096
 """Constants of up to this many elements keep their values: they may be shapes, and shapes are followed."""
@@ -81,7 +85,40 @@ def inferred_model(copy: ModelProto, model: ModelProto, shape_like: dict[str, st
     for node in copy.graph.node:
         if canonical_domain(node.domain):
             copy.graph.value_info.extend(kept[output] for output in node.output if output in kept)
-    return onnx.shape_inference.infer_shapes(copy, check_type=False, strict_mode=False, data_prop=True)
+    for _ in range(SYMBOL_ROUNDS):
+        inferred = onnx.shape_inference.infer_shapes(copy, check_type=False, strict_mode=False, data_prop=True)
+        if not _name_sizes(inferred, copy):
+            break
+    return inferred
+
+
+def _name_sizes(inferred: ModelProto, copy: ModelProto) -> bool:
+    """Give the one unknown size of a Reshape's result the name of the input's size that it must be; note it in `copy`.
+
+    ONNX leaves -1 unknown where a symbolic size takes part.  True if there is something new to infer from.
+    """
+    shapes = shapes_of(inferred)
+    values = {value.name: value for value in inferred.graph.value_info}
+    found = False
+    for node in copy.graph.node:
+        source = shapes.get(node.input[0]) if node.op_type == "Reshape" else None
+        target = shapes.get(node.output[0])
+        if source is None or target is None or node.output[0] not in values:
+            continue
+        sizes = monomials(source, target)[1]
+        value = values[node.output[0]]
+        for axis, (dim, size) in enumerate(zip(target, sizes, strict=True)):
+            if (
+                not isinstance(dim, int)
+                and size.number == 1
+                and len(size.symbols) == 1
+                and size.symbols[0] in source
+                and dim not in source
+            ):
+                value.type.tensor_type.shape.dim[axis].dim_param = size.symbols[0]
+                copy.graph.value_info.append(value)
+                found = True
+    return found
 
 
 def imitate_operators(model: ModelProto, shape_like: dict[str, str]) -> None:

@@ -19,8 +19,8 @@ import numpy as np
 from .graph import Dim, Graph, is_parameter
 from .labels import Ids, Labels, Reason
 from .node_view import NodeView
-from .rules import PINNED, Operand, Rule, parse
-from .rules import Axis as Pattern
+from .options import Normalization
+from .rules import parse
 
 Axis = Ids | int
 """The labels along one axis: a vector, or one pinned label that stands for the whole axis."""
@@ -28,7 +28,6 @@ Axis = Ids | int
 Axes = list[Axis]
 Results = list[Axes | None]
 """The axes of each result of a node; None where the rank is unknown."""
-UNKNOWN_RANK = "unknown rank"
 Role = Literal["producer", "consumer", "carrier"]
 
 
@@ -56,6 +55,16 @@ class Contraction:
     input: int
     axis: int
     ids: Ids
+    zero: str = ""
+    """The value that holds the zero point of a quantised input."""
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A node takes a statistic over an axis with these labels, of what is kept of it."""
+
+    node: int
+    ids: Ids
 
 
 @dataclass(frozen=True)
@@ -71,10 +80,13 @@ class MacTerm:
 class Ledger:
     """Everything the analysis writes down while it visits the nodes."""
 
+    normalization: Normalization = "pin"
+    """Whether normalised channels are pinned, or may leave with the statistics taken over those that stay."""
     labels: Labels = field(default_factory=Labels)
     values: dict[str, Axes | None] = field(default_factory=dict)
     tensor_axes: list[TensorAxis] = field(default_factory=list)
     contractions: list[Contraction] = field(default_factory=list)
+    statistics: list[Statistic] = field(default_factory=list)
     mac_terms: list[MacTerm] = field(default_factory=list)
     kernel_axes: set[tuple[str, int]] = field(default_factory=set)
     origins: dict[str, str] = field(default_factory=dict)
@@ -91,6 +103,8 @@ class Site(NodeView):
         self.ledger = ledger
         self.labels = ledger.labels
         self.parameters = parameters
+        self.zero_points: Mapping[int, int] = {}
+        """For quantised inputs which input holds their zero point."""
 
     def axes(self, index: int) -> Axes | None:
         """The axes of input `index`; None where the rank is unknown or the input is absent."""
@@ -123,6 +137,13 @@ class Site(NodeView):
         if not isinstance(axis, int):
             self.labels.pin(axis, Reason(text, self.label))
         return axis
+
+    def take_statistic(self, axis: Axis, text: str) -> None:
+        """The node takes a mean or a norm over an axis: pin it, or note it where the user lets normalised channels leave."""
+        if self.ledger.normalization == "pin":
+            self.pin(axis, text)
+        elif not isinstance(axis, int):
+            self.ledger.statistics.append(Statistic(self.position, axis))
 
     def pin_axes(self, axes: Axes | None, text: str) -> None:
         """Pin every axis of a tensor."""
@@ -175,9 +196,21 @@ class Site(NodeView):
 
     def contract(self, index: int, axis: int) -> None:
         """Note that axis `axis` of input `index` is summed over."""
-        axes = self.axes(index)
-        if axes is not None and not isinstance(axes[axis], int):
-            self.ledger.contractions.append(Contraction(self.position, index, axis, axes[axis]))  # type: ignore[arg-type]
+        ids = (self.axes(index) or [])[axis]
+        if not isinstance(ids, int):
+            point = self.zero_points.get(index, -1)
+            zero = self.inputs[point] if self.has(point) else ""
+            self.ledger.contractions.append(Contraction(self.position, index, axis, ids, zero))
+
+    def note_macs(self, constant: int, axes: Sequence[tuple[Axis, int]]) -> None:
+        """Note multiply-accumulates: `constant` times the product of axes, each with the size that counts while it is pinned."""
+        fixed = prod(size for axis, size in axes if isinstance(axis, int))
+        factors = tuple(axis for axis, _ in axes if not isinstance(axis, int))
+        self.ledger.mac_terms.append(MacTerm(self.position, constant * fixed, factors))
+
+    def typical(self, index: int, axis: int) -> int:
+        """The size of an axis of input `index` that costs are counted with."""
+        return self.graph.typical_size(self.inputs[index], axis)
 
     def note_weight(self, index: int, axis: int, roles: Sequence[tuple[Ids, Role]]) -> None:
         """Note the roles that the dimensions of one axis of a weight play."""
@@ -199,13 +232,23 @@ class Site(NodeView):
 
     # ---- rules ---------------------------------------------------------------------------------
 
-    def match(self, text: str, sizes: Mapping[str, int] | None = None, macs: int | None = None) -> list[Axes | None]:
+    def match(
+        self,
+        text: str,
+        sizes: Mapping[str, int] | None = None,
+        macs: int | None = None,
+        inputs: Sequence[int] | None = None,
+    ) -> list[Axes | None]:
         """Apply a typing rule to this node and return the axes of its results.
 
         `sizes` gives the sizes of dimensions that attributes fix.  With `macs` the node costs that many
-        multiply-accumulates for each combination of the rule's dimensions.
+        multiply-accumulates for each combination of the rule's dimensions.  `inputs` says which inputs the rule's operands are,
+        where they are not the first ones.
         """
-        return RuleMatch(self, parse(text), dict(sizes or {})).run(macs)
+        from .rule_match import RuleMatch
+
+        rule = parse(text)
+        return RuleMatch(self, rule, dict(sizes or {}), inputs or range(len(rule.operands))).run(macs)
 
     def _initializer_axes(self, name: str) -> Axes | None:
         shape = self.graph.shape(name)
@@ -215,163 +258,3 @@ class Site(NodeView):
             return [self.labels.pin_label(Reason("a constant of integers"))] * len(shape)
         unit = self.labels.pin_label(Reason("an axis of size 1"))
         return [unit if size == 1 else self.labels.fresh(size) for size in shape if isinstance(size, int)]
-
-
-class RuleMatch:
-    """One application of a rule: binds its dimensions to the labels of the node's axes."""
-
-    def __init__(self, site: Site, rule: Rule, sizes: dict[str, int]) -> None:
-        self.site = site
-        self.rule = rule
-        self.sizes = sizes
-        self.typical: dict[str, int] = {}
-        """Sizes of dimensions that nothing fixes, for counting costs."""
-        self.bound: dict[str, Axis] = {}
-        self.spreads: dict[int, list[Pattern]] = {}
-
-    def run(self, macs: int | None) -> list[Axes | None]:
-        """Bind the operands, note roles, contractions and MACs, and build the results."""
-        for index, operand in enumerate(self.rule.operands):
-            if not self.site.has(index):
-                if operand.optional:
-                    continue
-                return self.site.refuse(f"{self.site.operator} lacks input {index}")
-            problem = self._bind_operand(index, operand)
-            if problem:
-                return self.site.refuse_unknown() if problem is UNKNOWN_RANK else self.site.refuse(problem)
-        self._note_roles()
-        if macs is not None:
-            self._note_macs(macs)
-        return [self._result(index, result) for index, result in enumerate(self.rule.results)]
-
-    def _bind_operand(self, index: int, operand: Operand) -> str | None:
-        axes, shape = self.site.axes(index), self.site.shape(index)
-        kind = self.site.operator
-        if axes is None:
-            return UNKNOWN_RANK
-        spread = operand.spread(len(axes))
-        if spread is None:
-            return f"{kind} with an operand of rank {len(axes)} has no rule"
-        self.spreads[index] = spread
-        dims = shape if shape is not None and len(shape) == len(axes) else (None,) * len(axes)
-        for position, (pattern, axis, dim) in enumerate(zip(spread, axes, dims, strict=True)):
-            if pattern == (PINNED,):
-                self.site.pin(axis, f"{kind} needs every index of this axis")
-                if self.site.is_constant(index):
-                    self.site.ledger.kernel_axes.add((self.site.inputs[index], position))
-                continue
-            self.typical.setdefault(pattern[0], self.site.graph.typical_size(self.site.inputs[index], position))
-            if not self._bind(pattern, axis, self.site.size(axis, dim)):
-                self.site.pin(axis, f"{kind} has axes whose sizes do not fit its attributes")
-        return None
-
-    def _bind(self, pattern: Pattern, axis: Axis, size: int | None) -> bool:
-        """Bind the factors of one axis.  False if its size cannot be factored."""
-        name, rest = pattern[0], pattern[1:]
-        if not rest:
-            self._bind_name(name, axis, size)
-            return True
-        if isinstance(axis, int):
-            sizes = self._factor_sizes(pattern, size)
-            for factor in pattern:
-                self._bind_name(factor, axis, None if sizes is None else sizes[factor])
-            return True
-        sizes = self._factor_sizes(pattern, size)
-        if sizes is None:
-            for factor in pattern:
-                self._bind_name(factor, self.site.pinned("an axis whose factors are unknown"), None)
-            return False
-        inner = prod(sizes[factor] for factor in rest)
-        outer_axis, inner_axis = self.site.labels.split(axis, sizes[name], inner)
-        self._bind_name(name, outer_axis, sizes[name])
-        return self._bind(rest, inner_axis, inner)
-
-    def _bind_name(self, name: str, axis: Axis, size: int | None) -> None:
-        if name[0].isupper():
-            axis = self.site.pin(axis, f"{self.site.operator} needs every index of this axis")
-        if size is not None:
-            self.sizes.setdefault(name, size)
-        self.bound[name] = self.site.unify(self.bound[name], axis) if name in self.bound else axis
-
-    def _factor_sizes(self, pattern: Pattern, size: int | None) -> dict[str, int] | None:
-        """The sizes of all factors, at most one of which is found by division."""
-        if size is None:
-            return None
-        known = {factor: self.sizes[factor] for factor in pattern if factor in self.sizes}
-        open_factors = [factor for factor in pattern if factor not in known]
-        product = prod(known.values())
-        if len(open_factors) > 1 or product == 0 or size % product or (not open_factors and product != size):
-            return None
-        return known | dict.fromkeys(open_factors, size // product)
-
-    def _note_roles(self) -> None:
-        written = set().union(*(result.names for result in self.rule.results))
-        read: set[str] = set()
-        data = [index for index in self.spreads if not self.site.is_constant(index)]
-        for index in data or list(self.spreads)[:1]:
-            read |= {name for pattern in self.spreads[index] for name in pattern}
-        masked: set[str] = set()
-        for index in [*data, *(i for i in self.spreads if i not in data)]:
-            for position, pattern in enumerate(self.spreads[index]):
-                summed = {name for name in pattern if _is_dimension(name) and name not in written}
-                if summed - masked:
-                    self.site.contract(index, position)
-                    masked |= summed
-        for index in (i for i in self.spreads if i not in data):
-            contracts = any(n not in written for p in self.spreads[index] for n in p if _is_dimension(n))
-            for position, pattern in enumerate(self.spreads[index]):
-                if pattern == (PINNED,):
-                    continue
-                roles = [self._role(name, written, read, contracts) for name in pattern]
-                self.site.note_weight(index, position, [role for role in roles if role is not None])
-
-    def _role(self, name: str, written: set[str], read: set[str], contracts: bool) -> tuple[Ids, Role] | None:
-        axis = self.bound.get(name)
-        if axis is None or isinstance(axis, int):
-            return None
-        if name not in written and not name.startswith("..."):
-            return axis, "consumer"
-        return axis, ("producer" if contracts and name not in read else "carrier")
-
-    def _note_macs(self, per_combination: int) -> None:
-        constant, factors = per_combination, []
-        for name, axis in self.bound.items():
-            if isinstance(axis, int):
-                constant *= self.sizes.get(name, self.typical.get(name, 1))
-            else:
-                factors.append(axis)
-        self.site.ledger.mac_terms.append(MacTerm(self.site.position, constant, tuple(factors)))
-
-    def _result(self, index: int, result: Operand) -> Axes | None:
-        kind = self.site.operator
-        shape = self.site.output_shape(index)
-        rests = [axes for axes in self.spreads.values() if any(p[0].startswith("...") for p in axes)]
-        if shape is not None:
-            spread = result.spread(len(shape))
-        elif result.rest is None:
-            spread = list(result.axes)
-        else:
-            spread = result.spread(len(self.spreads[0])) if rests or 0 in self.spreads else None
-        if spread is None:
-            return None
-        text = f"{kind} computes this axis from all of its input"
-        return [self.site.pinned(text) if p == (PINNED,) else self._build(p) for p in spread]
-
-    def _build(self, pattern: Pattern) -> Axis:
-        axes = [self.bound.get(name, self.site.pinned("an axis that the operator makes")) for name in pattern]
-        result = axes[0]
-        size = self.sizes.get(pattern[0])
-        for name, axis in zip(pattern[1:], axes[1:], strict=True):
-            inner = self.sizes.get(name)
-            if isinstance(result, int) and isinstance(axis, int):
-                size = None if size is None or inner is None else size * inner
-                continue
-            if size is None or inner is None:
-                return self.site.pinned("an axis of unknown size")
-            result = self.site.labels.outer(self.site.vector(result, size), self.site.vector(axis, inner))
-            size *= inner
-        return result
-
-
-def _is_dimension(name: str) -> bool:
-    return name != PINNED and not name.startswith("...") and not name[0].isupper()

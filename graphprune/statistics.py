@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .edit import Edit
+from .elementwise import broadcast
 from .node_view import normal_axis
-from .site import Axes, Results, Site
+from .site import Axes, Axis, Results, Site
 
 SPATIAL = "[b,c,_...] -> [b,c,_...]"
 
@@ -38,19 +39,28 @@ def reduction(site: Site) -> Results:
 
     Even a sum is: no weight could be zeroed to mask an index, and what follows (a mean, a norm) counts all of them.
     """
+    return _reduction(site, site.pin)
+
+
+def normalizer(site: Site) -> Results:
+    """ReduceMean, ReduceMax, ReduceMin and ReduceL2: statistics of activations that mean the same over fewer channels."""
+    return _reduction(site, site.take_statistic)
+
+
+def _reduction(site: Site, treat: Callable[[Axis, str], object]) -> Results:
     axes = site.axes(0)
     at = site.integers(1, "axes", default=[])
     if axes is None or at is None:
         return site.refuse(f"{site.operator} over axes that are not known")
     if not at and not site.attribute("noop_with_empty_axes", 0):
         at = list(range(len(axes)))
-    return [reduced_axes(site, axes, [normal_axis(k, len(axes)) for k in at])]
+    return [reduced_axes(site, axes, [normal_axis(k, len(axes)) for k in at], treat)]
 
 
-def reduced_axes(site: Site, axes: Axes, at: list[int]) -> Axes:
+def reduced_axes(site: Site, axes: Axes, at: list[int], treat: Callable[[Axis, str], object]) -> Axes:
     """The axes that are left after reducing over `at`."""
     for k in at:
-        site.pin(axes[k], f"{site.operator} reduces over this axis")
+        treat(axes[k], f"{site.operator} reduces over this axis")
     if site.attribute("keepdims", 1):
         unit = site.pinned("an axis of size 1")
         return [unit if k in at else axis for k, axis in enumerate(axes)]
@@ -69,22 +79,41 @@ def arg_reduction(site: Site) -> Results:
     axes = site.axes(0)
     if axes is None:
         return site.refuse_unknown()
-    return [reduced_axes(site, axes, [normal_axis(site.attribute("axis", 0), len(axes))])]
+    return [reduced_axes(site, axes, [normal_axis(site.attribute("axis", 0), len(axes))], site.pin)]
 
 
 def layer_norm(site: Site) -> Results:
-    """Statistics over `axis` and all that follow: those axes are pinned, with scale and bias."""
+    """Statistics over `axis` and all that follow: those axes are pinned, with scale and bias (or see --normalization)."""
     axes = site.axes(0)
     if axes is None:
         return site.refuse_unknown()
     first = normal_axis(site.attribute("axis", -1), len(axes))
     text = f"{site.operator} takes its statistics over this axis: removing channels would change them"
-    for axis in axes[first:]:
-        site.pin(axis, text)
     for index in range(1, len(site.inputs)):
-        site.pin_axes(site.axes(index), text)
+        for axis, dim, wanted in zip(
+            reversed(site.axes(index) or ()), reversed(site.shape(index) or ()), reversed(axes), strict=False
+        ):
+            if dim != 1:
+                site.unify(axis, wanted)
         site.note_carrier(index)
+    for axis in axes[first:]:
+        site.take_statistic(axis, text)
     return [list(axes), *(site.pinned_result(k, text) for k in range(1, len(site.outputs)))]
+
+
+def skip_layer_norm(site: Site) -> Results:
+    """SkipLayerNormalization of com.microsoft: the sum of input, skip and bias, normalised over the last axis."""
+    total = broadcast(site, [0, 1])[0]
+    if total is None:
+        return site.refuse_unknown()
+    text = f"{site.operator} takes its statistics over this axis: removing channels would change them"
+    for index in range(2, len(site.inputs)):
+        if site.has(index):
+            site.unify((site.axes(index) or [total[-1]])[-1], total[-1])
+            site.note_carrier(index)
+    site.take_statistic(total[-1], text)
+    results: Results = [list(total), site.pinned_result(1, text), site.pinned_result(2, text), list(total)]
+    return results[: len(site.outputs)]
 
 
 def group_norm(site: Site) -> Results:

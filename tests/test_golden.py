@@ -34,7 +34,7 @@ def several_things() -> ModelProto:
             g = Sigmoid(u)
             m = Mul(r, g)
             q = Conv(m, project)
-            wobbled = com.microsoft.QuickGelu(q)
+            wobbled = com.microsoft.SampleOp(q)
             w = Conv(wobbled, widen)
             z = ReduceMean<axes = [2,3], keepdims = 0>(w)
             scores = Gemm<transB = 1>(z, head, head_bias)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from halving import groups, halve, members, pinned, shapes
+from halving import groups, halve, members, shapes
 from nets import net
 
 
@@ -127,14 +127,36 @@ def test_einsum_that_sums_over_two_pruned_axes_at_once() -> None:
     halve(model)
 
 
-def test_an_implicit_einsum_pins_with_a_reason() -> None:
-    model = net("""
-        implicit (float[N,5] x) => (float[N,3] y) <float[5,8] w1, float[8,3] w2> {
+@pytest.mark.parametrize(
+    ("equation", "weight"),
+    [
+        ("aij,jk", "8,3"),
+        ("nij,jk->nik", "8,3"),
+        ("...j,jk->...k", "8,3"),
+        ("...ij,...jk->...ik", "4,8,3"),
+        ("...ij,...jk", "1,8,3"),
+        ("NIj,jK->NIK", "8,3"),
+    ],
+)
+def test_einsum_with_any_equation(equation: str, weight: str) -> None:
+    model = net(f"""
+        products (float[4,6,5] x) => (float[4,6,3] y) <float[5,8] w1, float[{weight}] w2> {{
             a = MatMul(x, w1)
-            y = Einsum<equation = "ij,jk">(a, w2)
+            y = Einsum<equation = "{equation}">(a, w2)
+        }}""")
+    assert members(model, "w1:1") == {"w1:1 producer", f"w2:{weight.count(',') - 1} consumer"}
+    halve(model)
+
+
+def test_einsum_over_a_diagonal() -> None:
+    model = net("""
+        diagonal (float[4,5] x) => (float[4,3] y) <float[5,8] w1, float[8,8,6] w2, float[6,3] w3> {
+            a = MatMul(x, w1)
+            b = Einsum<equation = "ni,iik->nk">(a, w2)
+            y = MatMul(b, w3)
         }""")
-    assert groups(model) == {}
-    assert "Einsum" in pinned(model)["w1:1"]
+    assert groups(model) == {"w1:1": 8, "w2:2": 6}
+    halve(model)
 
 
 def test_attention_finds_heads_and_head_sizes() -> None:

@@ -58,6 +58,7 @@ def test_every_option_that_decides_about_the_result_is_recorded() -> None:
         "ratios": [],
         "min_channels": 2,
         "seed": 7,
+        "normalization": "pin",
         "on_unsupported": "pin",
     }
 
