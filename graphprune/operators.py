@@ -207,10 +207,11 @@ _ENTRIES: list[Operator] = [
     ),
     Operator("LayerNormalization", statistics.layer_norm, "[...,_...] [_...] [_...]? -> [...,_...] (from axis on)"),
     Operator("RMSNormalization", statistics.layer_norm, "[...,_...] [_...] -> [...,_...] (from axis on)"),
-    *each(
-        "SimplifiedLayerNormalization com.microsoft::LayerNormalization",
-        "[...,_...] [_...] [_...]? -> [...,_...] (from axis on)",
+    Operator(
+        "SimplifiedLayerNormalization",
         statistics.layer_norm,
+        "[...,_...] [_...] -> [...,_...] (from axis on)",
+        shape_like="Identity",
     ),
     *each(
         "com.microsoft::SkipLayerNormalization com.microsoft::SkipSimplifiedLayerNormalization",

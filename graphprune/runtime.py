@@ -22,6 +22,7 @@ from .shape_inference import InputShapes, concrete_shapes
 if TYPE_CHECKING:
     import onnxruntime
 
+
 def session(model: ModelProto, threads: int = 0, optimize: bool = True) -> onnxruntime.InferenceSession:
     """An ONNX Runtime CPU session; `threads` = 0 lets the runtime decide.
 

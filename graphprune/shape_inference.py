@@ -14,6 +14,7 @@ from onnx import ModelProto, helper
 from .errors import UsageError
 from .graph import Graph, Shape, canonical_domain, declared_shape, element_count, operator_name
 from .monomial import monomials
+from .runtime_shapes import runtime_values
 
 InputShapes = Mapping[str, Sequence[int]]
 """Shapes that the user gives for inputs with dynamic dimensions."""
@@ -82,9 +83,10 @@ def inferred_model(copy: ModelProto, model: ModelProto, shape_like: dict[str, st
     """The skeleton `copy` of `model` with value_info for every value whose type can be inferred."""
     kept = {value.name: value for value in model.graph.value_info}
     imitate_operators(copy, shape_like)
-    for node in copy.graph.node:
-        if canonical_domain(node.domain):
-            copy.graph.value_info.extend(kept[output] for output in node.output if output in kept)
+    foreign = {name for node in copy.graph.node if canonical_domain(node.domain) for name in node.output if name}
+    learnt = runtime_values(copy, foreign) if foreign else []
+    rest = foreign - {value.name for value in learnt}
+    copy.graph.value_info.extend([*learnt, *(kept[name] for name in sorted(rest) if name in kept)])
     for _ in range(SYMBOL_ROUNDS):
         inferred = onnx.shape_inference.infer_shapes(copy, check_type=False, strict_mode=False, data_prop=True)
         if not _name_sizes(inferred, copy):
@@ -105,16 +107,10 @@ def _name_sizes(inferred: ModelProto, copy: ModelProto) -> bool:
         target = shapes.get(node.output[0])
         if source is None or target is None or node.output[0] not in values:
             continue
-        sizes = monomials(source, target)[1]
         value = values[node.output[0]]
-        for axis, (dim, size) in enumerate(zip(target, sizes, strict=True)):
-            if (
-                not isinstance(dim, int)
-                and size.number == 1
-                and len(size.symbols) == 1
-                and size.symbols[0] in source
-                and dim not in source
-            ):
+        for axis, (dim, size) in enumerate(zip(target, monomials(source, target)[1], strict=True)):
+            is_symbol = size.number == 1 and len(size.symbols) == 1 and size.symbols[0] in source
+            if is_symbol and not isinstance(dim, int) and dim not in source:
                 value.type.tensor_type.shape.dim[axis].dim_param = size.symbols[0]
                 copy.graph.value_info.append(value)
                 found = True
