@@ -101,7 +101,7 @@ def _head_axis(site: Site, axes: Axes, heads: int) -> Axis:
 
 
 def _add_projection_bias(site: Site, index: int) -> None:
-    """One vector for query, key and value side by side."""
+    """One vector for query, key and value side by side; what it adds to query and key is summed over with them."""
     axes = site.axes(index) if index >= 0 else None
     if not axes:
         return
@@ -115,6 +115,7 @@ def _add_projection_bias(site: Site, index: int) -> None:
         parts.append(site.vector(axis, size))
     site.unify(axes[0], np.concatenate(parts))
     site.note_carrier(index)
+    site.contract(index, 0)
 
 
 def _caches(site: Site, key: Axes, value: Axes, heads: int) -> Results:

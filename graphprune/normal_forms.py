@@ -192,6 +192,49 @@ def _wrapped_input(graph: Graph, node: NodeProto) -> str | None:
     return flatten.input[0] if whole else None
 
 
+def unwrap_batched_transposes(graph: Graph) -> bool:
+    """Undo the way in which exporters transpose the last two axes of a tensor with two leading ones.
+
+    Reshape [a, b, m, n] -> [(a b), m, n]; Transpose; Reshape -> [a, b, n, m]    becomes    Transpose(0, 1, 3, 2)
+    """
+    changed = False
+    for node in graph.nodes:
+        source = _batched_transpose(graph, node) if operator_name(node) == "Reshape" else None
+        if source is not None:
+            plain = helper.make_node("Transpose", [source], list(node.output), name=node.name, perm=[0, 1, 3, 2])
+            plain.metadata_props.extend(node.metadata_props)
+            node.CopyFrom(plain)
+            changed = True
+    return changed
+
+
+def _batched_transpose(graph: Graph, last: NodeProto) -> str | None:
+    """The input of the chain that ends with this Reshape, or None where it is none."""
+    chain = [last]
+    for operator in ("Transpose", "Reshape"):
+        position = graph.producers.get(chain[-1].input[0])
+        if position is None or operator_name(graph.nodes[position]) != operator:
+            return None
+        chain.append(graph.nodes[position])
+    source = chain[2].input[0]
+    before, middle = graph.shape(source), graph.shape(chain[2].output[0])
+    if before is None or middle is None or len(before) != 4 or attributes(chain[1]).get("perm") != [0, 2, 1]:
+        return None
+    order = (0, 1, 3, 2)
+    entries = copied_dimensions(graph, last.input[1])
+    if entries is None or len(entries) != 4 or len(middle) != 3 or not _same_sizes(before[2:], middle[1:]):
+        return None
+    for axis, entry in zip(order, entries, strict=True):
+        size = entry if isinstance(entry, int) else _dimension(graph, entry)
+        if entry != (source, axis) and (size is None or size != before[axis]):
+            return None
+    return source
+
+
+def _same_sizes(one: Shape, other: Shape) -> bool:
+    return all(a is not None and a == b for a, b in zip(one, other, strict=True))
+
+
 def drop_zero_states(graph: Graph) -> bool:
     """Drop initial states of LSTM, GRU and RNN that are all zero: zero is the default, and no size is written for it."""
     changed = False

@@ -27,6 +27,7 @@ from .normal_forms import (
     drop_zero_states,
     gather_shuffles,
     unshare_initializers,
+    unwrap_batched_transposes,
     unwrap_softmaxes,
 )
 from .operators import TABLE
@@ -103,7 +104,7 @@ def _settle_constants(model: ModelProto) -> ModelProto:
     for _ in range(MAXIMUM_ROUNDS):
         inferred = _infer(model)
         graph = Graph(model, shapes_of(inferred))
-        if unwrap_softmaxes(graph) or drop_zero_states(graph):
+        if unwrap_softmaxes(graph) or drop_zero_states(graph) or unwrap_batched_transposes(graph):
             remove_dead_code(model.graph)
         elif not (constant_reshapes(graph) or constant_expands(graph)):
             count = len(model.graph.node)

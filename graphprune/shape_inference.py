@@ -95,26 +95,55 @@ def inferred_model(copy: ModelProto, model: ModelProto, shape_like: dict[str, st
 
 
 def _name_sizes(inferred: ModelProto, copy: ModelProto) -> bool:
-    """Give the one unknown size of a Reshape's result the name of the input's size that it must be; note it in `copy`.
+    """Name sizes that ONNX leaves unknown and that must be those of an operand; note them in `copy`.
 
-    ONNX leaves -1 unknown where a symbolic size takes part.  True if there is something new to infer from.
+    True if there is something new to infer from.
     """
-    shapes = shapes_of(inferred)
+    declared = {dim for value in copy.graph.input for dim in declared_shape(value) or () if isinstance(dim, str)}
+    shapes = {
+        name: tuple(dim if isinstance(dim, int) or dim in declared else None for dim in shape)
+        for name, shape in shapes_of(inferred).items()
+    }  # names that shape inference made up say nothing
     values = {value.name: value for value in inferred.graph.value_info}
     found = False
     for node in copy.graph.node:
-        source = shapes.get(node.input[0]) if node.op_type == "Reshape" else None
-        target = shapes.get(node.output[0])
-        if source is None or target is None or node.output[0] not in values:
+        target = shapes.get(node.output[0]) if node.output else None
+        if target is None or node.output[0] not in values or all(isinstance(dim, int) for dim in target):
             continue
+        operands = [shapes[name] for name in node.input if name in shapes]
+        names = _regrouped(operands[:1], target) if node.op_type == "Reshape" else {}
+        names |= _broadcast(operands, target) if node.op_type in _BROADCAST else {}
         value = values[node.output[0]]
-        for axis, (dim, size) in enumerate(zip(target, monomials(source, target)[1], strict=True)):
-            is_symbol = size.number == 1 and len(size.symbols) == 1 and size.symbols[0] in source
-            if is_symbol and not isinstance(dim, int) and dim not in source:
-                value.type.tensor_type.shape.dim[axis].dim_param = size.symbols[0]
-                copy.graph.value_info.append(value)
-                found = True
+        for axis, name in names.items():
+            value.type.tensor_type.shape.dim[axis].dim_param = name
+        if names:
+            copy.graph.value_info.append(value)
+            found = True
     return found
+
+
+_BROADCAST = {"Add", "And", "Div", "Equal", "Max", "Min", "Mul", "Or", "Pow", "Sub", "Where"}
+
+
+def _regrouped(operands: Sequence[Shape], target: Shape) -> dict[int, str]:
+    """Sizes of a Reshape's result: -1 stands for a symbol where all other sizes cancel out."""
+    names: dict[int, str] = {}
+    for source in operands:
+        for axis, (dim, size) in enumerate(zip(target, monomials(source, target)[1], strict=True)):
+            if dim is None and size.number == 1 and len(size.symbols) == 1 and size.symbols[0] in source:
+                names[axis] = size.symbols[0]
+    return names
+
+
+def _broadcast(operands: Sequence[Shape], target: Shape) -> dict[int, str]:
+    """Sizes of a broadcast result: where one operand has a symbol and the others an unknown size, that is 1 or the same."""
+    names: dict[int, str] = {}
+    for back in range(1, len(target) + 1):
+        dims = {shape[-back] for shape in operands if len(shape) >= back} - {1}
+        symbols = {dim for dim in dims if isinstance(dim, str)}
+        if len(symbols) == 1 and len(dims - {None}) == 1 and target[-back] is None:
+            names[len(target) - back] = symbols.pop()
+    return names
 
 
 def imitate_operators(model: ModelProto, shape_like: dict[str, str]) -> None:
