@@ -216,7 +216,7 @@ def _batched_transpose(graph: Graph, last: NodeProto) -> str | None:
         if position is None or operator_name(graph.nodes[position]) != operator:
             return None
         chain.append(graph.nodes[position])
-    source = chain[2].input[0]
+    source: str = chain[2].input[0]
     before, middle = graph.shape(source), graph.shape(chain[2].output[0])
     if before is None or middle is None or len(before) != 4 or attributes(chain[1]).get("perm") != [0, 2, 1]:
         return None

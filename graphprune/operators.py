@@ -218,7 +218,7 @@ _ENTRIES: list[Operator] = [
         "[...,_] [...,_] [_] -> [...,_]",
         statistics.skip_layer_norm,
     ),
-    Operator("LpNormalization", pins("axis", -1), "pins axis, carries the others"),
+    Operator("LpNormalization", statistics.lp_norm, "pins axis, carries the others"),
     typed("LRN", "[b,_,_...] -> [b,_,_...]"),
     *each(
         "AveragePool MaxPool LpPool GlobalAveragePool GlobalMaxPool GlobalLpPool",

@@ -19,6 +19,7 @@ from .errors import ProofError
 from .graph import Array, Graph
 from .inference import Analysis
 from .masking import masked_reference
+from .rounding import SUFFIX, flips, given, rounded_values, without_saturation
 from .runtime import random_inputs, run
 from .shape_inference import InputShapes
 
@@ -64,27 +65,33 @@ def prove(
     Raises ProofError where one of them cannot be run; a difference is reported in the result.
     """
     graph = analysis.graph
-    probes = _probes(analysis, pruned)
-    reference = _with_outputs(masked_reference(analysis, present), probes, graph)
+    written = {name for node in pruned.graph.node for name in node.output}
+    rounded = [name for name in rounded_values(graph) if name in written]
+    probes = [name for name in _probes(analysis, written) if name not in rounded]
+    reference = _with_outputs(masked_reference(analysis, present), [*probes, *rounded], graph)
+    without_saturation(reference)
     feeds, expected = _run_reference(graph, reference, seed, shapes)
-    actual = _run(_with_outputs(pruned, probes, graph), feeds, "the pruned model")
+    result = _with_outputs(pruned, [*probes, *rounded], graph)
+    without_saturation(result)
+    given(result, set(rounded), _element_types(graph))
+    for name in expected:
+        expected[name] = _take(expected[name], name, kept_of)
+    actual = _run(result, feeds | {name + SUFFIX: expected[name] for name in rounded}, "the pruned model")
     names = [value.name for value in graph.outputs]
     missing = [name for name in names if name not in actual]
     if missing:
         raise ProofError(f"the pruned model has no output {missing[0]!r}; is it a pruned form of this model?")
-    errors = {}
-    for name in [*names, *probes]:
-        errors[name] = difference(_take(expected.pop(name), name, kept_of), actual.pop(name))
+    errors = {name: flips(expected.pop(name), actual.pop(name)) for name in rounded}
+    errors |= {name: difference(expected.pop(name), actual.pop(name)) for name in [*names, *probes]}
     worst = max(errors, key=lambda name: errors[name][0] / errors[name][1])
     failed = errors[worst][0] > errors[worst][1]
     largest = max(error for error, _ in errors.values())
-    return Proof(not failed, errors[worst][0] if failed else largest, worst, len(names), len(probes), seed)
+    return Proof(not failed, errors[worst][0] if failed else largest, worst, len(names), len(probes) + len(rounded), seed)
 
 
-def _probes(analysis: Analysis, pruned: ModelProto) -> list[str]:
+def _probes(analysis: Analysis, written: set[str]) -> list[str]:
     """Results of contractions to compare, up to a bounded number of elements."""
     graph = analysis.graph
-    written = {name for node in pruned.graph.node for name in node.output}
     outputs = {value.name for value in graph.outputs}
     typed = {value.name for value in graph.model.graph.value_info}
     names = [graph.nodes[term.node].output[0] for term in analysis.mac_terms]
@@ -97,13 +104,17 @@ def _probes(analysis: Analysis, pruned: ModelProto) -> list[str]:
 def _with_outputs(model: ModelProto, names: list[str], graph: Graph) -> ModelProto:
     copy = ModelProto()
     copy.CopyFrom(model)
-    types = {value.name: value.type.tensor_type.elem_type for value in graph.model.graph.value_info}
+    types = _element_types(graph)
     del copy.graph.value_info[:]
     for name in names:
         value = ValueInfoProto(name=name)
         value.type.tensor_type.elem_type = types[name]
         copy.graph.output.append(value)
     return copy
+
+
+def _element_types(graph: Graph) -> dict[str, int]:
+    return {value.name: value.type.tensor_type.elem_type for value in graph.model.graph.value_info}
 
 
 def _run_reference(

@@ -25,7 +25,8 @@ def quantize(site: Site) -> Results:
             continue
         if len(scale) != 1:
             return site.refuse(f"blocked {site.operator} has no rule")
-        _bind_scale(site, index, axes[normal_axis(site.attribute("axis", 1), len(axes))])
+        if (site.shape(index) or (0,))[0] != 1:
+            _bind_scale(site, index, axes[normal_axis(site.attribute("axis", 1), len(axes))])
     if site.is_constant(0):
         site.ledger.origins[site.outputs[0]] = site.ledger.origins.get(site.inputs[0], site.inputs[0])
     return [list(axes)]
@@ -54,7 +55,8 @@ def convolution(operands: tuple[int, ...], zero_points: Mapping[int, int], scale
 
     def infer(site: Site) -> Results:
         site.zero_points = zero_points
-        result = site.match(CONV, group_sizes(site), conv_macs(site, operands[1]), operands)
+        rule = CONV if len(operands) == 3 else CONV.replace(" [(g o)]?", "")
+        result = site.match(rule, group_sizes(site), conv_macs(site, operands[1]), operands)
         weight = site.axes(operands[1])
         for index in scales if weight is not None else ():
             _bind_scale(site, index, (weight or [])[0])

@@ -101,6 +101,16 @@ def layer_norm(site: Site) -> Results:
     return [list(axes), *(site.pinned_result(k, text) for k in range(1, len(site.outputs)))]
 
 
+def lp_norm(site: Site) -> Results:
+    """LpNormalization divides by the norm over `axis`, which is pinned (or see --normalization)."""
+    axes = site.axes(0)
+    if axes is None:
+        return site.refuse_unknown()
+    at = normal_axis(site.attribute("axis", -1), len(axes))
+    site.take_statistic(axes[at], f"{site.operator} takes the norm over this axis")
+    return [list(axes)]
+
+
 def skip_layer_norm(site: Site) -> Results:
     """SkipLayerNormalization of com.microsoft: the sum of input, skip and bias, normalised over the last axis."""
     total = broadcast(site, [0, 1])[0]

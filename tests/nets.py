@@ -39,6 +39,18 @@ def fill_weights(model: ModelProto, seed: int = 0) -> None:
     graph.value_info.extend(rest)
 
 
+QUANTISED = {
+    "QLinearConv": {1: "step", 4: "step", 5: "zero", 6: "step"},
+    "QLinearMatMul": {1: "step", 4: "step", 5: "zero", 6: "step"},
+    "QGemm": {1: "step", 4: "step", 5: "zero", 7: "step"},
+    "QLinearAdd": {1: "step", 4: "step", 6: "step"},
+    "MatMulInteger": {3: "zero"},
+    "ConvInteger": {3: "zero"},
+    "MatMulIntegerToFloat": {2: "step", 3: "step", 5: "zero"},
+}
+"""Which operands are scales, and which are the zero points of weights."""
+
+
 def _purpose(model: ModelProto, name: str) -> str:
     """What a weight is read as, where that restricts its values."""
     for node in model.graph.node:
@@ -51,6 +63,8 @@ def _purpose(model: ModelProto, name: str) -> str:
                 return "step"
             if node.op_type in ("QuantizeLinear", "DequantizeLinear") and index == 2:
                 return "zero"
+            if node.op_type in QUANTISED and index in QUANTISED[node.op_type]:
+                return QUANTISED[node.op_type][index]
             if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum") and index == 1:
                 return "weight"
     return ""
@@ -67,7 +81,7 @@ def values(shape: list[int], kind: int, purpose: str, seed: int) -> np.ndarray:
     if purpose == "zero":
         return np.zeros(shape, dtype)
     if np.dtype(dtype).kind in "iu":
-        return rng.integers(-100 if np.dtype(dtype).kind == "i" else 0, 100, shape).astype(dtype)
+        return rng.integers(-60 if np.dtype(dtype).kind == "i" else 0, 60, shape).astype(dtype)  # more may saturate in kernels
     scale = 1 / np.sqrt(max(1, np.prod(shape[1:]))) if purpose == "weight" else 0.5
     return ((rng.standard_normal(shape) + 0.2) * scale).astype(dtype)
 

@@ -17,6 +17,9 @@ Feeds = dict[str, np.ndarray]
 SMALLEST_SCALE = 1e-2
 """What a saturated sigmoid leaves is rounding: smaller outputs are compared as if they had this scale."""
 
+QUANTISED = {"QLinearConv": (3, 5), "QLinearMatMul": (3, 5), "QGemm": (3, 5), "ConvInteger": (1, 3), "MatMulInteger": (1, 3)}
+"""Where operators on integers have their weight, and its zero point."""
+
 CONTRACTED = {"Conv": 1, "FusedConv": 1, "ConvTranspose": 0}
 """The axis of the second operand that is summed over."""
 
@@ -89,6 +92,12 @@ def _zero(arrays: dict[str, np.ndarray], model: ModelProto, name: str, axis: int
 def _zero_point(arrays: dict[str, np.ndarray], model: ModelProto, name: str, array: np.ndarray) -> np.ndarray:
     """What stands for zero: the zero point of a quantised weight, else 0."""
     for node in model.graph.node:
+        weight, at = QUANTISED.get(node.op_type, (0, 0))
+        if weight and node.input[weight] == name:
+            point = arrays[node.input[at]]
+            channels = [-1] + [1] * (array.ndim - 1) if "Conv" in node.op_type else [-1]
+            shaped = point.reshape(channels) if point.size > 1 else point.ravel()
+            return np.broadcast_to(shaped, array.shape).astype(array.dtype)
         if node.op_type == "DequantizeLinear" and node.input[0] == name and len(node.input) > 2 and node.input[2]:
             point = arrays[node.input[2]]
             axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
