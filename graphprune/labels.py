@@ -67,13 +67,12 @@ class Labels:
 
     def reason(self, label: int) -> Reason:
         """The reason behind a pinned label (of a product: its innermost factor).  Raises KeyError if the label is not pinned."""
-        leaves = self.leaves(np.array([label], np.int32))[0].tolist()
-        return self._reasons[next((leaf for leaf in reversed(leaves) if leaf != self._always), self._always)]
+        return self._reasons[int(self._innermost(np.array([label], np.int32))[0])]
 
     def product(self, outer: Ids, inner: Ids) -> Ids:
         """Labels that are present where both operands are; vectors of equal length, element by element."""
         outer, inner = self.find(outer), self.find(inner)
-        result = np.where(self._pinned[outer], inner, outer)
+        result = np.where(self._pinned[outer] & (inner != self._always), inner, outer)
         both = ~self._pinned[outer] & ~self._pinned[inner]
         if both.any():
             made = self.fresh(int(both.sum()))
@@ -120,6 +119,14 @@ class Labels:
             todo.append(right.astype(np.int32))
             todo.append(np.where(inner, self.find(np.maximum(left, 0)), column).astype(np.int32))
         return np.stack(done, axis=1)
+
+    def _innermost(self, ids: Ids) -> Ids:
+        """The last leaf of each label that says something."""
+        leaves = self.leaves(ids)
+        innermost: Ids = leaves[:, 0]
+        for column in leaves.T[1:]:
+            innermost = np.where(column == self._always, innermost, column)
+        return innermost
 
     # ---- constraints ---------------------------------------------------------------------------
 
@@ -214,7 +221,7 @@ class Labels:
             for one, other in pairs:
                 self.unify(one, other)
             columns = self._free_columns(a).T
-            common = columns[0] if len(columns) else np.full(len(a), self._always, np.int32)
+            common = columns[0] if len(columns) else self._innermost(a)
             for column in columns[1:]:
                 common = self.product(common, column)
         self._parent[self.find(a)] = common
