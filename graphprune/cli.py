@@ -86,11 +86,13 @@ def main() -> None:
 def import_(source: str, output: Path, format_: str | None, shapes: tuple[str, ...]) -> None:
     """Normalise a model; names in a plan are names in this file."""
     from .normalize import fix_input_shapes, normalize
+    from .sources import read_source
 
     _check_output(output)
+    sizes = _input_shapes(shapes)
     with progress("importing"):
-        model = _importer(source, format_).read(source)
-        fix_input_shapes(model, _input_shapes(shapes))
+        model = read_source(source, format_, sizes)
+        fix_input_shapes(model, sizes)
         graph = normalize(model)
     _exporter().write(graph.model, output)
     click.echo(f"{output}: {len(graph.nodes)} nodes, {len(graph.initializers)} initializers")
@@ -167,7 +169,7 @@ def prune(
         _write_text(plan_to, result.plan.to_json())
     from . import tables
 
-    sizes = _file_size(model), _file_size(output)
+    sizes = _source_size(model, result.original.model), _file_size(output)
     table = tables.prune_table(result, sizes, latency, accuracies)
     _report([table], lambda: tables.prune_json(result, sizes, latency, accuracies), json_to)
     if json_to != "-" and result.proof is not None:
@@ -342,6 +344,11 @@ def _file_size(path: Path) -> int:
     return sum(p.stat().st_size for p in (path, path.with_name(path.name + ".data")) if p.exists())
 
 
+def _source_size(path: Path, model: Any) -> int:
+    """The size of an ONNX file; for a model of another framework that of what it was converted to."""
+    return _file_size(path) if path.suffix == ".onnx" else int(model.ByteSize())
+
+
 def _input_shapes(texts: tuple[str, ...]) -> dict[str, list[int]]:
     shapes = {}
     for text in texts:
@@ -351,16 +358,6 @@ def _input_shapes(texts: tuple[str, ...]) -> dict[str, list[int]]:
             raise UsageError(f"--input-shape {text!r} is not of the form NAME=1,3,224,224")
         shapes[name] = [int(part) for part in parts]
     return shapes
-
-
-def _importer(source: str, name: str | None) -> Any:
-    if name is not None:
-        return registry.load("importers", name)()
-    for known in sorted(registry.registered("importers")):
-        importer = registry.load("importers", known)()
-        if importer.accepts(source):
-            return importer
-    raise UsageError(f"{source}: cannot tell which framework this is from; name it with --format")
 
 
 def _exporter() -> Any:

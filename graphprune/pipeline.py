@@ -34,9 +34,13 @@ from .options import Normalization, Options
 from .plan import Plan, PlanGroup, PlanMember, PlanPinned
 from .proof import Proof, prove
 from .shape_inference import InputShapes
+from .sources import read_source
 from .targets import Target, parse_target
 from .version import VERSION
 from .weights import Vector, Weights
+
+Source = str | Path | ModelProto | Graph | Any
+"""A path, an import string, a model of ONNX or another framework (perhaps with example inputs), or a graph that was loaded."""
 
 Step = Callable[[str], None]
 """Called with a short description when a stage begins; for progress displays."""
@@ -79,27 +83,29 @@ class Result:
         return _plan(self.analysis, self.keep, self.options)
 
 
-def load(source: str | Path | ModelProto, input_shapes: InputShapes | None = None) -> Graph:
+def load(source: Source, input_shapes: InputShapes | None = None) -> Graph:
     """Read (or copy) a model and bring it into normal form.  Raises InvalidModelError."""
+    if isinstance(source, Graph):
+        return source
     if isinstance(source, ModelProto):
         model = ModelProto()
         model.CopyFrom(source)
     else:
-        model = read_model(Path(source))
+        model = read_source(source, shapes=input_shapes)
     return normalize(model, input_shapes)
 
 
 def analyze(
-    source: str | Path | ModelProto | Graph,
+    source: Source,
     input_shapes: InputShapes | None = None,
     normalization: Normalization = Options.normalization,
 ) -> Analysis:
     """The groups and pinned axes of a model.  Raises InvalidModelError."""
-    return infer(source if isinstance(source, Graph) else load(source, input_shapes), normalization=normalization)
+    return infer(load(source, input_shapes), normalization=normalization)
 
 
 def prune(
-    source: str | Path | ModelProto | Graph,
+    source: Source,
     options: Options | None = None,
     input_shapes: InputShapes | None = None,
     step: Step = lambda text: None,
@@ -115,7 +121,7 @@ def prune(
     if not targets and not options.ratios:
         raise UsageError("nothing to do: give a target such as macs=0.5, or a ratio for some layers")
     step("reading and normalising")
-    graph = source if isinstance(source, Graph) else load(source, input_shapes)
+    graph = load(source, input_shapes)
     step("finding groups")
     analysis = infer(graph, normalization=options.normalization)
     _check_supported(analysis, options)
@@ -140,12 +146,12 @@ def prune(
     return Result(rewritten.model, graph, analysis, keep, options.as_dict(), model.original, after, realised, proof)
 
 
-def apply_plan(source: str | Path | ModelProto | Graph, plan: Plan, verify: bool = True) -> Result:
+def apply_plan(source: Source, plan: Plan, verify: bool = True) -> Result:
     """Replay a plan on the model that it was made for: gives the same bytes again.
 
     Raises UsageError where the plan does not fit the model, ProofError where the result is wrong.
     """
-    graph = source if isinstance(source, Graph) else load(source)
+    graph = load(source)
     analysis, present = _replay(graph, plan)
     model = CostModel(analysis)
     rewritten = rewrite(analysis, present)
@@ -156,7 +162,7 @@ def apply_plan(source: str | Path | ModelProto | Graph, plan: Plan, verify: bool
 
 
 def verify(
-    source: str | Path | ModelProto | Graph,
+    source: Source,
     plan: Plan,
     pruned: str | Path | ModelProto,
     seed: int = 0,
@@ -166,7 +172,7 @@ def verify(
 
     Raises UsageError where the plan does not fit the model, ProofError where one of the models cannot be run.
     """
-    graph = source if isinstance(source, Graph) else load(source)
+    graph = load(source)
     analysis, present = _replay(graph, plan)
     model = pruned if isinstance(pruned, ModelProto) else read_model(Path(pruned))
     kept_of = registry.load("rewrite", "shrink").kept_indices(analysis, present)

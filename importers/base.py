@@ -1,11 +1,17 @@
-"""What an importer is.  Start reading at `Importer.read`."""
+"""What an importer is, and what several of them need.  Start reading at `Importer.read`."""
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar
 
 from onnx import ModelProto
+
+from graphprune.errors import MissingExtraError
+from graphprune.shape_inference import InputShapes
 
 
 class Importer(ABC):
@@ -14,9 +20,30 @@ class Importer(ABC):
     name: ClassVar[str]
 
     @abstractmethod
-    def accepts(self, source: str) -> bool:
-        """Whether the source looks like one of this framework's."""
+    def accepts(self, source: object) -> bool:
+        """Whether the source (a path, or an object) looks like one of this framework's; imports no framework."""
 
     @abstractmethod
-    def read(self, source: str) -> ModelProto:
-        """The model as ONNX, not yet normalised.  Raises InvalidModelError."""
+    def read(self, source: Any, shapes: InputShapes) -> ModelProto:
+        """The model as ONNX, not yet normalised.  Raises InvalidModelError, UsageError or MissingExtraError.
+
+        `shapes` are shapes of inputs that the user gives, for frameworks that trace a model.
+        """
+
+
+def is_from(source: object, package: str) -> bool:
+    """Whether an object's class, or one that it derives from, is defined in a package."""
+    return any(cls.__module__.split(".")[0] == package for cls in type(source).__mro__)
+
+
+def has_suffix(source: object, *suffixes: str) -> bool:
+    """Whether the source is a path with one of these suffixes."""
+    return isinstance(source, str | Path) and Path(source).suffix in suffixes
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import what an extra brings.  Raises MissingExtraError that names it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingExtraError(f"this needs {module!r} ({error}): pip install 'graphprune[{extra}]'") from error

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from onnx import ModelProto
 
 from graphprune.model_file import read_model
+from graphprune.shape_inference import InputShapes
 
-from .base import Importer
+from .base import Importer, has_suffix
 
 
 class OnnxImporter(Importer):
@@ -17,10 +18,10 @@ class OnnxImporter(Importer):
 
     name: ClassVar[str] = "onnx"
 
-    def accepts(self, source: str) -> bool:
+    def accepts(self, source: object) -> bool:
         """By the suffix."""
-        return Path(source).suffix == ".onnx"
+        return has_suffix(source, ".onnx")
 
-    def read(self, source: str) -> ModelProto:
-        """The model with its external data loaded.  Raises InvalidModelError."""
+    def read(self, source: Any, shapes: InputShapes) -> ModelProto:
+        """The model with its external data.  Raises InvalidModelError."""
         return read_model(Path(source))

@@ -1,0 +1,67 @@
+"""From whatever the user has to an ONNX model: finds the importer that knows a file, a folder or an object.
+
+`package.module:attribute` names an object in Python code, as for the tools of the web world: a model, or a function without
+arguments that makes one.  Importing it runs that code.  Start reading at `read_source`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from onnx import ModelProto
+
+from . import registry
+from .errors import UsageError
+from .model_file import read_model
+from .shape_inference import InputShapes
+
+_IMPORT_STRING = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)")
+
+
+def read_source(source: object, format_: str | None = None, shapes: InputShapes | None = None) -> ModelProto:
+    """The source as ONNX, not yet normalised.
+
+    `source` is a path, an import string or an object of a framework, perhaps with example inputs: (module, inputs).  `shapes` are
+    the shapes of inputs for formats that trace a model.  Raises UsageError, InvalidModelError or MissingExtraError.
+    """
+    if format_ in (None, "onnx") and isinstance(source, str | Path) and Path(source).suffix == ".onnx":
+        return read_model(Path(source))
+    if isinstance(source, str | Path) and (match := _IMPORT_STRING.fullmatch(str(source))) and not Path(source).exists():
+        source = _built(match[1], match[2])
+    model: ModelProto = _importer(source, format_).read(source, shapes or {})
+    return model
+
+
+def _importer(source: object, name: str | None) -> Any:
+    if name is not None:
+        return registry.load("importers", name)()
+    for known in sorted(registry.registered("importers")):
+        importer = registry.load("importers", known)()
+        if importer.accepts(source):
+            return importer
+    if isinstance(source, str | Path):
+        if not Path(source).is_dir():
+            return registry.load("importers", "onnx")()
+        raise UsageError(f"{source}: cannot tell which framework this is from; name it with --format")
+    raise UsageError(f"cannot import an object of type {type(source).__qualname__}; see `graphprune list importers`")
+
+
+def _built(module: str, attribute: str) -> object:
+    """The object that an import string names; a function is called.  The current folder is searched first, as by python -m."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = importlib.import_module(module)
+    except ImportError as error:
+        raise UsageError(f"{module}:{attribute}: cannot import {module!r}: {error}") from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise UsageError(f"{module}:{attribute}: {module!r} has no {attribute!r}")
+        found = getattr(found, part)
+    is_factory = callable(found) and (isinstance(found, type) or type(found).__module__ == "builtins")
+    return found() if is_factory else found

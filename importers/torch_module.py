@@ -1,0 +1,95 @@
+"""PyTorch: modules and exported programs from Python code, and the archives that `torch.export.save` writes.
+
+Torch's own exporter does the work (`torch.onnx.export`, dynamo) and keeps the names of parameters.  Start reading at
+`TorchImporter.read`.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any, ClassVar
+
+from onnx import ModelProto
+
+from graphprune.errors import InvalidModelError, UsageError
+from graphprune.shape_inference import InputShapes
+
+from .base import Importer, has_suffix, is_from, require
+
+PICKLES = (".pt", ".pth", ".ckpt", ".bin")
+
+
+class TorchImporter(Importer):
+    """An `nn.Module`, (module, example inputs), an `ExportedProgram`, or a `.pt2` archive."""
+
+    name: ClassVar[str] = "torch"
+
+    def accepts(self, source: object) -> bool:
+        """By class or suffix; pickles are recognised in order to be refused with an explanation."""
+        model = source[0] if isinstance(source, tuple) and source else source
+        return is_from(model, "torch") or has_suffix(source, ".pt2", *PICKLES)
+
+    def read(self, source: Any, shapes: InputShapes) -> ModelProto:
+        """Export.  Raises InvalidModelError where torch cannot export the model, UsageError where inputs are missing."""
+        if has_suffix(source, *PICKLES):
+            raise InvalidModelError(
+                f"{source}: loading a pickle runs whatever code is in it, so it is not read; save the model with "
+                "torch.export.save as .pt2, or name a function that builds it: package.module:function"
+            )
+        torch = require("torch", "torch")
+        require("onnxscript", "torch")
+        if isinstance(source, str | Path):
+            return _exported(torch, _load_archive(torch, Path(source)), (), {})
+        module, inputs = source if isinstance(source, tuple) else (source, None)
+        if isinstance(module, torch.export.ExportedProgram):
+            return _exported(torch, module, (), {})
+        if not isinstance(module, torch.nn.Module):
+            raise UsageError(f"--format torch: expected an nn.Module or ExportedProgram, got {type(module).__qualname__}")
+        if inputs is None and not shapes:
+            raise UsageError(
+                "the module is traced with example inputs: give --input-shape NAME=1,3,224,224 for each argument of forward, "
+                "or let the function return (module, (inputs, ...))"
+            )
+        keywords = {} if inputs is not None else {name: torch.randn(*shape) for name, shape in shapes.items()}
+        arguments = tuple(inputs) if isinstance(inputs, tuple | list) else () if inputs is None else (inputs,)
+        return _exported(torch, module.eval(), arguments, keywords)
+
+
+def _load_archive(torch: Any, path: Path) -> Any:
+    """Load a .pt2 archive, but none that holds pickled objects."""
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        raise InvalidModelError(f"{path}: not an archive of torch.export.save")
+    constants = require("torch.export.pt2_archive.constants", "torch")
+    prefixes = (constants.CUSTOM_OBJ_FILENAME_PREFIX, constants.OPAQUE_OBJ_FILENAME_PREFIX)
+    with zipfile.ZipFile(path) as archive:
+        pickled = [name for name in archive.namelist() if name.rpartition("/")[2].startswith(prefixes)]
+    if pickled:
+        raise InvalidModelError(f"{path}: holds pickled objects ({pickled[0]}), which could run any code; export it without them")
+    try:
+        return torch.export.load(path)
+    except Exception as error:
+        raise InvalidModelError(f"{path}: torch cannot load it: {_first_line(error)}") from error
+
+
+def _exported(torch: Any, model: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> ModelProto:
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about torch's own internals; what fails raises
+            program = torch.onnx.export(model, arguments, kwargs=keywords or None, dynamo=True, verbose=False)
+    except Exception as error:
+        raise InvalidModelError(f"torch cannot export the model to ONNX: {_first_line(error)}") from error
+    finally:
+        logger.setLevel(level)
+    proto: ModelProto = program.model_proto
+    return proto
+
+
+def _first_line(error: BaseException) -> str:
+    cause = error.__cause__ or error
+    return next(iter(str(cause).strip().splitlines()), type(cause).__name__)
