@@ -7,7 +7,7 @@ READY := .venv/.ready
 SHARED ?= ../shared
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint types docs nightly shared example clean
+.PHONY: help dev test lint types docs nightly shared frameworks example clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,10 +43,15 @@ shared: $(READY)  ## Run the tests on the trained models of $(SHARED)/data
 	@test -d $(SHARED)/data || { echo "$(SHARED)/data is not there: these tests need its models" >&2; exit 1; }
 	$(BIN)/pytest -m shared
 
+frameworks:  ## Test the importers, each framework in an environment of its own (gigabytes of downloads)
+	for each in torch==2.13.0:torch tensorflow:keras jax:jax paddlepaddle:paddle scikit-learn:sklearn; do \
+		name=$${each##*:}; $(PYTHON) -m venv .venv-$$name && .venv-$$name/bin/pip install --quiet $${each%%:*} && \
+		.venv-$$name/bin/pip install --quiet --editable ".[dev,$$name]" && .venv-$$name/bin/pytest -m $$name || exit 1; done
+
 example: $(READY)  ## Prune the shipped example to half of its MACs
 	$(BIN)/graphprune prune examples/fashion_mnist/model.onnx -o smaller.onnx --target macs=0.5 \
 		--eval examples/fashion_mnist/eval.npz --measure --plan plan.json
 
 clean:  ## Remove .venv, caches and build output
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov smaller.onnx plan.json
+	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov smaller.onnx plan.json
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -220,11 +220,8 @@ _ENTRIES: list[Operator] = [
     ),
     Operator("LpNormalization", statistics.lp_norm, "pins axis, carries the others"),
     typed("LRN", "[b,_,_...] -> [b,_,_...]"),
-    *each(
-        "AveragePool MaxPool LpPool GlobalAveragePool GlobalMaxPool GlobalLpPool",
-        SPATIAL,
-        statistics.pooling,
-    ),
+    *each("AveragePool MaxPool LpPool", SPATIAL, statistics.pooling),
+    *each("GlobalAveragePool GlobalMaxPool GlobalLpPool", SPATIAL, statistics.global_pooling),
     Operator("Resize", resize, "carries axes that keep their size, pins the others", shrink_resize),
     Operator("Upsample", resize, "carries axes that keep their size, pins the others"),
     Operator("DepthToSpace", depth_to_space, "[b,(R S c),_,_] -> [b,c,_,_] (CRD: (c R S))"),

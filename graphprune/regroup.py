@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 from .edit import Edit
 from .graph import Dim
@@ -45,12 +46,36 @@ class Regroup:
         return result
 
     def _take_equal_tail(self) -> Axes:
-        """Axes of equal size at the end: what is before them has equal sizes too, even where those are not known."""
+        """Axes that correspond at the end: what is before them corresponds too, even where its sizes are not known."""
         tail: Axes = []
-        while self.targets and (self.targets[-1] == Monomial(1) or (self.queue and self.queue[-1][1] == self.targets[-1])):
-            size = self.targets.pop()
-            tail.append(self.site.pinned("an axis of size 1") if size == Monomial(1) else self.queue.pop()[0])
+        while self.targets:
+            if self.targets[-1] == Monomial(1):
+                self.targets.pop()
+                tail.append(self.site.pinned("an axis of size 1"))
+            elif self.queue and self.queue[-1][1] == self.targets[-1]:
+                self.targets.pop()
+                tail.append(self.queue.pop()[0])
+            elif parts := self._last_axis_in_parts():
+                tail += reversed(parts)
+            else:
+                break
         return tail[::-1]
+
+    def _last_axis_in_parts(self) -> Axes:
+        """The last axis of the source cut into the last ones of the target, if it is exactly those; else nothing."""
+        size = self.queue[-1][1] if self.queue else Monomial(1)
+        count, product = 0, Monomial(1)
+        while size.is_number and count < len(self.targets) and product != size:
+            count, product = count + 1, product.times(self.targets[-count - 1])
+        if count < 2 or product != size:
+            return []
+        parts: Axes = []
+        rest, _ = self.queue.pop()
+        for k in range(count - 1, 0, -1):
+            outer, rest = self._cut(rest, self.targets[-k - 1], reduce(Monomial.times, self.targets[-k:]))
+            parts.append(outer)
+        del self.targets[-count:]
+        return [*parts, rest]
 
     def _take(self, wanted: Monomial) -> Axis:
         parts: list[tuple[Axis, Monomial]] = []

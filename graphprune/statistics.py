@@ -74,6 +74,16 @@ def pooling(site: Site) -> Results:
     return site.match(SPATIAL)
 
 
+def global_pooling(site: Site) -> Results:
+    """Carries channels; positions are a statistic, and pinned unless they are normalised channels (see --normalization)."""
+    axes = site.axes(0)
+    if axes is None:
+        return site.refuse_unknown()
+    for axis in axes[2:]:
+        site.take_statistic(axis, f"{site.operator} takes a statistic over this axis")
+    return [[*axes[:2], *(site.pinned("an axis of size 1") for _ in axes[2:])]]
+
+
 def arg_reduction(site: Site) -> Results:
     """ArgMax and ArgMin: the positions along `axis` are the result, so it is pinned."""
     axes = site.axes(0)

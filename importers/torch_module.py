@@ -1,6 +1,6 @@
 """PyTorch: modules and exported programs from Python code, and the archives that `torch.export.save` writes.
 
-Torch's own exporter does the work (`torch.onnx.export`, dynamo) and keeps the names of parameters.  Start reading at
+Torch's own exporter does the work (`torch.onnx.export`, dynamo); parameters keep their names.  Start reading at
 `TorchImporter.read`.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +19,7 @@ from graphprune.errors import InvalidModelError, UsageError
 from graphprune.shape_inference import InputShapes
 
 from .base import Importer, has_suffix, is_from, require
+from .naming import name_initializers
 
 PICKLES = (".pt", ".pth", ".ckpt", ".bin")
 
@@ -87,7 +89,16 @@ def _exported(torch: Any, model: Any, arguments: tuple[Any, ...], keywords: dict
     finally:
         logger.setLevel(level)
     proto: ModelProto = program.model_proto
+    name_initializers(proto, _parameters(model))  # the exporter transposes the weights of linear layers and renames them
     return proto
+
+
+def _parameters(model: Any) -> Iterator[tuple[str, Any]]:
+    """The parameters that numpy has a type for, by name."""
+    state = model.state_dict() if callable(model.state_dict) else model.state_dict
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and tensor.element_size() in (2, 4, 8) and "bfloat16" not in str(tensor.dtype):
+            yield name, tensor.detach().cpu().numpy()
 
 
 def _first_line(error: BaseException) -> str:

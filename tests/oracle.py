@@ -31,9 +31,7 @@ def check(imported: ModelProto, plan: dict[str, Any], pruned: ModelProto, tolera
         assert error < tolerance, f"output {output!r} differs by {error:.2e} of its scale"
 
 
-def max_error(
-    imported: ModelProto, plan: dict[str, Any], pruned: ModelProto, seed: int = 0, **options: Any
-) -> tuple[float, str]:
+def max_error(imported: ModelProto, plan: dict[str, Any], pruned: ModelProto, seed: int = 0, **options: Any) -> tuple[float, str]:
     """The largest difference over the output's scale, and the output where it is."""
     feeds = random_feeds(imported, seed, options.pop("sizes", None))
     expected = run(masked(imported, plan, **options), feeds)

@@ -91,12 +91,15 @@ def test_space_to_depth() -> None:
 )
 def test_resize(node: str) -> None:
     constants = "float[4] scales = {1,1,2,2}, int64[4] sizes = {2,8,9,7}, int64[2] space = {9,12}, int64[3] three = {8,9,7}"
-    model = net(f"""
+    model = net(
+        f"""
         resize (float[2,3,6,6] x) => (float[2,4,H,W] y) <float[8,3,1,1] w1, float[4,8,1,1] w2, {constants}> {{
             a = Conv(x, w1)
             {node}
             y = Conv(b, w2)
-        }}""", opset=18)
+        }}""",
+        opset=18,
+    )
     assert groups(model) == {"w1:0": 8}
     halve(model)
 

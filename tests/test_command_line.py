@@ -106,11 +106,13 @@ def test_import_of_a_source_that_nobody_knows(graphprune_cli: Cli, tmp_path: Pat
     source = tmp_path / "model.xyz"
     source.write_bytes(b"")
     result = graphprune_cli("import", source, "-o", out)
+    assert result.exit_code == 3
+    result = graphprune_cli("import", tmp_path, "-o", out)
     assert result.exit_code == 2
     assert "name it with --format" in result.stderr
     result = graphprune_cli("import", source, "-o", out, "--format", "caffe")
     assert result.exit_code == 2
-    assert "no importers is called 'caffe'; there are: onnx" in result.stderr
+    assert "no importers is called 'caffe'; there are: huggingface, jax" in result.stderr
 
 
 def test_diff_shows_layers_before_and_after(graphprune_cli: Cli, model: Path, out: Path) -> None:
@@ -274,9 +276,7 @@ def test_a_model_that_onnx_runtime_cannot_run(graphprune_cli: Cli, tmp_path: Pat
     assert not out.exists()
 
 
-def test_an_unexpected_error_is_one_line(
-    graphprune_cli: Cli, model: Path, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unexpected_error_is_one_line(graphprune_cli: Cli, model: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from graphprune import pipeline
 
     def fail(*arguments: object, **options: object) -> None:

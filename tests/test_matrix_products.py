@@ -40,13 +40,16 @@ def test_gemm_with_a_transposed_weight_as_left_operand() -> None:
 
 
 def test_matmul_of_tokens_with_a_bias() -> None:
-    model = net("""
+    model = net(
+        """
         tokens (float[N,T,5] x) => (float[N,T,3] y) <float[5,8] w1, float[8] b1, float[8,3] w2> {
             a = MatMul(x, w1)
             c = Add(b1, a)
             g = Gelu(c)
             y = MatMul(g, w2)
-        }""", opset=20)
+        }""",
+        opset=20,
+    )
     assert members(model, "w1:1") == {"w1:1 producer", "b1:0 carrier", "w2:0 consumer"}
     assert shapes(halve(model).model) == {"w1": [5, 4], "b1": [4], "w2": [4, 3]}
 
@@ -115,14 +118,16 @@ def test_einsum_is_its_own_rule() -> None:
 
 
 def test_einsum_that_sums_over_two_pruned_axes_at_once() -> None:
-    model = net("""
+    model = net(
+        """
         two (float[N,3,6,4] x) => (float[N,5] y) <float[8,3,1,1] w1, float[4,6] w2, float[8,6,5] w3> {
             a = Conv(x, w1)
             r = Relu(a)
             m = MatMul(r, w2)
             s = ReduceSum(m, at)
             y = Einsum<equation = "ncw,cwo->no">(s, w3)
-        }""".replace("w3> {", "w3, int64[1] at = {2}> {").replace("ReduceSum(m, at)", "ReduceSum<keepdims = 0>(m, at)"))
+        }""".replace("w3> {", "w3, int64[1] at = {2}> {").replace("ReduceSum(m, at)", "ReduceSum<keepdims = 0>(m, at)")
+    )
     assert groups(model) == {"w1:0": 8, "w2:1": 6}
     halve(model)
 

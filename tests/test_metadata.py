@@ -101,12 +101,15 @@ def test_the_notes_of_weights_survive(stage: Callable[[int], ModelProto], opset:
 
 def test_the_notes_survive_constant_folding() -> None:
     """Folding rebuilds the model in another library."""
-    model = net("""
+    model = net(
+        """
         folded (float[N,5] x) => (float[N,3] y) <float[8,5] w1, float[8,3] w2> {
             t = Transpose<perm = [1,0]>(w1)
             a = MatMul(x, t)
             y = MatMul(a, w2)
-        }""", domains=("com.acme",))
+        }""",
+        domains=("com.acme",),
+    )
     model.doc_string, model.model_version, model.domain = "A model.", 7, "com.acme"
     model.metadata_props.extend(note("author", "Ada"))
     model.graph.doc_string = "A graph."
@@ -127,12 +130,15 @@ def test_the_notes_survive_constant_folding() -> None:
 
 
 def test_nodes_of_a_custom_domain_survive_as_they_are() -> None:
-    model = net("""
+    model = net(
+        """
         custom (float[N,3,6,6] x) => (float[N,4,6,6] y) <float[8,3,1,1] w1, float[4,8,1,1] w2> {
             a = Conv(x, w1)
             b = com.acme.Wobble<depth = 3, mode = "soft">(a)
             y = Conv(b, w2)
-        }""", domains=("com.acme",))
+        }""",
+        domains=("com.acme",),
+    )
     after = graphprune.load(model).model
     wobble = after.graph.node[1]
     assert (wobble.domain, wobble.op_type) == ("com.acme", "Wobble")

@@ -99,7 +99,8 @@ def test_split(split: str, opset: int, parts: tuple[int, int]) -> None:
 
 def test_uneven_split_into_a_number_of_outputs() -> None:
     """7 channels in three parts: 3, 3 and 1."""
-    model = net("""
+    model = net(
+        """
         uneven (float[N,3,6,6] x) => (float[N,2,6,6] y)
         <float[7,3,1,1] w1, float[2,3,1,1] w2, float[2,3,1,1] w3, float[2,1,1,1] w4> {
             a = Conv(x, w1)
@@ -108,7 +109,9 @@ def test_uneven_split_into_a_number_of_outputs() -> None:
             c = Conv(q, w3)
             d = Conv(r, w4)
             y = Sum(b, c, d)
-        }""", opset=18)
+        }""",
+        opset=18,
+    )
     assert groups(model) == {"w1:0": 6}, "the only channel of the last part cannot go"
     halve(model)
     result = keep_exactly(model, {"w1:0": [2, 5]})

@@ -69,7 +69,8 @@ def test_old_opsets_are_upgraded(opset: int) -> None:
 
 @pytest.mark.parametrize("opset", [10, 11, 12])
 def test_opsets_before_thirteen(opset: int) -> None:
-    model = net("""
+    model = net(
+        """
         old (float[N,3,8,8] x) => (float[N,4] y) <float[8,3,3,3] w1, float[8,4] w2> {
             c = Conv(x, w1)
             p, q = Split<axis = 1, split = [3, 5]>(c)
@@ -78,7 +79,9 @@ def test_opsets_before_thirteen(opset: int) -> None:
             u = Unsqueeze<axes = [2]>(m)
             s = Squeeze<axes = [2]>(u)
             y = MatMul(s, w2)
-        }""", opset=opset)
+        }""",
+        opset=opset,
+    )
     normal(model)
     assert groups(model) == {"w1:0": 8}
     halve(model)
@@ -93,14 +96,17 @@ def test_newer_opsets_are_left_alone(opset: int) -> None:
 
 
 def test_a_softmax_over_the_last_axis_survives_the_upgrade() -> None:
-    model = net("""
+    model = net(
+        """
         softmax (float[N,4,5] x) => (float[N,4,3] y) <float[5,6] w1, float[6,3] w2> {
             a = MatMul(x, w1)
             t = Transpose<perm = [0,2,1]>(a)
             s = Softmax<axis = 2>(t)
             u = Transpose<perm = [0,2,1]>(s)
             y = MatMul(u, w2)
-        }""", opset=11)
+        }""",
+        opset=11,
+    )
     assert operators(normal(model)) == ["MatMul", "Transpose", "Softmax", "Transpose", "MatMul"]
     assert groups(model) == {"w1:1": 6}
     halve(model)
@@ -162,7 +168,8 @@ def test_dequantisation_is_not_folded() -> None:
 
 
 def test_arithmetic_on_shapes_is_folded_where_sizes_are_known() -> None:
-    model = net("""
+    model = net(
+        """
         arithmetic (float[2,3,4,6] x) => (float[2,6,12] y)
         <float[6,3,1,1] w1, int64[1] two = {2}, int64[1] end = {4}, int64[1] zero = {0}, int64[1] half = {2}> {
             a = Conv(x, w1)
@@ -174,7 +181,9 @@ def test_arithmetic_on_shapes_is_folded_where_sizes_are_known() -> None:
             t = Concat<axis = 0>(b, q)
             m = MaxPool<kernel_shape = [1,2], strides = [1,2]>(a)
             y = Reshape(m, t)
-        }""", opset=18)
+        }""",
+        opset=18,
+    )
     assert operators(normal(model)) == ["Conv", "MaxPool", "Reshape"]
 
 

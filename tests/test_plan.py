@@ -68,10 +68,7 @@ def test_tensors_list_every_axis_that_changed_and_no_other() -> None:
     plan = json.loads(result.plan.to_json())
     before, after = shapes(result.original.model), shapes(result.model)
     changed = {
-        (name, str(axis)): size
-        for name, sizes in after.items()
-        for axis, size in enumerate(sizes)
-        if size != before[name][axis]
+        (name, str(axis)): size for name, sizes in after.items() for axis, size in enumerate(sizes) if size != before[name][axis]
     }
     listed = {(name, axis): len(kept) for name, axes in plan["tensors"].items() for axis, kept in axes.items()}
     assert listed == changed

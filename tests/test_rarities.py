@@ -96,12 +96,14 @@ def test_a_weight_that_another_network_computes() -> None:
 
 
 def test_a_weight_multiplied_by_a_mask_at_run_time() -> None:
-    halve(net("""
+    halve(
+        net("""
         masked (float[N,6] x) => (float[N,3] y) <float[6,8] w1, float[6,8] m, float[8,3] w2> {
             c = Mul(w1, m)
             h = MatMul(x, c)
             y = MatMul(h, w2)
-        }"""))
+        }""")
+    )
 
 
 def test_rotary_embedding_couples_the_two_halves() -> None:
@@ -139,9 +141,7 @@ def test_unpooling_pins() -> None:
 
 def test_the_number_of_channels_as_a_value() -> None:
     """x / C, with C read from the shape."""
-    model = linear(
-        "s = Shape(h)\n n = Gather(s, one)\n f = Cast<to = 1>(n)\n z = Div(h, f)", ", int64 one = {1}"
-    )
+    model = linear("s = Shape(h)\n n = Gather(s, one)\n f = Cast<to = 1>(n)\n z = Div(h, f)", ", int64 one = {1}")
     analysis = graphprune.analyze(model)
     if analysis.groups:
         halve(model)

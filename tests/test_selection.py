@@ -156,9 +156,7 @@ def faint(model: ModelProto, *names: str) -> ModelProto:
 
 def test_global_takes_the_worst_of_all() -> None:
     """With scores that are not normalised, the units of one group are worth less than all of the other."""
-    result = prune(
-        "channels=0.75", model=faint(wide(), "w2", "w3"), selection="global", importance="magnitude{normalizer=none}"
-    )
+    result = prune("channels=0.75", model=faint(wide(), "w2", "w3"), selection="global", importance="magnitude{normalizer=none}")
     assert counts(result) == {"w1:0": 48, "w2:0": 36}
 
 
@@ -171,7 +169,8 @@ def test_global_leaves_every_group_its_floor() -> None:
 
 def kinds() -> ModelProto:
     """Two convolutional groups, of which one is faint, and two of matrix products, both fainter than those."""
-    return faint(net("""
+    return faint(
+        net("""
         kinds (float[N,3,4,4] x) => (float[N,2] y)
         <float[20,3,1,1] c1, float[20,20,1,1] c2, float[20,20,1,1] c3, float[20,12] m1, float[12,12] m2, float[12,2] m3> {
             a = Conv(x, c1)
@@ -182,7 +181,11 @@ def kinds() -> ModelProto:
             g = MatMul(f, m1)
             h = MatMul(g, m2)
             y = MatMul(h, m3)
-        }"""), "m1", "m2", "m3")
+        }"""),
+        "m1",
+        "m2",
+        "m3",
+    )
 
 
 def test_isomorphic_keeps_the_same_share_of_every_kind() -> None:

@@ -100,12 +100,15 @@ def test_softmax_over_space_leaves_the_channels_free() -> None:
 
 
 def test_softmax_before_opset_13_is_over_all_that_follows() -> None:
-    model = net("""
+    model = net(
+        """
         old (float[N,3] x) => (float[N,4] y) <float[3,8] w1, float[8,4] w2> {
             a = MatMul(x, w1)
             b = Softmax<axis = 1>(a)
             y = MatMul(b, w2)
-        }""", opset=11)
+        }""",
+        opset=11,
+    )
     assert groups(model) == {}
     assert "Softmax" in pinned(model)["w1:1"]
 
@@ -126,37 +129,45 @@ def test_arg_max_over_channels_pins_them() -> None:
     "operator", ["ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSumExp", "ReduceSum", "ReduceL1", "ReduceL2"]
 )
 def test_reductions_over_channels_pin(operator: str) -> None:
-    model = net(f"""
+    model = net(
+        f"""
         reduce (float[N,3,6,6] x) => (float[N,6,6] y) <float[8,3,1,1] w1, int64[1] at = {{-3}}> {{
             a = Conv(x, w1)
             y = {operator}<keepdims = 0>(a, at)
-        }}""", opset=18)
+        }}""",
+        opset=18,
+    )
     assert groups(model) == {}
     assert f"{operator} reduces over this axis" in pinned(model)["w1:0"]
 
 
-@pytest.mark.parametrize(
-    "operator", ["ReduceMean", "ReduceMax", "ReduceSum"])
+@pytest.mark.parametrize("operator", ["ReduceMean", "ReduceMax", "ReduceSum"])
 @pytest.mark.parametrize("keep", [0, 1])
 def test_reductions_over_space_carry_the_channels(operator: str, keep: int) -> None:
-    model = net(f"""
+    model = net(
+        f"""
         space (float[N,3,6,6] x) => (float[N,4] y) <float[8,3,1,1] w1, float[8,4] w2, int64[2] at = {{2,3}}> {{
             a = Conv(x, w1)
             b = {operator}<keepdims = {keep}>(a, at)
             f = Flatten(b)
             y = MatMul(f, w2)
-        }}""", opset=18)
+        }}""",
+        opset=18,
+    )
     assert members(model, "w1:0") == {"w1:0 producer", "w2:0 consumer"}
     halve(model)
 
 
 def test_reduce_without_axes_reduces_all() -> None:
-    model = net("""
+    model = net(
+        """
         all (float[N,3,6,6] x) => (float y) <float[8,3,1,1] w1, float[6,8,1,1] w2> {
             a = Conv(x, w1)
             b = Conv(a, w2)
             y = ReduceMean<keepdims = 0>(b)
-        }""", opset=18)
+        }""",
+        opset=18,
+    )
     assert groups(model) == {"w1:0": 8}
     assert "ReduceMean" in pinned(model)["w2:0"]
 
