@@ -41,9 +41,7 @@ class Graph:
     Nodes are addressed by their position in topological order.
     """
 
-    def __init__(
-        self, model: ModelProto, shapes: dict[str, Shape] | None = None, sized: dict[str, Shape] | None = None
-    ) -> None:
+    def __init__(self, model: ModelProto, shapes: dict[str, Shape] | None = None, sized: dict[str, Shape] | None = None) -> None:
         self.model = model
         self.shapes: dict[str, Shape] = shapes if shapes is not None else {}
         self.sized: dict[str, Shape] = sized if sized is not None else self.shapes
@@ -155,8 +153,17 @@ def attributes(node: NodeProto) -> dict[str, Any]:
 
 
 def to_array(tensor: TensorProto) -> Array:
-    """An initializer as a numpy array.  External data must have been loaded before."""
-    return numpy_helper.to_array(tensor)
+    """An initializer as a numpy array; external data is mapped into memory, not read."""
+    if tensor.data_location != TensorProto.EXTERNAL:
+        return numpy_helper.to_array(tensor)
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    if item_bits(tensor.data_type) < 8:
+        copy = TensorProto(data_type=tensor.data_type, dims=tensor.dims)
+        data = np.memmap(entries["location"], np.uint8, "r", int(entries.get("offset", 0)))
+        copy.raw_data = data[: int(entries["length"])].tobytes()
+        return numpy_helper.to_array(copy)
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    return np.memmap(entries["location"], dtype, "r", int(entries.get("offset", 0)), tuple(tensor.dims))
 
 
 def element_count(tensor: TensorProto) -> int:

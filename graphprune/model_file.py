@@ -15,7 +15,6 @@ from pathlib import Path
 
 from google.protobuf.message import DecodeError
 from onnx import GraphProto, ModelProto, TensorProto
-from onnx.external_data_helper import load_external_data_for_tensor
 
 from .errors import InvalidModelError, UsageError
 from .graph import copy_model, element_count, item_bits, subgraphs
@@ -23,12 +22,20 @@ from .graph import copy_model, element_count, item_bits, subgraphs
 PROTOBUF_LIMIT = 2**31 - 2**20
 """Bytes that fit one protobuf message, with some room for the graph; larger weights go to an external file."""
 
+SMALL_TENSOR = 4096
+"""Tensors of up to this many elements are always read: shape inference looks at their values."""
+
+_SIZED = {kind for kind in TensorProto.DataType.values() if kind not in (TensorProto.UNDEFINED, TensorProto.STRING)}
+
 
 def read_model(path: Path) -> ModelProto:
     """Read an ONNX file with its external data.
 
-    Raises InvalidModelError where the file is missing, not ONNX, truncated, or names external data that is missing, too
-    short or outside the model's folder.
+    Weights of more than 2 GB in all stay in their files and are mapped into memory where they are needed
+    (`graphprune.graph.to_array`); their tensors then name the file by its absolute path.
+
+    Raises InvalidModelError where the file is missing, not ONNX, truncated, or names external data that is missing, too short
+    or outside the model's folder.
     """
     model = ModelProto()
     try:
@@ -41,8 +48,15 @@ def read_model(path: Path) -> ModelProto:
         raise InvalidModelError(f"{path}: not an ONNX file, or a truncated one ({error})") from error
     if not model.ir_version or not model.HasField("graph") or not model.opset_import:
         raise InvalidModelError(f"{path}: not an ONNX model: it has no graph, IR version or opset import")
+    stay = weight_bytes(model) >= PROTOBUF_LIMIT
     for tensor in all_tensors(model.graph):
-        _load_external(tensor, path)
+        _check_dims(tensor, path)
+        if tensor.data_location == TensorProto.EXTERNAL:
+            source = _external_file(tensor, path)
+            if stay and element_count(tensor) > SMALL_TENSOR:
+                _point_to(tensor, source)
+                continue
+            load_external(tensor, source)
         _check_size(tensor, path)
     return model
 
@@ -59,19 +73,18 @@ def all_tensors(graph: GraphProto) -> Iterator[TensorProto]:
             yield from all_tensors(inner)
 
 
-def _load_external(tensor: TensorProto, path: Path) -> None:
-    if tensor.data_location != TensorProto.EXTERNAL:
-        return
+def _external_file(tensor: TensorProto, path: Path) -> Path:
+    """The file with a tensor's data.  Raises InvalidModelError where it is not in the model's folder, or too short."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
     where = f"{path}: external data of {tensor.name!r}"
     location = entries.get("location", "")
     folder = path.parent.resolve()
-    target = (folder / location).resolve()
+    target: Path = (folder / location).resolve()
     if not location or os.path.isabs(location) or not target.is_relative_to(folder):
         raise InvalidModelError(f"{where} points outside the model's folder ({location!r}); refusing to read it")
     if not target.is_file():
         raise InvalidModelError(f"{where} is missing: {target} does not exist")
-    needed = -(-element_count(tensor) * item_bits(tensor.data_type) // 8)
+    needed = byte_count(tensor)
     try:
         offset, length = int(entries.get("offset", 0)), int(entries.get("length", needed))
     except ValueError as error:
@@ -80,34 +93,62 @@ def _load_external(tensor: TensorProto, path: Path) -> None:
         raise InvalidModelError(
             f"{where} does not fit: {needed} bytes are declared, the file {target.name} has {target.stat().st_size}"
         )
-    load_external_data_for_tensor(tensor, str(folder))
+    return target
+
+
+def _point_to(tensor: TensorProto, file: Path) -> None:
+    for entry in tensor.external_data:
+        if entry.key == "location":
+            entry.value = str(file)
+
+
+def load_external(tensor: TensorProto, file: Path | None = None) -> None:
+    """Read a tensor's data into it, in place; from the file that it names, or another."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    with (file or Path(entries["location"])).open("rb") as data:
+        data.seek(int(entries.get("offset", 0)))
+        tensor.raw_data = data.read(byte_count(tensor))
     tensor.ClearField("data_location")
     del tensor.external_data[:]
 
 
-def _check_size(tensor: TensorProto, path: Path) -> None:
+def _check_dims(tensor: TensorProto, path: Path) -> None:
     if any(size < 0 for size in tensor.dims):
         raise InvalidModelError(f"{path}: tensor {tensor.name!r} has a negative dimension")
     if tensor.data_type not in TensorProto.DataType.values() or tensor.data_type == TensorProto.UNDEFINED:
         raise InvalidModelError(f"{path}: tensor {tensor.name!r} has the unknown data type {tensor.data_type}")
-    needed = -(-element_count(tensor) * item_bits(tensor.data_type) // 8)
+
+
+def _check_size(tensor: TensorProto, path: Path) -> None:
+    needed = byte_count(tensor)
     if tensor.HasField("raw_data"):
         if len(tensor.raw_data) != needed:
-            raise InvalidModelError(
-                f"{path}: tensor {tensor.name!r} declares {needed} bytes and holds {len(tensor.raw_data)}"
-            )
+            raise InvalidModelError(f"{path}: tensor {tensor.name!r} declares {needed} bytes and holds {len(tensor.raw_data)}")
         return
     stored = sum(len(values) for values in (tensor.float_data, tensor.int32_data, tensor.int64_data))
     stored += len(tensor.double_data) + len(tensor.uint64_data) + len(tensor.string_data)
     if element_count(tensor) > 2 * max(stored, 0):
-        raise InvalidModelError(
-            f"{path}: tensor {tensor.name!r} declares {element_count(tensor)} elements and holds {stored}"
-        )
+        raise InvalidModelError(f"{path}: tensor {tensor.name!r} declares {element_count(tensor)} elements and holds {stored}")
+
+
+def byte_count(tensor: TensorProto) -> int:
+    """Bytes of a tensor's elements."""
+    return -(-element_count(tensor) * item_bits(tensor.data_type) // 8)
+
+
+def _loaded(tensor: TensorProto) -> TensorProto:
+    """The tensor with its data."""
+    if tensor.data_location != TensorProto.EXTERNAL:
+        return tensor
+    copy = TensorProto()
+    copy.CopyFrom(tensor)
+    load_external(copy)
+    return copy
 
 
 def weight_bytes(model: ModelProto) -> int:
     """Bytes of all initializers."""
-    return sum(-(-element_count(tensor) * item_bits(tensor.data_type) // 8) for tensor in model.graph.initializer)
+    return sum(byte_count(tensor) for tensor in model.graph.initializer if tensor.data_type in _SIZED)
 
 
 def content_hash(model: ModelProto) -> str:
@@ -119,7 +160,7 @@ def content_hash(model: ModelProto) -> str:
     skeleton = copy_model(model, without=["initializer"])
     digest.update(skeleton.SerializeToString(deterministic=True))
     for tensor in model.graph.initializer:
-        digest.update(tensor.SerializeToString(deterministic=True))
+        digest.update(_loaded(tensor).SerializeToString(deterministic=True))
     return digest.hexdigest()
 
 
@@ -129,6 +170,9 @@ def write_model(model: ModelProto, path: Path) -> None:
     Raises UsageError where the folder cannot be written.
     """
     if weight_bytes(model) < PROTOBUF_LIMIT:
+        for tensor in model.graph.initializer:
+            if tensor.data_location == TensorProto.EXTERNAL:
+                load_external(tensor)
         with atomic_file(path) as temporary:
             temporary.write_bytes(model.SerializeToString(deterministic=True))
         return
@@ -140,7 +184,8 @@ def write_model(model: ModelProto, path: Path) -> None:
 def _write_external(model: ModelProto, path: Path, data_path: Path, location: str) -> None:
     skeleton = copy_model(model, without=["initializer"])
     with data_path.open("wb") as data:
-        for tensor in model.graph.initializer:
+        for stored in model.graph.initializer:
+            tensor = _loaded(stored)
             entry = skeleton.graph.initializer.add()
             if not tensor.HasField("raw_data") or len(tensor.raw_data) < 1024:
                 entry.CopyFrom(tensor)
@@ -180,5 +225,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
