@@ -59,9 +59,10 @@ def attention(heads_of: Heads, mask: int, bias: int = -1, lengths: tuple[int, ..
             return site.refuse(f"this form of {site.operator} has no rule")
         sizes = {"h": heads[1], "r": heads[0] // heads[1]}
         if ranks == {3}:
-            result = site.match("[b,S,(h r d)] [b,T,(h d)] [b,T,(h e)] -> [b,S,(h r e)]", sizes)[0]
+            matched = site.match("[b,S,(h r d)] [b,T,(h d)] [b,T,(h e)] -> [b,S,(h r e)]", sizes)[0]
         else:
-            result = site.match("[b,(h r),S,d] [b,h,T,d] [b,h,T,e] -> [b,(h r),S,e]", sizes)[0]
+            matched = site.match("[b,(h r),S,d] [b,h,T,d] [b,h,T,e] -> [b,(h r),S,e]", sizes)[0]
+        result = site.settled(matched)
         if result is None:
             return site.refuse_unknown()
         _note_attention_macs(site, result)
@@ -121,7 +122,7 @@ def _add_projection_bias(site: Site, index: int) -> None:
 def _caches(site: Site, key: Axes, value: Axes, heads: int) -> Results:
     """present_key and present_value are [b, h, sequence, size]; anything further is pinned."""
     text = f"{site.operator} makes this axis"
-    caches: Results = []
+    caches: list[Axes] = []
     for axes in (key, value):
         last = axes[-1]
         if len(axes) == 4:
@@ -177,7 +178,7 @@ def packed_attention(site: Site) -> Results:
         return site.refuse(f"this form of {site.operator} has no rule")
     if not site.is_constant(1) or any(size % heads for size in sizes):
         return site.refuse(f"this form of {site.operator} has no rule")
-    projected = site.match("[b,S,i] [i,n] [n]? -> [b,S,n]", macs=1)[0]
+    projected = site.settled(site.match("[b,S,i] [i,n] [n]? -> [b,S,n]", macs=1)[0])
     columns = weight[1]
     query, key, value = np.split(columns, np.cumsum(sizes)[:2])
     split = [site.labels.split(part, heads, len(part) // heads) for part in (query, key, value)]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .graph import Dim
-from .site import Axes, Axis, Results, Site
+from .site import LooseAxis, Results, Site
 
 
 def elementwise(site: Site) -> Results:
     """Results have the axes of the first input."""
-    axes = site.axes(0)
+    axes = site.loose_axes(0)
     if site.is_constant(0) and len(site.inputs) == 1:
         site.ledger.origins[site.outputs[0]] = site.ledger.origins.get(site.inputs[0], site.inputs[0])
     return [None if axes is None else list(axes) for _ in site.outputs]
@@ -23,7 +23,7 @@ def broadcast(site: Site, operands: Sequence[int] | None = None) -> Results:
     if any(pairs is None for pairs in entries):
         return site.refuse_unknown()
     known = [pairs for pairs in entries if pairs is not None]
-    result: Axes = []
+    result: list[LooseAxis] = []
     for back in range(max(map(len, known)), 0, -1):
         result.append(_broadcast_axis(site, [pairs[-back] for pairs in known if len(pairs) >= back]))
     for index in indices:
@@ -31,14 +31,14 @@ def broadcast(site: Site, operands: Sequence[int] | None = None) -> Results:
     return [list(result) for _ in site.outputs]
 
 
-def _sized_axes(site: Site, index: int) -> list[tuple[Axis, Dim]] | None:
-    axes, shape = site.axes(index), site.shape(index)
+def _sized_axes(site: Site, index: int) -> list[tuple[LooseAxis, Dim]] | None:
+    axes, shape = site.loose_axes(index), site.shape(index)
     if axes is None:
         return None
     return list(zip(axes, shape or (None,) * len(axes), strict=True))
 
 
-def _broadcast_axis(site: Site, entries: list[tuple[Axis, Dim]]) -> Axis:
+def _broadcast_axis(site: Site, entries: list[tuple[LooseAxis, Dim]]) -> LooseAxis:
     wide = [axis for axis, dim in entries if site.size(axis, dim) != 1]
     if not wide:
         return entries[0][0]

@@ -89,19 +89,20 @@ def build_groups(ledger: Ledger) -> list[Group]:
 
 def list_pinned(graph: Graph, ledger: Ledger) -> list[Pinned]:
     """Axes of weights with pinned indices, kernel positions and axes of size 1 left out."""
-    axes = [
-        (name, axis, ids)
+    listed = [
+        (name, axis, size, ids)
         for name, tensor in graph.initializers.items()
-        for axis, ids in enumerate(ledger.values.get(name) or ())
-        if not isinstance(ids, int) and len(ids) > 1 and (name, axis) not in ledger.kernel_axes
+        for axis, (size, ids) in enumerate(zip(tensor.dims, ledger.values.get(name) or (), strict=False))
+        if size > 1 and (name, axis) not in ledger.kernel_axes
     ]
-    if not axes:
-        return []
-    mask = ledger.labels.is_pinned(np.concatenate([ids for _, _, ids in axes]))
-    ends = np.cumsum([len(ids) for _, _, ids in axes])
+    vectors = [ids for *_, ids in listed if not isinstance(ids, int)]
+    mask = ledger.labels.is_pinned(np.concatenate(vectors)) if vectors else np.zeros(0, bool)
+    parts = iter(np.split(mask, np.cumsum([len(ids) for ids in vectors])[:-1]) if vectors else ())
     pinned = []
-    for (name, axis, ids), part in zip(axes, np.split(mask, ends[:-1]), strict=True):
-        if part.any():
+    for name, axis, size, ids in listed:
+        if isinstance(ids, int):
+            pinned.append(Pinned(name, axis, ledger.labels.reason(ids), size))
+        elif (part := next(parts)).any():
             pinned.append(Pinned(name, axis, ledger.labels.reason(int(ids[part][0])), int(part.sum())))
     return pinned
 

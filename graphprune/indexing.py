@@ -26,7 +26,7 @@ def _elementwise_index(site: Site, operands: Sequence[int]) -> Axes | None:
     """Unify the axes of all operands but the searched one; the axes of the indices with what is known of them."""
     known = [site.axes(index) for index in operands]
     if any(axes is None for axes in known) or len({len(axes or ()) for axes in known}) != 1:
-        return site.refuse_unknown()[0]
+        return site.settled(site.refuse_unknown()[0])
     tensors: list[Axes] = [axes for axes in known if axes is not None]
     shapes = [site.shape(index) or () for index in operands]
     at = normal_axis(site.attribute("axis", 0), len(tensors[0]))

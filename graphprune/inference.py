@@ -10,7 +10,7 @@ at `infer`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from .graph import Graph, Shape, node_reads, operator_name
 from .groups import Group, Pinned, build_groups, list_pinned
-from .labels import Ids, Reason
+from .labels import Ids, OpenAxis, Reason
 from .operators import TABLE, Operator
 from .options import Normalization
-from .site import Axes, Contraction, Ledger, MacTerm, Site
+from .site import Contraction, Ledger, LooseAxis, MacTerm, Results, Site
 
 
 @dataclass
@@ -82,13 +82,14 @@ def infer(graph: Graph, table: dict[str, Operator] = TABLE, normalization: Norma
     for value in graph.inputs:
         shape = graph.shape(value.name)
         reason = Reason(f"network input {value.name!r} keeps its shape")
-        ledger.values[value.name] = None if shape is None else [ledger.labels.pin_label(reason)] * len(shape)
+        ledger.loose[value.name] = None if shape is None else [ledger.labels.pin_label(reason)] * len(shape)
     for position in range(len(graph.nodes)):
         _visit(graph, ledger, position, table)
     for value in graph.outputs:
         _pin_value(graph, ledger, value.name, Reason(f"network output {value.name!r} keeps its shape"))
     for name in _overridable(graph):
         _pin_value(graph, ledger, name, Reason(f"the caller may override {name!r}"))
+    ledger.settle()
     return Analysis(graph, ledger, build_groups(ledger), list_pinned(graph, ledger))
 
 
@@ -102,20 +103,20 @@ def _visit(graph: Graph, ledger: Ledger, position: int, table: dict[str, Operato
     for index, name in enumerate(node.output):
         if name:
             axes = results[index]
-            ledger.values[name] = _checked(site, axes, graph.shape(name))
+            ledger.loose[name] = _checked(site, axes, graph.shape(name))
             if axes is None:
                 text = f"operator {site.operator} has no rule" if entry is None else f"the shape of {name!r} is not known"
                 ledger.unknown.setdefault(name, Reason(text, site.label))
 
 
-def _refuse_unknown(site: Site, ledger: Ledger) -> list[Axes | None]:
+def _refuse_unknown(site: Site, ledger: Ledger) -> Results:
     text = f"operator {site.operator} has no rule"
     for name in sorted(node_reads(site.graph.nodes[site.position]) - set(site.inputs)):
         _pin_value(site.graph, ledger, name, Reason(f"{text} and reads {name!r} inside", site.label))
     return site.refuse(text)
 
 
-def _checked(site: Site, axes: Axes | None, shape: Shape | None) -> Axes | None:
+def _checked(site: Site, axes: Sequence[LooseAxis] | None, shape: Shape | None) -> Sequence[LooseAxis] | None:
     """The result of a rule, with axes of size 1 pinned; a result that contradicts shape inference is pinned."""
     if axes is None or shape is None:
         return axes
@@ -131,12 +132,11 @@ def _checked(site: Site, axes: Axes | None, shape: Shape | None) -> Axes | None:
 
 
 def _pin_value(graph: Graph, ledger: Ledger, name: str, reason: Reason) -> None:
-    axes = ledger.values.get(name)
+    axes = ledger.loose.get(name)
     if axes is None and name in graph.initializers:
-        axes = ledger.values[name] = [ledger.labels.fresh(size) for size in graph.initializers[name].dims]
+        axes = ledger.loose[name] = [OpenAxis(size) for size in graph.initializers[name].dims]
     for axis in axes or ():
-        if not isinstance(axis, int):
-            ledger.labels.pin(axis, reason)
+        ledger.labels.pin_axis(axis, reason)
 
 
 def _overridable(graph: Graph) -> list[str]:

@@ -30,6 +30,22 @@ class Reason:
     node: str = ""
 
 
+class OpenAxis:
+    """An axis of a weight whose labels nobody has asked for one by one: it is only as long as another, or unknown.
+
+    Most axes of a network are met only as a whole, by whole axes; those never cost a label of their own.
+    """
+
+    __slots__ = ("bound", "size")
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.bound: Ids | int | OpenAxis | None = None
+
+    def __len__(self) -> int:
+        return self.size
+
+
 class Labels:
     """The growing table of labels, with unification."""
 
@@ -55,6 +71,20 @@ class Labels:
             self._grow(end)
         self._size = end
         return np.arange(start, end, dtype=np.int32)
+
+    def resolved(self, axis: Ids | int | OpenAxis) -> Ids | int | OpenAxis:
+        """What an axis has been bound to so far; an OpenAxis only where it is still open."""
+        while isinstance(axis, OpenAxis) and axis.bound is not None:
+            axis = axis.bound
+        return axis
+
+    def settled(self, axis: Ids | int | OpenAxis) -> Ids | int:
+        """The labels of an axis, made now if it is open."""
+        found = self.resolved(axis)
+        if not isinstance(found, OpenAxis):
+            return found
+        made = found.bound = self.fresh(found.size)
+        return made
 
     def pin_label(self, reason: Reason) -> int:
         """The pinned label that stands for `reason` (one per distinct reason)."""
@@ -127,6 +157,29 @@ class Labels:
         for column in leaves.T[1:]:
             innermost = np.where(column == self._always, innermost, column)
         return innermost
+
+    # ---- whole axes ----------------------------------------------------------------------------
+
+    def pin_axis(self, axis: Ids | int | OpenAxis, reason: Reason) -> None:
+        """Require that every index of an axis is always present."""
+        found = self.resolved(axis)
+        if isinstance(found, OpenAxis):
+            found.bound = self.pin_label(reason)
+        elif not isinstance(found, int):
+            self.pin(found, reason)
+
+    def unify_axes(self, a: Ids | OpenAxis, b: Ids | int | OpenAxis) -> Ids | int | OpenAxis:
+        """Unify two axes of equal size (b may be pinned as a whole); returns what they are now."""
+        if isinstance(a, OpenAxis):
+            a.bound = b
+            return b
+        if isinstance(b, OpenAxis):
+            b.bound = a
+        elif isinstance(b, int):
+            self.unify(a, np.full(len(a), b, np.int32))
+        else:
+            self.unify(a, b)
+        return a
 
     # ---- constraints ---------------------------------------------------------------------------
 

@@ -103,7 +103,7 @@ def resize(site: Site) -> Results:
         entries = dict(zip(at, sources, strict=False))
         for axis, ids in enumerate(result):
             source = entries.get(axis)
-            known = site.ledger.values.get(source[0]) if isinstance(source, tuple) else None
+            known = site.ledger.loose.get(source[0]) if isinstance(source, tuple) else None
             if isinstance(source, tuple) and known is not None:
                 site.unify(ids, known[source[1]])
             elif axis in entries or not sources:

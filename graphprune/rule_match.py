@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from .labels import Ids
 from .rules import PINNED, Operand, Rule
 from .rules import Axis as Pattern
-from .site import Axes, Axis, MacTerm, Role, Site
+from .site import LooseAxis, Role, Site
 
 UNKNOWN_RANK = "unknown rank"
 
@@ -26,10 +25,10 @@ class RuleMatch:
         self.sizes = sizes
         self.typical: dict[str, int] = {}
         """Sizes of dimensions that nothing fixes, for counting costs."""
-        self.bound: dict[str, Axis] = {}
+        self.bound: dict[str, LooseAxis] = {}
         self.spreads: dict[int, list[Pattern]] = {}
 
-    def run(self, macs: int | None) -> list[Axes | None]:
+    def run(self, macs: int | None) -> list[list[LooseAxis] | None]:
         """Bind the operands, note roles, contractions and MACs, and build the results."""
         for index, operand in zip(self.inputs, self.rule.operands, strict=True):
             if not self.site.has(index):
@@ -45,7 +44,7 @@ class RuleMatch:
         return [self._result(index, result) for index, result in enumerate(self.rule.results)]
 
     def _bind_operand(self, index: int, operand: Operand) -> str | None:
-        axes, shape = self.site.axes(index), self.site.shape(index)
+        axes, shape = self.site.loose_axes(index), self.site.shape(index)
         kind = self.site.operator
         if axes is None:
             return UNKNOWN_RANK
@@ -65,12 +64,13 @@ class RuleMatch:
                 self.site.pin(axis, f"{kind} has axes whose sizes do not fit its attributes")
         return None
 
-    def _bind(self, pattern: Pattern, axis: Axis, size: int | None) -> bool:
+    def _bind(self, pattern: Pattern, axis: LooseAxis, size: int | None) -> bool:
         """Bind the factors of one axis.  False if its size cannot be factored."""
         name, rest = pattern[0], pattern[1:]
         if not rest:
             self._bind_name(name, axis, size)
             return True
+        axis = self.site.labels.settled(axis)
         if isinstance(axis, int):
             sizes = self._factor_sizes(pattern, size)
             for factor in pattern:
@@ -86,12 +86,12 @@ class RuleMatch:
         self._bind_name(name, outer_axis, sizes[name])
         return self._bind(rest, inner_axis, inner)
 
-    def _bind_name(self, name: str, axis: Axis, size: int | None) -> None:
+    def _bind_name(self, name: str, axis: LooseAxis, size: int | None) -> None:
         if name[0].isupper():
             axis = self.site.pin(axis, f"{self.site.operator} needs every index of this axis")
         if size is not None:
             self.sizes.setdefault(name, size)
-        self.bound[name] = self.site.unify(self.bound[name], axis) if name in self.bound else axis
+        self.bound[name] = self.site.unify(self.bound[name], axis) if name in self.bound else self.site.labels.resolved(axis)
 
     def _factor_sizes(self, pattern: Pattern, size: int | None) -> dict[str, int] | None:
         """The sizes of all factors, at most one of which is found by division."""
@@ -125,7 +125,7 @@ class RuleMatch:
                 roles = [self._role(name, written, read, contracts) for name in pattern]
                 self.site.note_weight(index, position, [role for role in roles if role is not None])
 
-    def _role(self, name: str, written: set[str], read: set[str], contracts: bool) -> tuple[Ids, Role] | None:
+    def _role(self, name: str, written: set[str], read: set[str], contracts: bool) -> tuple[LooseAxis, Role] | None:
         axis = self.bound.get(name)
         if axis is None or isinstance(axis, int):
             return None
@@ -134,15 +134,10 @@ class RuleMatch:
         return axis, ("producer" if contracts and name not in read else "carrier")
 
     def _note_macs(self, per_combination: int) -> None:
-        constant, factors = per_combination, []
-        for name, axis in self.bound.items():
-            if isinstance(axis, int):
-                constant *= self.sizes.get(name, self.typical.get(name, 1))
-            else:
-                factors.append(axis)
-        self.site.ledger.mac_terms.append(MacTerm(self.site.position, constant, tuple(factors)))
+        sizes = {name: self.sizes.get(name, self.typical.get(name, 1)) for name in self.bound}
+        self.site.note_macs(per_combination, [(axis, sizes[name]) for name, axis in self.bound.items()])
 
-    def _result(self, index: int, result: Operand) -> Axes | None:
+    def _result(self, index: int, result: Operand) -> list[LooseAxis] | None:
         kind = self.site.operator
         shape = self.site.output_shape(index)
         rests = [axes for axes in self.spreads.values() if any(p[0].startswith("...") for p in axes)]
@@ -157,11 +152,13 @@ class RuleMatch:
         text = f"{kind} computes this axis from all of its input"
         return [self.site.pinned(text) if p == (PINNED,) else self._build(p) for p in spread]
 
-    def _build(self, pattern: Pattern) -> Axis:
+    def _build(self, pattern: Pattern) -> LooseAxis:
         axes = [self.bound.get(name, self.site.pinned("an axis that the operator makes")) for name in pattern]
-        result = axes[0]
+        if len(pattern) == 1:
+            return axes[0]
+        result, *rest = (self.site.labels.settled(axis) for axis in axes)
         size = self.sizes.get(pattern[0])
-        for name, axis in zip(pattern[1:], axes[1:], strict=True):
+        for name, axis in zip(pattern[1:], rest, strict=True):
             inner = self.sizes.get(name)
             if isinstance(result, int) and isinstance(axis, int):
                 size = None if size is None or inner is None else size * inner

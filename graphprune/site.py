@@ -10,14 +10,14 @@ Start reading at `Site.match`, which applies a rule in the notation of `graphpru
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Literal
+from typing import Literal, TypeVar, overload
 
 import numpy as np
 
 from .graph import Dim, Graph, is_parameter
-from .labels import Ids, Labels, Reason
+from .labels import Ids, Labels, OpenAxis, Reason
 from .node_view import NodeView
 from .options import Normalization
 from .rules import parse
@@ -26,7 +26,12 @@ Axis = Ids | int
 """The labels along one axis: a vector, or one pinned label that stands for the whole axis."""
 
 Axes = list[Axis]
-Results = list[Axes | None]
+LooseAxis = Ids | int | OpenAxis
+"""An axis that may be open still: what rules pass on without looking at single indices."""
+
+AnyAxis = TypeVar("AnyAxis", bound=LooseAxis)
+
+Results = Sequence[Sequence[LooseAxis] | None]
 """The axes of each result of a node; None where the rank is unknown."""
 Role = Literal["producer", "consumer", "carrier"]
 
@@ -83,7 +88,10 @@ class Ledger:
     normalization: Normalization = "pin"
     """Whether normalised channels are pinned, or may leave with the statistics taken over those that stay."""
     labels: Labels = field(default_factory=Labels)
+    loose: dict[str, Sequence[LooseAxis] | None] = field(default_factory=dict)
+    """The axes of every value while the analysis runs."""
     values: dict[str, Axes | None] = field(default_factory=dict)
+    """The same when it is done, with all labels made."""
     tensor_axes: list[TensorAxis] = field(default_factory=list)
     contractions: list[Contraction] = field(default_factory=list)
     statistics: list[Statistic] = field(default_factory=list)
@@ -93,6 +101,33 @@ class Ledger:
     """Values computed from one initializer alone, axis by axis (a dequantised weight), and that initializer."""
     unknown: dict[str, Reason] = field(default_factory=dict)
     """Values of unknown rank, and what made them so."""
+
+    def settle(self) -> None:
+        """Make the labels of axes that are still open, and write them into the notes; axes pinned as a whole drop out."""
+        settled = self.labels.settled
+        self.values = {name: None if axes is None else [settled(axis) for axis in axes] for name, axes in self.loose.items()}
+        self.loose.clear()
+        self.contractions = self._with_labels(self.contractions)
+        self.statistics = self._with_labels(self.statistics)
+        tensor_axes = self._with_labels(self.tensor_axes)
+        self.tensor_axes = [replace(record, roles=self._settled_roles(record.roles)) for record in tensor_axes]
+        self.mac_terms = [self._settled_term(term) for term in self.mac_terms]
+
+    def _with_labels(self, records: list[Record]) -> list[Record]:
+        pairs = [(record, self.labels.settled(record.ids)) for record in records]
+        return [replace(record, ids=ids) for record, ids in pairs if not isinstance(ids, int)]
+
+    def _settled_roles(self, roles: Sequence[tuple[Ids, Role]]) -> tuple[tuple[Ids, Role], ...]:
+        pairs = [(self.labels.settled(ids), role) for ids, role in roles]
+        return tuple((ids, role) for ids, role in pairs if not isinstance(ids, int))
+
+    def _settled_term(self, term: MacTerm) -> MacTerm:
+        factors = [(len(factor), self.labels.settled(factor)) for factor in term.factors]
+        constant = term.constant * prod(size for size, ids in factors if isinstance(ids, int))
+        return MacTerm(term.node, constant, tuple(ids for _, ids in factors if not isinstance(ids, int)))
+
+
+Record = TypeVar("Record", TensorAxis, Contraction, Statistic)
 
 
 class Site(NodeView):
@@ -107,20 +142,29 @@ class Site(NodeView):
         """For quantised inputs which input holds their zero point."""
 
     def axes(self, index: int) -> Axes | None:
-        """The axes of input `index`; None where the rank is unknown or the input is absent."""
+        """The axes of input `index` with their labels; None where the rank is unknown or the input is absent."""
+        return self.settled(self.loose_axes(index))
+
+    def settled(self, axes: Sequence[LooseAxis] | None) -> Axes | None:
+        """Axes with their labels."""
+        return None if axes is None else [self.labels.settled(axis) for axis in axes]
+
+    def loose_axes(self, index: int) -> list[LooseAxis] | None:
+        """As `axes`, for rules that pass axes on as they are: no labels are made."""
         if not self.has(index):
             return None
         name = self.inputs[index]
-        if name not in self.ledger.values:
-            self.ledger.values[name] = self._initializer_axes(name)
-        return self.ledger.values[name]
+        if name not in self.ledger.loose:
+            self.ledger.loose[name] = self._initializer_axes(name)
+        axes = self.ledger.loose[name]
+        return None if axes is None else [self.labels.resolved(axis) for axis in axes]
 
     def is_constant(self, index: int) -> bool:
         """Whether input `index` depends on no input of the network (a weight, perhaps dequantised)."""
         name = self.inputs[index] if self.has(index) else ""
         return name in self.graph.initializers or name in self.ledger.origins
 
-    def size(self, axis: Axis, dim: Dim) -> int | None:
+    def size(self, axis: LooseAxis, dim: Dim) -> int | None:
         """The size of an axis, or None if it is not known."""
         if not isinstance(axis, int):
             return len(axis)
@@ -132,62 +176,64 @@ class Site(NodeView):
         """The pinned label for a reason at this node."""
         return self.labels.pin_label(Reason(text, self.label))
 
-    def pin(self, axis: Axis, text: str) -> Axis:
+    def pin(self, axis: AnyAxis, text: str) -> AnyAxis:
         """Pin an axis; returns it."""
-        if not isinstance(axis, int):
-            self.labels.pin(axis, Reason(text, self.label))
+        self.labels.pin_axis(axis, Reason(text, self.label))
         return axis
 
-    def take_statistic(self, axis: Axis, text: str) -> None:
+    def take_statistic(self, axis: LooseAxis, text: str) -> None:
         """The node takes a mean or a norm over an axis: pin it, or note it where the user lets normalised channels leave."""
         if self.ledger.normalization == "pin":
             self.pin(axis, text)
         elif not isinstance(axis, int):
-            self.ledger.statistics.append(Statistic(self.position, axis))
+            self.ledger.statistics.append(Statistic(self.position, axis))  # type: ignore[arg-type]  # see Ledger.settle
 
-    def pin_axes(self, axes: Axes | None, text: str) -> None:
+    def pin_axes(self, axes: Sequence[LooseAxis] | None, text: str) -> None:
         """Pin every axis of a tensor."""
         for axis in axes or ():
             self.pin(axis, text)
 
-    def unify(self, a: Axis, b: Axis) -> Axis:
+    @overload
+    def unify(self, a: Axis, b: Axis) -> Axis: ...
+
+    @overload
+    def unify(self, a: LooseAxis, b: LooseAxis) -> LooseAxis: ...
+
+    def unify(self, a: LooseAxis, b: LooseAxis) -> LooseAxis:
         """Unify two axes of equal size; returns the one that carries more information."""
+        a, b = self.labels.resolved(a), self.labels.resolved(b)
+        if a is b or (isinstance(a, int) and isinstance(b, int)):
+            return a
         if isinstance(a, int):
             a, b = b, a
-        if isinstance(a, int) or a is b:
-            return a
-        if isinstance(b, int):
-            self.labels.unify(a, np.full(len(a), b, np.int32))
-        elif len(a) == len(b):
-            self.labels.unify(a, b)
-        else:
+        assert not isinstance(a, int)
+        if not isinstance(b, int) and len(a) != len(b):
             text = f"{self.operator} meets axes of sizes {len(a)} and {len(b)} here"
             self.pin(a, text)
-            self.pin(b, text)
-        return a
+            return self.pin(b, text)
+        return self.labels.unify_axes(a, b)
 
     def vector(self, axis: Axis, size: int) -> Ids:
         """An axis as a vector of labels."""
         return np.full(size, axis, np.int32) if isinstance(axis, int) else axis
 
-    def refuse(self, text: str) -> list[Axes | None]:
+    def refuse(self, text: str) -> list[list[LooseAxis] | None]:
         """Pin every axis of every input and result, for one reason."""
         for index in range(len(self.inputs)):
-            self.pin_axes(self.axes(index), text)
+            self.pin_axes(self.loose_axes(index), text)
         return [self.pinned_result(index, text) for index in range(len(self.outputs))]
 
-    def refuse_unknown(self) -> list[Axes | None]:
+    def refuse_unknown(self) -> list[list[LooseAxis] | None]:
         """As `refuse`, where the rank of an input is unknown: for the reason that made it so."""
         known = [self.ledger.unknown[name] for name in self.inputs if name in self.ledger.unknown]
         reason = known[0] if known else Reason(f"the rank of an input of {self.operator} is unknown", self.label)
         for index in range(len(self.inputs)):
-            for axis in self.axes(index) or ():
-                if not isinstance(axis, int):
-                    self.labels.pin(axis, reason)
+            for axis in self.loose_axes(index) or ():
+                self.labels.pin_axis(axis, reason)
         self.ledger.unknown |= dict.fromkeys(self.outputs, reason)
         return [self.pinned_result(index, reason.text) for index in range(len(self.outputs))]
 
-    def pinned_result(self, index: int, text: str) -> Axes | None:
+    def pinned_result(self, index: int, text: str) -> list[LooseAxis] | None:
         """Axes of output `index`, all pinned for one reason; None where the rank is unknown."""
         shape = self.output_shape(index)
         return None if shape is None else [self.pinned(text)] * len(shape)
@@ -196,37 +242,39 @@ class Site(NodeView):
 
     def contract(self, index: int, axis: int) -> None:
         """Note that axis `axis` of input `index` is summed over."""
-        ids = (self.axes(index) or [])[axis]
+        ids = (self.loose_axes(index) or [])[axis]
         if not isinstance(ids, int):
             point = self.zero_points.get(index, -1)
             zero = self.inputs[point] if self.has(point) else ""
-            self.ledger.contractions.append(Contraction(self.position, index, axis, ids, zero))
+            note = Contraction(self.position, index, axis, ids, zero)  # type: ignore[arg-type]  # see Ledger.settle
+            self.ledger.contractions.append(note)
 
-    def note_macs(self, constant: int, axes: Sequence[tuple[Axis, int]]) -> None:
+    def note_macs(self, constant: int, axes: Sequence[tuple[LooseAxis, int]]) -> None:
         """Note multiply-accumulates: `constant` times the product of axes, each with the size that counts while it is pinned."""
-        fixed = prod(size for axis, size in axes if isinstance(axis, int))
-        factors = tuple(axis for axis, _ in axes if not isinstance(axis, int))
-        self.ledger.mac_terms.append(MacTerm(self.position, constant * fixed, factors))
+        resolved = [(self.labels.resolved(axis), size) for axis, size in axes]
+        fixed = prod(size for axis, size in resolved if isinstance(axis, int))
+        factors = tuple(axis for axis, _ in resolved if not isinstance(axis, int))
+        self.ledger.mac_terms.append(MacTerm(self.position, constant * fixed, factors))  # type: ignore[arg-type]  # as above
 
     def typical(self, index: int, axis: int) -> int:
         """The size of an axis of input `index` that costs are counted with."""
         return self.graph.typical_size(self.inputs[index], axis)
 
-    def note_weight(self, index: int, axis: int, roles: Sequence[tuple[Ids, Role]]) -> None:
+    def note_weight(self, index: int, axis: int, roles: Sequence[tuple[LooseAxis, Role]]) -> None:
         """Note the roles that the dimensions of one axis of a weight play."""
-        axes = self.axes(index)
+        axes = self.loose_axes(index)
         name = self.inputs[index]
         name = self.ledger.origins.get(name, name)
         if axes is None or name not in self.graph.initializers or isinstance(axes[axis], int):
             return
-        ids: Ids = axes[axis]  # type: ignore[assignment]
         parameter = self.parameters[index] if index < len(self.parameters) else ""
-        self.ledger.tensor_axes.append(TensorAxis(name, axis, ids, tuple(roles), parameter, self.position))
+        note = TensorAxis(name, axis, axes[axis], tuple(roles), parameter, self.position)  # type: ignore[arg-type]  # as above
+        self.ledger.tensor_axes.append(note)
 
     def note_carrier(self, index: int) -> None:
         """Note every axis of a constant operand as a carrier."""
         if self.is_constant(index):
-            for axis, ids in enumerate(self.axes(index) or ()):
+            for axis, ids in enumerate(self.loose_axes(index) or ()):
                 if not isinstance(ids, int):
                     self.note_weight(index, axis, [(ids, "carrier")])
 
@@ -238,7 +286,7 @@ class Site(NodeView):
         sizes: Mapping[str, int] | None = None,
         macs: int | None = None,
         inputs: Sequence[int] | None = None,
-    ) -> list[Axes | None]:
+    ) -> list[list[LooseAxis] | None]:
         """Apply a typing rule to this node and return the axes of its results.
 
         `sizes` gives the sizes of dimensions that attributes fix.  With `macs` the node costs that many
@@ -250,11 +298,11 @@ class Site(NodeView):
         rule = parse(text)
         return RuleMatch(self, rule, dict(sizes or {}), inputs or range(len(rule.operands))).run(macs)
 
-    def _initializer_axes(self, name: str) -> Axes | None:
+    def _initializer_axes(self, name: str) -> list[LooseAxis] | None:
         shape = self.graph.shape(name)
         if name not in self.graph.initializers or shape is None:
             return None
         if not is_parameter(self.graph.initializers[name]):
             return [self.labels.pin_label(Reason("a constant of integers"))] * len(shape)
         unit = self.labels.pin_label(Reason("an axis of size 1"))
-        return [unit if size == 1 else self.labels.fresh(size) for size in shape if isinstance(size, int)]
+        return [unit if size == 1 else OpenAxis(size) for size in shape if isinstance(size, int)]

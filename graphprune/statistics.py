@@ -123,7 +123,7 @@ def lp_norm(site: Site) -> Results:
 
 def skip_layer_norm(site: Site) -> Results:
     """SkipLayerNormalization of com.microsoft: the sum of input, skip and bias, normalised over the last axis."""
-    total = broadcast(site, [0, 1])[0]
+    total = site.settled(broadcast(site, [0, 1])[0])
     if total is None:
         return site.refuse_unknown()
     text = f"{site.operator} takes its statistics over this axis: removing channels would change them"
