@@ -57,7 +57,7 @@ def gemm(site: Site, inputs: tuple[int, int, int] = (0, 1, 2)) -> Results:
     left = "k,m" if site.attribute("transA", 0) else "m,k"
     right = "n,k" if site.attribute("transB", 0) else "k,n"
     result = site.match(f"[{left}] [{right}] -> [m,n]", macs=1, inputs=inputs[:2])
-    bias, axes = site.axes(inputs[2]), result[0]
+    bias, axes = site.loose_axes(inputs[2]), result[0]
     if bias is None or axes is None:
         return result
     for axis, dim, wanted in zip(reversed(bias), reversed(site.shape(inputs[2]) or ()), reversed(axes), strict=False):
@@ -69,7 +69,7 @@ def gemm(site: Site, inputs: tuple[int, int, int] = (0, 1, 2)) -> Results:
 
 def matmul(site: Site, inputs: tuple[int, int] = (0, 1)) -> Results:
     """[...,m,k] [...,k,n] -> [...,m,n] with leading axes broadcast; an operand of rank 1 lacks m or n."""
-    left, right = site.axes(inputs[0]), site.axes(inputs[1])
+    left, right = site.loose_axes(inputs[0]), site.loose_axes(inputs[1])
     if left is None or right is None or not left or not right:
         return site.refuse_unknown()
     a = ["m", "k"] if len(left) > 1 else ["k"]

@@ -264,7 +264,7 @@ def tile(site: Site) -> Results:
 
 def transpose(site: Site) -> Results:
     """Permutes the axes."""
-    axes = site.axes(0)
+    axes = site.loose_axes(0)
     if axes is None:
         return site.refuse_unknown()
     order = site.attribute("perm") or list(reversed(range(len(axes))))
@@ -274,7 +274,7 @@ def transpose(site: Site) -> Results:
 
 def squeeze(site: Site) -> Results:
     """Drops axes of size 1."""
-    axes, shape = site.axes(0), site.shape(0)
+    axes, shape = site.loose_axes(0), site.shape(0)
     if axes is None or shape is None:
         return site.refuse_unknown()
     at = site.integers(1, "axes")
@@ -284,7 +284,7 @@ def squeeze(site: Site) -> Results:
 
 def unsqueeze(site: Site) -> Results:
     """Inserts axes of size 1."""
-    axes, at = site.axes(0), site.integers(1, "axes")
+    axes, at = site.loose_axes(0), site.integers(1, "axes")
     if axes is None or at is None:
         return site.refuse("the axes of Unsqueeze are computed at run time")
     rank = len(axes) + len(at)

@@ -94,14 +94,14 @@ def arg_reduction(site: Site) -> Results:
 
 def layer_norm(site: Site) -> Results:
     """Statistics over `axis` and all that follow: those axes are pinned, with scale and bias (or see --normalization)."""
-    axes = site.axes(0)
+    axes = site.loose_axes(0)
     if axes is None:
         return site.refuse_unknown()
     first = normal_axis(site.attribute("axis", -1), len(axes))
     text = f"{site.operator} takes its statistics over this axis: removing channels would change them"
     for index in range(1, len(site.inputs)):
         for axis, dim, wanted in zip(
-            reversed(site.axes(index) or ()), reversed(site.shape(index) or ()), reversed(axes), strict=False
+            reversed(site.loose_axes(index) or ()), reversed(site.shape(index) or ()), reversed(axes), strict=False
         ):
             if dim != 1:
                 site.unify(axis, wanted)
