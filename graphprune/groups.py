@@ -8,6 +8,7 @@ at `build_groups`.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .graph import Graph
-from .labels import Ids, Reason
+from .labels import Ids, Labels, Reason
 from .site import Ledger, Role
 
 Indices = NDArray[np.int64]
@@ -30,8 +31,8 @@ class Member:
     role: Role
     parameter: str
     node: int
-    positions: Indices
-    units: Indices
+    positions: Ids
+    units: Ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,23 +67,24 @@ class Pinned:
 
 def build_groups(ledger: Ledger) -> list[Group]:
     """All groups, in the order in which the network computes them."""
-    factors = _factor_occurrences(ledger)
-    keys = _unit_keys(ledger, factors)
-    labels, first = _units_in_order(factors)
+    arrays = _Arrays(ids for record in ledger.tensor_axes for ids in (record.ids, *(factor for factor, _ in record.roles)))
+    leaves = _leaf_table(ledger, arrays)
+    first = _first_occurrences(ledger, arrays, leaves)
+    labels = np.flatnonzero(first < _NEVER).astype(np.int32)
     if not len(labels):
         return []
-    _, start, group = np.unique(keys[labels], return_index=True, return_inverse=True)
-    rank = np.empty(len(start), np.int64)
-    rank[np.argsort(first[start], kind="stable")] = np.arange(len(start))
-    group = rank[group]
+    labels = labels[np.argsort(first[labels], kind="stable")]
+    _, start, key = np.unique(_unit_keys(ledger, arrays, leaves)[labels], return_index=True, return_inverse=True)
+    rank = np.empty(len(start), np.int32)
+    rank[np.argsort(start)] = np.arange(len(start), dtype=np.int32)
+    group = rank[key]
     order = np.argsort(group, kind="stable")
-    bounds = np.flatnonzero(np.diff(group[order])) + 1
-    units = np.split(labels[order], bounds)
-    group_of, unit_of = (np.full(len(ledger.labels), -1, np.int64) for _ in range(2))
+    units = np.split(labels[order], np.flatnonzero(np.diff(group[order])) + 1)
+    group_of, unit_of = (np.full(len(ledger.labels), -1, np.int32) for _ in range(2))
     group_of[labels] = group
     for members in units:
-        unit_of[members] = np.arange(len(members))
-    members_of = _members(ledger, factors, group_of, unit_of)
+        unit_of[members] = np.arange(len(members), dtype=np.int32)
+    members_of = _members(ledger, arrays, group_of, unit_of)
     taken: Counter[str] = Counter()
     return [Group(_group_name(members_of[k], taken), units[k], tuple(members_of[k])) for k in range(len(units))]
 
@@ -95,127 +97,170 @@ def list_pinned(graph: Graph, ledger: Ledger) -> list[Pinned]:
         for axis, (size, ids) in enumerate(zip(tensor.dims, ledger.values.get(name) or (), strict=False))
         if size > 1 and (name, axis) not in ledger.kernel_axes
     ]
-    vectors = [ids for *_, ids in listed if not isinstance(ids, int)]
-    mask = ledger.labels.is_pinned(np.concatenate(vectors)) if vectors else np.zeros(0, bool)
-    parts = iter(np.split(mask, np.cumsum([len(ids) for ids in vectors])[:-1]) if vectors else ())
+    arrays = _Arrays(ids for *_, ids in listed if not isinstance(ids, int))
+    counts, firsts = np.zeros(len(arrays.ids), np.int64), np.zeros(len(arrays.ids), np.int32)
+    for number, _, leaves in arrays.chunks(ledger.labels):
+        mask = ledger.labels.are_pinned_roots(leaves).all(axis=1)
+        found, start, count = np.unique(number[mask], return_index=True, return_counts=True)
+        counts[found] = count
+        firsts[found] = np.flatnonzero(mask)[start] - np.searchsorted(number, found)
     pinned = []
     for name, axis, size, ids in listed:
         if isinstance(ids, int):
             pinned.append(Pinned(name, axis, ledger.labels.reason(ids), size))
-        elif (part := next(parts)).any():
-            pinned.append(Pinned(name, axis, ledger.labels.reason(int(ids[part][0])), int(part.sum())))
+        elif counts[arrays.number(ids)]:
+            label = int(ids[firsts[arrays.number(ids)]])
+            pinned.append(Pinned(name, axis, ledger.labels.reason(label), int(counts[arrays.number(ids)])))
     return pinned
 
 
-@dataclass(frozen=True)
-class _Occurrences:
-    """Flat table: variable `label[k]` occurs in factor `factor[k]` of `entry[k]` with role `role[k]`."""
-
-    label: Ids
-    entry: Indices
-    role: Indices
-    column: Indices
-    """A number for each distinct (tensor, axis, factor, role, leaf column)."""
-
-
 _ROLES: tuple[Role, ...] = ("producer", "carrier", "consumer")
+_NEVER = np.iinfo(np.int64).max
+_CHUNK = 2**20
+"""Indices that are looked at together: few numpy calls for many small axes, and bounded memory for large ones."""
 
 
-def _factor_occurrences(ledger: Ledger) -> _Occurrences:
-    parts = [
-        (ids, entry, factor, _ROLES.index(role))
-        for entry, record in enumerate(ledger.tensor_axes)
-        for factor, (ids, role) in enumerate(record.roles)
-    ]
-    if not parts:
-        empty = np.zeros(0, np.int64)
-        return _Occurrences(empty.astype(np.int32), empty, empty, empty)
-    sizes = [len(ids) for ids, *_ in parts]
-    leaves = ledger.labels.leaves(np.concatenate([ids for ids, *_ in parts]))
-    numbers: dict[tuple[str, int, int, int], int] = {}
-    column = [
-        numbers.setdefault((ledger.tensor_axes[e].tensor, ledger.tensor_axes[e].axis, f, r), len(numbers))
-        for _, e, f, r in parts
-    ]
-    first_uses = {number: k for k, number in reversed(list(enumerate(column)))}
-    repeated = np.repeat([first_uses[number] != k for k, number in enumerate(column)], sizes)
-    depth = leaves.shape[1]
-    label = leaves.T.ravel()
-    keep = ~np.tile(repeated, depth) & ~ledger.labels.is_pinned(label)
-    return _Occurrences(
-        label[keep],
-        np.tile(np.repeat([e for _, e, _, _ in parts], sizes), depth)[keep],
-        np.tile(np.repeat([r for *_, r in parts], sizes), depth)[keep],
-        (np.tile(np.repeat(column, sizes), depth) * depth + np.repeat(np.arange(depth), sum(sizes)))[keep],
-    )
+class _Arrays:
+    """The distinct vectors of labels; most axes share theirs with others."""
+
+    def __init__(self, vectors: Iterable[Ids]) -> None:
+        self.ids: list[Ids] = []
+        self._number: dict[int, int] = {}
+        for ids in vectors:
+            if id(ids) not in self._number:
+                self._number[id(ids)] = len(self.ids)
+                self.ids.append(ids)
+
+    def number(self, ids: Ids) -> int:
+        """Which of the distinct vectors this one is."""
+        return self._number[id(ids)]
+
+    def chunks(self, labels: Labels) -> Iterator[tuple[Ids, Ids, Ids]]:
+        """For some vectors at a time: the vector's number, the position, and the leaf labels (n, k) of each index."""
+        start = 0
+        while start < len(self.ids):
+            end, total = start, 0
+            while end < len(self.ids) and (end == start or total + len(self.ids[end]) <= _CHUNK):
+                total += len(self.ids[end])
+                end += 1
+            sizes = [len(ids) for ids in self.ids[start:end]]
+            number = np.repeat(np.arange(start, end, dtype=np.int32), sizes)
+            position = np.concatenate([np.arange(size, dtype=np.int32) for size in sizes])
+            yield number, position, labels.leaves(np.concatenate(self.ids[start:end]))
+            start = end
 
 
-def _unit_keys(ledger: Ledger, factors: _Occurrences) -> NDArray[np.uint64]:
+@dataclass(frozen=True)
+class _LeafTable:
+    """Variable `label[k]` occurs `count[k]` times in leaf column `column[k]` of vector `array[k]`, first at `position[k]`."""
+
+    array: Ids
+    column: Ids
+    label: Ids
+    position: Ids
+    count: Ids
+    width: int
+
+
+def _leaf_table(ledger: Ledger, arrays: _Arrays) -> _LeafTable:
+    parts: list[tuple[Ids, Ids, Ids, Ids, Ids]] = []
+    width = 1
+    for number, position, leaves in arrays.chunks(ledger.labels):
+        width = max(width, leaves.shape[1])
+        for column, label in enumerate(leaves.T):
+            free = np.flatnonzero(~ledger.labels.are_pinned_roots(label))
+            key = number[free].astype(np.int64) << 32 | label[free]
+            found, first, count = np.unique(key, return_index=True, return_counts=True)
+            which = (found & 0xFFFFFFFF).astype(np.int32)
+            places = position[free[first]]
+            same = np.full(len(found), column, np.int32)
+            times: Ids = count.astype(np.int32)
+            parts.append(((found >> 32).astype(np.int32), same, which, places, times))
+    empty = (np.zeros(0, np.int32),) * 5
+    array, columns, which, places, times = (np.concatenate(each) for each in zip(*(parts or [empty]), strict=True))
+    return _LeafTable(array, columns, which, places, times, width)
+
+
+def _first_occurrences(ledger: Ledger, arrays: _Arrays, leaves: _LeafTable) -> Indices:
+    """For every label a number that grows with its first occurrence, those as producers before all others."""
+    rank: dict[int, tuple[int, int]] = {}
+    for entry, record in enumerate(ledger.tensor_axes):
+        for ids, role in record.roles:
+            number = arrays.number(ids)
+            rank[number] = min(rank.get(number, (len(_ROLES), entry)), (_ROLES.index(role), entry))
+    order = sorted((role, column, entry, number) for number, (role, entry) in rank.items() for column in range(leaves.width))
+    base = np.full((len(arrays.ids), leaves.width), -1, np.int64)
+    total = 0
+    for _, column, _, number in order:
+        base[number, column] = total
+        total += len(arrays.ids[number])
+    place = base[leaves.array, leaves.column]
+    first = np.full(len(ledger.labels), _NEVER)
+    known = place >= 0
+    np.minimum.at(first, leaves.label[known], place[known] + leaves.position[known])
+    return first
+
+
+def _unit_keys(ledger: Ledger, arrays: _Arrays, leaves: _LeafTable) -> NDArray[np.uint64]:
     """A key per variable; units of one group have equal keys.
 
     The key adds up random numbers, one per occurrence as a *producer* (so that channels stay one group when later layers
     read different parts of them); variables that nobody produces are told apart by all their occurrences.
     """
-    salts = np.random.default_rng(0).integers(1, 2**63, size=int(factors.column.max(initial=0)) + 1, dtype=np.uint64)
-    produced, occurs = (np.zeros(len(ledger.labels), np.uint64) for _ in range(2))
-    salt = salts[factors.column]
-    producing = factors.role == _ROLES.index("producer")
-    np.add.at(occurs, factors.label, salt)
-    np.add.at(produced, factors.label[producing], salt[producing])
+    rng = np.random.default_rng(0)
+    occurring, producing = (np.zeros((len(arrays.ids), leaves.width), np.uint64) for _ in range(2))
+    seen: set[tuple[str, int, int, Role]] = set()
+    for record in ledger.tensor_axes:
+        for factor, (ids, role) in enumerate(record.roles):
+            if (record.tensor, record.axis, factor, role) in seen:
+                continue
+            seen.add((record.tensor, record.axis, factor, role))
+            salts = rng.integers(1, 2**63, size=leaves.width, dtype=np.uint64)
+            occurring[arrays.number(ids)] += salts
+            producing[arrays.number(ids)] += salts * (role == "producer")
+    occurs, produced = (np.zeros(len(ledger.labels), np.uint64) for _ in range(2))
+    for total, salt in ((occurs, occurring), (produced, producing)):
+        np.add.at(total, leaves.label, salt[leaves.array, leaves.column] * leaves.count.astype(np.uint64))
     return np.where(produced > 0, produced, occurs)
 
 
-def _units_in_order(factors: _Occurrences) -> tuple[Ids, Indices]:
-    """All variables in order of first occurrence, as producers first, and where that is."""
-    order = np.argsort(factors.role, kind="stable")
-    labels, first = np.unique(factors.label[order], return_index=True)
-    by_first = np.argsort(first, kind="stable")
-    return labels[by_first], first[by_first]
+Run = tuple[int, Ids, Ids]
+"""Within one vector of labels: a group, the positions that belong to it, and their units."""
 
 
-def _members(
-    ledger: Ledger, factors: _Occurrences, group_of: Indices, unit_of: Indices
-) -> dict[int, list[Member]]:
-    """The members of every group: runs of equal (axis, group) in the flat table of all indices of all axes."""
+def _members(ledger: Ledger, arrays: _Arrays, group_of: Ids, unit_of: Ids) -> dict[int, list[Member]]:
+    """The members of every group."""
+    runs = _runs(ledger, arrays, group_of, unit_of)
     members: dict[int, list[Member]] = defaultdict(list)
-    roles = _roles(factors, group_of)
-    records = ledger.tensor_axes
-    sizes = [len(record.ids) for record in records]
-    leaves = ledger.labels.leaves(np.concatenate([record.ids for record in records]))
-    entry = np.repeat(np.arange(len(records)), sizes)
-    position = np.concatenate([np.arange(size) for size in sizes])
-    for label in leaves.T:
-        group = group_of[label]
-        code = entry * (group_of.max() + 2) + group + 1
-        order = np.argsort(code, kind="stable")
-        starts = np.flatnonzero(np.diff(code[order], prepend=-1))
-        units, positions = unit_of[label[order]], position[order]
-        for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(order)], strict=True):
-            where, which = int(entry[order[start]]), int(group[order[start]])
-            role = roles.get((where, which))
-            if role is not None:
-                record = records[where]
-                members[which].append(
-                    Member(
-                        record.tensor,
-                        record.axis,
-                        role,
-                        record.parameter,
-                        record.node,
-                        positions[start:end],
-                        units[start:end],
-                    )
-                )
+    for record in ledger.tensor_axes:
+        roles: dict[int, Role] = {}
+        for ids, role in record.roles:
+            for group, *_ in runs[arrays.number(ids)]:
+                roles.setdefault(group, role)
+        for group, positions, units in runs[arrays.number(record.ids)]:
+            if group in roles:
+                member = Member(record.tensor, record.axis, roles[group], record.parameter, record.node, positions, units)
+                members[group].append(member)
     return members
 
 
-def _roles(factors: _Occurrences, group_of: Indices) -> dict[tuple[int, int], Role]:
-    """The role of each group in each axis."""
-    group = group_of[factors.label]
-    pairs, first = np.unique(factors.entry * (group.max(initial=0) + 1) + group, return_index=True)
-    where, which = np.divmod(pairs, group.max(initial=0) + 1)
-    codes = factors.role[first].tolist()
-    return {(w, g): _ROLES[code] for w, g, code in zip(where.tolist(), which.tolist(), codes, strict=True)}
+def _runs(ledger: Ledger, arrays: _Arrays, group_of: Ids, unit_of: Ids) -> list[list[Run]]:
+    """The runs of every vector, one leaf column after the other."""
+    runs: list[list[Run]] = [[] for _ in arrays.ids]
+    for number, position, leaves in arrays.chunks(ledger.labels):
+        for label in leaves.T:
+            group = group_of[label]
+            free = np.flatnonzero(group >= 0)
+            if not len(free):
+                continue
+            code = number[free].astype(np.int64) << 32 | group[free]
+            order = free[np.argsort(code, kind="stable")]
+            starts = np.flatnonzero(np.diff(np.sort(code), prepend=-1))
+            positions, units = position[order], unit_of[label[order]]
+            for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(order)], strict=True):
+                where = order[start]
+                runs[int(number[where])].append((int(group[where]), positions[start:end], units[start:end]))
+    return runs
 
 
 def _group_name(members: list[Member], taken: Counter[str]) -> str:

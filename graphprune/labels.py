@@ -132,6 +132,10 @@ class Labels:
         """True where a label is pinned (a product is pinned once both its factors are)."""
         return np.asarray(self._pinned[self.leaves(ids)].all(axis=1))
 
+    def are_pinned_roots(self, leaves: Ids) -> NDArray[np.bool_]:
+        """As `is_pinned`, for what `leaves` returned."""
+        return np.asarray(self._pinned[leaves])
+
     def leaves(self, ids: Ids) -> Ids:
         """The variables (or pinned labels) behind each label: shape (n, k), padded with pinned labels.
 
