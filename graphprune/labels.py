@@ -185,6 +185,17 @@ class Labels:
             self.unify(a, b)
         return a
 
+    def split_axis(self, axis: Ids | OpenAxis, rows: int, columns: int) -> tuple[Ids, Ids]:
+        """As `split`, for an axis that may be open."""
+        found = self.resolved(axis)
+        if isinstance(found, OpenAxis) and rows > 1 and columns > 1:
+            row, column = self.fresh(rows), self.fresh(columns)
+            found.bound = self.outer(row, column)
+            return row, column
+        ids = self.settled(found)
+        assert not isinstance(ids, int)
+        return self.split(ids, rows, columns)
+
     # ---- constraints ---------------------------------------------------------------------------
 
     def pin(self, ids: Ids, reason: Reason) -> None:
@@ -320,7 +331,7 @@ class Labels:
         return result
 
     def _grow(self, needed: int) -> None:
-        capacity = max(needed, 2 * len(self._parent))
+        capacity = max(needed, len(self._parent) * 3 // 2)
         more = capacity - len(self._parent)
         self._parent = np.concatenate([self._parent, np.arange(len(self._parent), capacity, dtype=np.int32)])
         self._left = np.concatenate([self._left, np.full(more, NONE, np.int32)])

@@ -8,12 +8,12 @@ from functools import reduce
 from .edit import Edit
 from .graph import Dim
 from .monomial import Monomial, monomials
-from .site import Axes, Axis, Results, Site
+from .site import LooseAxis, Results, Site
 
 
 def reshape(site: Site) -> Results:
     """Regroups axes in memory order: splits an axis into a product, or joins several into one."""
-    axes, source, target = site.axes(0), site.shape(0), site.output_shape()
+    axes, source, target = site.loose_axes(0), site.shape(0), site.output_shape()
     if axes is None or source is None or target is None:
         return site.refuse("Reshape with an unknown rank")
     if site.operator == "Reshape" and site.constant(1) is None:
@@ -22,7 +22,7 @@ def reshape(site: Site) -> Results:
     return [Regroup(site, axes, source, target).run()]
 
 
-def _carried_or_refused(site: Site, axes: Axes) -> Results:
+def _carried_or_refused(site: Site, axes: Sequence[LooseAxis]) -> Results:
     if all(isinstance(axis, int) for axis in axes):
         return [site.pinned_result(0, "the target shape of Reshape is computed at run time")]
     return site.refuse("the target shape of Reshape is computed at run time")
@@ -31,12 +31,12 @@ def _carried_or_refused(site: Site, axes: Axes) -> Results:
 class Regroup:
     """Walks both shapes from the left and cuts or joins axes so that every boundary that can be kept is."""
 
-    def __init__(self, site: Site, axes: Axes, source: Sequence[Dim], target: Sequence[Dim]) -> None:
+    def __init__(self, site: Site, axes: Sequence[LooseAxis], source: Sequence[Dim], target: Sequence[Dim]) -> None:
         self.site = site
         self.sizes, self.targets = monomials(source, target)
         self.queue = [(axis, size) for axis, size in zip(axes, self.sizes, strict=True) if size != Monomial(1)]
 
-    def run(self) -> Axes:
+    def run(self) -> list[LooseAxis]:
         """The axes of the result."""
         tail = self._take_equal_tail()
         self.queue.reverse()
@@ -45,9 +45,9 @@ class Regroup:
             self.site.pin(axis, "Reshape to a shape that is not known")
         return result
 
-    def _take_equal_tail(self) -> Axes:
+    def _take_equal_tail(self) -> list[LooseAxis]:
         """Axes that correspond at the end: what is before them corresponds too, even where its sizes are not known."""
-        tail: Axes = []
+        tail: list[LooseAxis] = []
         while self.targets:
             if self.targets[-1] == Monomial(1):
                 self.targets.pop()
@@ -61,7 +61,7 @@ class Regroup:
                 break
         return tail[::-1]
 
-    def _last_axis_in_parts(self) -> Axes:
+    def _last_axis_in_parts(self) -> list[LooseAxis]:
         """The last axis of the source cut into the last ones of the target, if it is exactly those; else nothing."""
         size = self.queue[-1][1] if self.queue else Monomial(1)
         count, product = 0, Monomial(1)
@@ -69,7 +69,7 @@ class Regroup:
             count, product = count + 1, product.times(self.targets[-count - 1])
         if count < 2 or product != size:
             return []
-        parts: Axes = []
+        parts: list[LooseAxis] = []
         rest, _ = self.queue.pop()
         for k in range(count - 1, 0, -1):
             outer, rest = self._cut(rest, self.targets[-k - 1], reduce(Monomial.times, self.targets[-k:]))
@@ -77,8 +77,8 @@ class Regroup:
         del self.targets[-count:]
         return [*parts, rest]
 
-    def _take(self, wanted: Monomial) -> Axis:
-        parts: list[tuple[Axis, Monomial]] = []
+    def _take(self, wanted: Monomial) -> LooseAxis:
+        parts: list[tuple[LooseAxis, Monomial]] = []
         while wanted != Monomial(1) and self.queue:
             axis, size = self.queue.pop()
             if (rest := wanted.divide(size)) is not None:
@@ -96,16 +96,20 @@ class Regroup:
                 return self.site.pin(axis, "Reshape cuts this axis at a place that is not known")
         return self._merge(parts) if parts else self.site.pinned("an axis of size 1")
 
-    def _cut(self, axis: Axis, outer: Monomial, inner: Monomial) -> tuple[Axis, Axis]:
+    def _cut(self, axis: LooseAxis, outer: Monomial, inner: Monomial) -> tuple[LooseAxis, LooseAxis]:
         if isinstance(axis, int) or not (outer.is_number and inner.is_number):
             self.site.pin(axis, "Reshape cuts this axis into parts of dynamic size")
             label = self.site.pinned("part of an axis that is needed whole")
             return (axis, axis) if isinstance(axis, int) else (label, label)
-        return self.site.labels.split(axis, outer.number, inner.number)
+        return self.site.labels.split_axis(axis, outer.number, inner.number)
 
-    def _merge(self, parts: Sequence[tuple[Axis, Monomial]]) -> Axis:
-        result, size = parts[0]
-        for axis, more in parts[1:]:
+    def _merge(self, parts: Sequence[tuple[LooseAxis, Monomial]]) -> LooseAxis:
+        loose, size = parts[0]
+        if len(parts) == 1:
+            return loose
+        result = self.site.labels.settled(loose)
+        for other, more in parts[1:]:
+            axis = self.site.labels.settled(other)
             if isinstance(result, int) and isinstance(axis, int):
                 pass
             elif size.is_number and more.is_number:
