@@ -110,11 +110,11 @@ def analyze(model: Path, normalization: Normalization, shapes: tuple[str, ...], 
 
     with progress("analysing"):
         analysis = pipeline.analyze(model, _input_shapes(shapes), normalization)
+        cost = CostModel(analysis).original
     from . import tables
 
-    costs = tables.cost_table(CostModel(analysis).original)
-    shown = [tables.analysis_table(analysis), tables.pinned_table(analysis), costs]
-    _report(shown, lambda: tables.analysis_json(analysis), json_to)
+    shown = [tables.analysis_table(analysis), tables.pinned_table(analysis), tables.cost_table(cost)]
+    _report(shown, lambda: tables.analysis_json(analysis, cost), json_to)
 
 
 @main.command()

@@ -120,11 +120,11 @@ class Labels:
     def find(self, ids: Ids) -> Ids:
         """The representative of each label, compressing the paths on the way."""
         root = self._parent[ids]
-        while True:
-            above = self._parent[root]
-            if (above == root).all():
-                break
-            root = above
+        above = self._parent[root]
+        if np.array_equal(above, root):
+            return root
+        while not np.array_equal(above, root):
+            root, above = above, self._parent[above]
         self._parent[ids] = root
         return root
 

@@ -13,7 +13,7 @@ from typing import Any
 from rich.table import Table
 
 from .bench import Latency
-from .cost import Cost, CostModel
+from .cost import Cost
 from .difference import Difference
 from .inference import Analysis
 from .pipeline import Result
@@ -104,7 +104,7 @@ def cost_table(cost: Cost) -> Table:
     return table
 
 
-def analysis_json(analysis: Analysis) -> dict[str, Any]:
+def analysis_json(analysis: Analysis, cost: Cost) -> dict[str, Any]:
     """Everything `analyze` knows."""
     members = [
         {
@@ -118,7 +118,7 @@ def analysis_json(analysis: Analysis) -> dict[str, Any]:
         {"tensor": p.tensor, "axis": p.axis, "indices": p.indices, "reason": p.reason.text, "node": p.reason.node}
         for p in analysis.pinned
     ]
-    return {"groups": members, "pinned": pinned, "cost": asdict(CostModel(analysis).original)}
+    return {"groups": members, "pinned": pinned, "cost": asdict(cost)}
 
 
 def difference_table(difference: Difference) -> Table:
