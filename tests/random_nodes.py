@@ -572,6 +572,57 @@ def softmax(b: Builder) -> None:
         b.add(b.choose(["Softmax", "LogSoftmax"]), [x], b.shapes[x], axis=b.choose([1, -1]))
 
 
+def recurrent(b: Builder) -> None:
+    """The batch plays the part of time; a projection reads all directions."""
+    x = b.pick((3,), lambda shape: shape[2] <= 16)
+    if x is None:
+        return
+    steps, samples, size = b.shapes[x]
+    operator, gates, biases = b.choose([("LSTM", 4, 8), ("GRU", 3, 6), ("RNN", 1, 2)])
+    hidden, directions = b.channels(6), b.number(1, 2)
+    inputs = [x, b.weight(directions, gates * hidden, size), b.weight(directions, gates * hidden, hidden)]
+    inputs += [b.weight(directions, biases * hidden, scale=0.5)] if b.coin() else [""]
+    if b.coin():
+        inputs += ["", b.weight(directions, samples, hidden)]
+    direction = "bidirectional" if directions == 2 else b.choose(["forward", "reverse"])
+    inputs = inputs if inputs[-1] else inputs[:-1]
+    made = (steps, directions, samples, hidden)
+    y = b.add(operator, inputs, made, False, hidden_size=hidden, direction=direction)
+    y = b.add("Transpose", [y], (steps, samples, directions, hidden), False, perm=[0, 2, 1, 3])
+    b.add("Reshape", [y, b.target(steps, samples, directions * hidden)], (steps, samples, directions * hidden))
+
+
+def gather_nd(b: Builder) -> None:
+    x = b.pick((3, 4), lambda shape: shape[1] > 1)
+    if x is None or b.dynamic:
+        return
+    n, positions, *rest = b.shapes[x]
+    name = f"k{len(b.weights)}"
+    b.weights[name] = b.rng.integers(0, positions, (n, 3, 1))
+    b.add("GatherND", [x, name], (n, 3, *rest), batch_dims=1)
+
+
+def scatter_nd(b: Builder) -> None:
+    x = b.pick((3, 4), lambda shape: shape[1] > 1)
+    if x is None or b.dynamic:
+        return
+    n, positions, *rest = b.shapes[x]
+    name = f"k{len(b.weights)}"
+    b.weights[name] = np.stack([np.arange(n), b.rng.integers(0, positions, n)], axis=1)
+    b.add("ScatterND", [x, name, b.weight(n, *rest, scale=0.5)], (n, positions, *rest))
+
+
+def repeat_heads(b: Builder) -> None:
+    """Copies along a new axis that is then joined with the one before it, as grouped-query attention does."""
+    x = b.pick((3, 4), lambda shape: prod(shape) * 2 <= LARGEST)
+    if x is None or b.dynamic:
+        return
+    n, heads, *rest = b.shapes[x]
+    y = b.add("Unsqueeze", [x, b.integers(2)], (n, heads, 1, *rest), False)
+    y = b.add("Expand", [y, b.integers(n, heads, 2, *rest)], (n, heads, 2, *rest), False)
+    b.add("Reshape", [y, b.target(n, heads * 2, *rest)], (n, heads * 2, *rest))
+
+
 def without_rule(b: Builder) -> None:
     """An operator that the table does not know."""
     x = b.pick((2, 3, 4))
@@ -585,5 +636,6 @@ KINDS = [
     *(shared_conv, transposed_conv, gemm, batched_matmul, einsum, attention, other_norm, prelu, scale, clip),
     *(squeeze_excitation, quantised_weight, broadcast, slice_, gather, shuffle, pad, tile, expand, transpose, flatten),
     *(computed_reshape, resize_to_another, slice_two, gather_grid, where, concat_constant, split_three, gated),
+    *(recurrent, gather_nd, scatter_nd, repeat_heads),
     *(squeeze, unsqueeze, depth_to_space, pool, resize, reduce, softmax, without_rule),
 ]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import oracle
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto
 from random_graphs import Network, networks
@@ -43,6 +43,18 @@ def test_a_pruned_random_network_equals_the_masked_original(network: Network, op
 @given(network=networks(most=30), options=wishes())
 def test_a_pruned_large_random_network_equals_the_masked_original(network: Network, options: dict[str, Any]) -> None:
     check(network, options)
+
+
+@settings(max_examples=100)
+@given(network=networks(), options=wishes())
+def test_kept_normalisations_in_random_networks(network: Network, options: dict[str, Any]) -> None:
+    """The masked reference of the proof decides: no weight can mask a statistic."""
+    oracle_runs(network.model)
+    result = prune_somehow(network.model, options | {"normalization": "kept"})
+    assert result.proof is not None
+    again = graphprune.apply_plan(network.model, parse_plan(result.plan.to_json()), verify=False)
+    assert again.model.SerializeToString(deterministic=True) == result.model.SerializeToString(deterministic=True)
+    _check_cost(result)
 
 
 def check(network: Network, options: dict[str, Any]) -> None:
@@ -87,5 +99,5 @@ def _outputs(model: ModelProto) -> list[bytes]:
 
 def _check_cost(result: graphprune.Result) -> None:
     """The cost model, which only evaluates formulas, agrees with an analysis of the pruned file."""
-    measured = CostModel(graphprune.analyze(result.model)).original
+    measured = CostModel(graphprune.analyze(result.model, normalization=result.options["normalization"])).original
     assert (measured.macs, measured.params) == (result.after.macs, result.after.params)
