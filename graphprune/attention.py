@@ -78,9 +78,9 @@ def _note_attention_macs(site: Site, result: Axes) -> None:
     query = site.axes(0) or []
     rank = len(query)
     heads = [1, rank - 1] if rank == 4 else [rank - 1]
-    pairs = site.typical(0, 0) * site.typical(0, rank - 2) * site.typical(1, rank - 2)
-    site.note_macs(pairs, [(query[k], site.typical(0, k)) for k in heads])
-    site.note_macs(pairs, [(result[k], site.graph.typical_size(site.outputs[0], k)) for k in heads])
+    pairs, batch = site.typical(0, rank - 2) * site.typical(1, rank - 2), (query[0], site.typical(0, 0))
+    site.note_macs(pairs, [batch, *((query[k], site.typical(0, k)) for k in heads)])
+    site.note_macs(pairs, [batch, *((result[k], site.graph.typical_size(site.outputs[0], k)) for k in heads)])
 
 
 def _add_mask(site: Site, index: int, result: Axes, heads: int) -> None:
@@ -191,9 +191,9 @@ def packed_attention(site: Site) -> Results:
     if projected is None:
         return site.refuse_unknown()
     result: Axes = [projected[0], projected[1], value]
-    pairs = site.typical(0, 0) * site.typical(0, 1) ** 2
-    site.note_macs(pairs, [(query, len(query))])
-    site.note_macs(pairs, [(value, len(value))])
+    pairs, batch = site.typical(0, 1) ** 2, (projected[0], site.typical(0, 0))
+    site.note_macs(pairs, [batch, (query, len(query))])
+    site.note_macs(pairs, [batch, (value, len(value))])
     _add_mask(site, 5, result, heads)
     return [result, *(site.pinned_result(k, f"{site.operator} makes this") for k in range(1, len(site.outputs)))]
 

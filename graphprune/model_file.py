@@ -112,6 +112,13 @@ def load_external(tensor: TensorProto, file: Path | None = None) -> None:
     del tensor.external_data[:]
 
 
+def load_what_fits(model: ModelProto) -> None:
+    """Read every initializer that is still in a file into the model, in place, if the model then fits one message."""
+    for tensor in model.graph.initializer if weight_bytes(model) < PROTOBUF_LIMIT else ():
+        if tensor.data_location == TensorProto.EXTERNAL:
+            load_external(tensor)
+
+
 def _check_dims(tensor: TensorProto, path: Path) -> None:
     if any(size < 0 for size in tensor.dims):
         raise InvalidModelError(f"{path}: tensor {tensor.name!r} has a negative dimension")
@@ -151,6 +158,12 @@ def weight_bytes(model: ModelProto) -> int:
     return sum(byte_count(tensor) for tensor in model.graph.initializer if tensor.data_type in _SIZED)
 
 
+def fits_message(model: ModelProto) -> bool:
+    """Whether the model, as it is, can be given to a runtime in one piece."""
+    external = any(tensor.data_location == TensorProto.EXTERNAL for tensor in model.graph.initializer)
+    return not external and weight_bytes(model) < PROTOBUF_LIMIT
+
+
 def content_hash(model: ModelProto) -> str:
     """SHA-256 of the model's serialised form, weights included; the same for equal models in files of any layout."""
     digest = hashlib.sha256()
@@ -170,9 +183,7 @@ def write_model(model: ModelProto, path: Path) -> None:
     Raises UsageError where the folder cannot be written.
     """
     if weight_bytes(model) < PROTOBUF_LIMIT:
-        for tensor in model.graph.initializer:
-            if tensor.data_location == TensorProto.EXTERNAL:
-                load_external(tensor)
+        load_what_fits(model)
         with atomic_file(path) as temporary:
             temporary.write_bytes(model.SerializeToString(deterministic=True))
         return

@@ -46,13 +46,13 @@ def recurrent(gates: int, biases: int) -> Callable[[Site], Results]:
 
 def _note_macs(site: Site, gates: int) -> None:
     """Gates x hidden x (input + hidden) for every step, sample and direction."""
-    constant = site.typical(0, 0) * site.typical(0, 1) * gates * site.typical(1, 0)
-    weight, recurrence = site.axes(1), site.axes(2)
-    if weight is None or recurrence is None:
+    data, weight, recurrence = site.axes(0), site.axes(1), site.axes(2)
+    if data is None or weight is None or recurrence is None:
         return
-    hidden = recurrence[2], site.typical(2, 2)
-    site.note_macs(constant, [hidden, (weight[2], site.typical(1, 2))])
-    site.note_macs(constant, [hidden, hidden])
+    outer = [(data[0], site.typical(0, 0)), (data[1], site.typical(0, 1)), (recurrence[2], site.typical(2, 2))]
+    constant = gates * site.typical(1, 0)
+    site.note_macs(constant, [*outer, (weight[2], site.typical(1, 2))])
+    site.note_macs(constant, [*outer, outer[2]])
 
 
 def shrink_recurrent(edit: Edit) -> None:

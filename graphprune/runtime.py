@@ -16,7 +16,7 @@ from onnx import ModelProto, helper
 
 from .errors import UsageError
 from .graph import Array, Graph
-from .model_file import PROTOBUF_LIMIT, weight_bytes, write_model
+from .model_file import fits_message, write_model
 from .shape_inference import InputShapes, concrete_shapes
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def session(model: ModelProto, threads: int = 0, optimize: bool = True) -> onnxr
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
     providers = ["CPUExecutionProvider"]
-    if weight_bytes(model) < PROTOBUF_LIMIT:
+    if fits_message(model):
         return ort.InferenceSession(model.SerializeToString(), options, providers=providers)
     with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
         path = Path(folder) / "model.onnx"

@@ -11,8 +11,9 @@ import onnx
 import pytest
 from click.testing import Result
 from nets import initializer, net, plain, write
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+import graphprune
 from graphprune import model_file, pipeline
 from graphprune.errors import InvalidModelError, UsageError
 from graphprune.model_file import content_hash, read_model, write_model
@@ -387,3 +388,34 @@ def test_weights_inside_attributes_are_checked_too(tmp_path: Path, graphprune_cl
     node.attribute.append(helper.make_attribute("value", tensor))
     model.graph.node.insert(0, node)
     refused(graphprune_cli, write(model, tmp_path / "m.onnx"), "tensor 't' declares")
+
+
+@pytest.mark.parametrize("limit", [1000, 30_000])
+def test_weights_above_the_limit_stay_in_their_file(limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above the limit weights are mapped, not read; the result is the same, whether it fits one message (30 kB) or not."""
+    model = net("""
+        large (float[N,64] x) => (float[N,3] y) <float[64,80] w1, float[80,70] w2, float[70,3] w3, float[80] b> {
+            a = MatMul(x, w1)
+            c = Add(a, b)
+            d = MatMul(c, w2)
+            y = MatMul(d, w3)
+        }""")
+    path = tmp_path / "large.onnx"
+    copy = ModelProto.FromString(model.SerializeToString())  # saving changes its argument
+    onnx.save(copy, path, save_as_external_data=True, location="large.data", size_threshold=0)
+    expected = graphprune.prune(model, targets=["channels=0.5"], align=1)
+    monkeypatch.setattr(model_file, "PROTOBUF_LIMIT", limit)
+    graph = graphprune.load(path)
+    places = {tensor.name: tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in graph.model.graph.initializer}
+    assert places == {"w1": True, "w2": True, "w3": False, "b": False}
+    result = graphprune.prune(graph, targets=["channels=0.5"], align=1)
+    assert result.keep == expected.keep
+    assert result.proof is not None
+    assert result.proof.passed
+    out = tmp_path / "out.onnx"
+    model_file.write_model(result.model, out)
+    assert out.with_name("out.onnx.data").exists() == (limit == 1000)
+    found = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(out).graph.initializer}
+    for tensor in expected.model.graph.initializer:
+        np.testing.assert_array_equal(found[tensor.name], numpy_helper.to_array(tensor))
+    assert graphprune.apply_plan(path, result.plan).keep == result.keep

@@ -115,3 +115,17 @@ def test_the_batch_may_come_first() -> None:
     assert {t.name: list(t.dims) for t in one.model.graph.initializer if t.name != "flat"} == {
         t.name: list(t.dims) for t in two.model.graph.initializer if t.name != "flat"
     }
+
+
+def test_samples_that_are_channels_are_counted() -> None:
+    """What a recurrent layer takes for its batch may be a prunable axis of a convolution."""
+    model = net("""
+        odd (float[4,3,6] x) => (float[4,2,1,5] y)
+        <float[7,3,1] w0, float[1,20,6] w, float[1,20,5] r, float[2,7,1,1] w1, int64[4] order = {4,7,1,5}> {
+            f = Conv(x, w0)
+            o = LSTM<hidden_size = 5>(f, w, r)
+            t = Transpose<perm = [0,2,1,3]>(o)
+            y = Conv(t, w1)
+        }""")
+    assert groups(model) == {"w0:0": 7}
+    halve(model)

@@ -13,6 +13,7 @@ from graphprune.edit import Edit, Indices, KeptOf
 from graphprune.errors import InternalError
 from graphprune.graph import Graph, copy_model, operator_name
 from graphprune.inference import Analysis
+from graphprune.model_file import load_what_fits
 from graphprune.normalize import shape_like
 from graphprune.operators import TABLE
 from graphprune.shape_inference import infer_shapes
@@ -80,6 +81,7 @@ def _copy_with_cut_weights(graph: Graph, kept_of: KeptOf) -> ModelProto:
         copy.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array), name))
         copy.doc_string = tensor.doc_string
         copy.metadata_props.extend(tensor.metadata_props)
+    load_what_fits(model)
     return model
 
 
