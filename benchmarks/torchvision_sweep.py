@@ -15,10 +15,10 @@ import graphprune
 from graphprune.errors import GraphpruneError
 
 
-def sweep(path: Path, ratios: list[float]) -> list[str]:
+def sweep(path: Path, ratios: list[float], normalization: str = "pin") -> list[str]:
     """One line a ratio: kept MACs and parameters, the proof; and the weights of Conv and Gemm without a free axis."""
     graph = graphprune.load(path)
-    analysis = graphprune.analyze(graph)
+    analysis = graphprune.analyze(graph, normalization=normalization)
     free = {member.tensor for group in analysis.groups for member in group.members}
     fixed = [
         f"{node.op_type} {name}"
@@ -31,7 +31,7 @@ def sweep(path: Path, ratios: list[float]) -> list[str]:
     lines = [f"{reached / total:.3f} of the parameters reached; Conv and Gemm weights out of reach: {fixed or 'none'}"]
     for ratio in ratios:
         try:
-            result = graphprune.prune(graph, targets=[f"channels={ratio}"])
+            result = graphprune.prune(graph, targets=[f"channels={ratio}"], normalization=normalization)
             before, after = result.before, result.after
             kept = f"channels {after.channels / before.channels:.4f} macs {after.macs / before.macs:.3f}"
             lines.append(f"{ratio}: {kept} params {after.params / before.params:.3f}; {result.proof}")

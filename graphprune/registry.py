@@ -21,8 +21,17 @@ _SPEC = re.compile(r"([a-zA-Z0-9_-]+)(?:\{(.*)\})?")
 
 @cache
 def registered(kind: str) -> dict[str, Any]:
-    """Everything registered under one kind, by name; loaded on first use only."""
-    return {entry.name: entry for entry in entry_points(group=f"graphprune.{kind}")}
+    """Everything registered under one kind, by name; loaded on first use only.
+
+    Raises UsageError where two packages register different things under one name.
+    """
+    found: dict[str, Any] = {}
+    for entry in entry_points(group=f"graphprune.{kind}"):
+        known = found.setdefault(entry.name, entry)
+        if known.value != entry.value:
+            both = f"{known.value} and {entry.value}"
+            raise UsageError(f"two packages register {kind} {entry.name!r}: {both}; uninstall one of them")
+    return found
 
 
 def load(kind: str, name: str) -> Any:

@@ -7,13 +7,14 @@ import configparser
 import os
 import subprocess
 import sys
-from importlib.metadata import entry_points, version
+from importlib.metadata import EntryPoint, entry_points, version
 from pathlib import Path
 
 import pytest
 
 import graphprune
 from graphprune import registry
+from graphprune.errors import UsageError
 
 ROOT = Path(__file__).parent.parent
 OUTSIDE = ("passes", "importers", "exporters")
@@ -185,3 +186,10 @@ def test_every_module_says_where_to_start_reading() -> None:
             assert text, path
             if path.name not in ("__init__.py", "version.py"):
                 assert "tart" in text and "reading" in text, f"{path} does not say where to start reading"  # noqa: PT018
+
+
+def test_a_name_that_two_packages_register_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = [EntryPoint("magnitude", value, "graphprune.importance") for value in ("one:A", "other:B")]
+    monkeypatch.setattr(registry, "entry_points", lambda group: entries)
+    with pytest.raises(UsageError, match="two packages register importance 'magnitude': one:A and other:B"):
+        registry.registered.__wrapped__("importance")
