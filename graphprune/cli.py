@@ -85,6 +85,7 @@ def main() -> None:
 @SHAPE
 def import_(source: str, output: Path, format_: str | None, shapes: tuple[str, ...]) -> None:
     """Normalise a model; names in a plan are names in this file."""
+    from .branches import with_branches
     from .normalize import fix_input_shapes, normalize
     from .sources import read_source
 
@@ -94,7 +95,7 @@ def import_(source: str, output: Path, format_: str | None, shapes: tuple[str, .
         model = read_source(source, format_, sizes)
         fix_input_shapes(model, sizes)
         graph = normalize(model)
-    _exporter().write(graph.model, output)
+    _exporter().write(with_branches(graph.model), output)
     click.echo(f"{output}: {len(graph.nodes)} nodes, {len(graph.initializers)} initializers")
 
 
@@ -151,6 +152,7 @@ def prune(
 ) -> None:
     """Prune a model to a target and prove that the result equals the masked original."""
     from . import pipeline
+    from .branches import with_branches
 
     for path in (output, plan_to, _json_path(json_to)):
         _check_output(path)
@@ -161,7 +163,7 @@ def prune(
         result = pipeline.prune(
             source, Options(**options, verify=not no_verify), input_shapes, step=_describe(bar)
         )
-        models = [result.original.model, result.model]
+        models = [with_branches(result.original.model), result.model]
         latency = _latency(models, threads, input_shapes, bar) if measure else []
         accuracies = _accuracies(models, samples, bar) if samples else []
     _exporter().write(result.model, output)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from .branches import keep_in_branch, with_branches
 from .graph import Graph
 from .inference import Analysis
 from .labels import Ids
@@ -24,7 +25,7 @@ _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorP
 
 def masked_reference(analysis: Analysis, present: Mask) -> ModelProto:
     """The original model, of the original size, computing what is left with only the `present` labels."""
-    return Masking(analysis, present).run()
+    return with_branches(Masking(analysis, present).run())
 
 
 class Masking:
@@ -44,9 +45,10 @@ class Masking:
         for position, original in enumerate(self.graph.nodes):
             node = NodeProto()
             node.CopyFrom(original)
-            for item, mask in masked[position]:
-                nodes += self._mask_input(node, item, mask)
-            nodes += self._over_kept(node, position, compacted[position]) if position in compacted else [node]
+            made = [mask for item, kept in masked[position] for mask in self._mask_input(node, item, kept)]
+            made += self._over_kept(node, position, compacted[position]) if position in compacted else [node]
+            keep_in_branch(node, made)
+            nodes += made
         del self.model.graph.node[:]
         self.model.graph.node.extend(nodes)
         return self.model

@@ -19,6 +19,7 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, inliner, version_converter
 
+from .branches import hoist_branches
 from .errors import InvalidModelError, UsageError
 from .graph import DEFAULT_DOMAINS, Graph, canonical_domain, declared_shape, node_reads, operator_name, subgraphs
 from .normal_forms import (
@@ -58,6 +59,9 @@ def normalize(model: ModelProto, input_shapes: InputShapes | None = None) -> Gra
     _drop_initializers_from_inputs(model)
     _upgrade(model)
     _check(model)
+    _name_nodes(model.graph)
+    while any(operator_name(node) == "If" for node in model.graph.node):
+        hoist_branches(model, _infer(model))
     _lift_constants(model.graph)
     inferred = _settle_constants(model)
     remove_dead_code(model.graph)

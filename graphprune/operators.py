@@ -18,7 +18,7 @@ from .elementwise import broadcast, elementwise
 from .node_view import normal_axis
 from .quantization import CONV
 from .shape_flow import computed_dimensions, copied_dimensions
-from .site import Results, Site
+from .site import LooseAxis, Results, Site
 from .statistics import SPATIAL, pins
 
 
@@ -119,6 +119,20 @@ def shrink_resize(edit: Edit) -> None:
     rank = len(edit.shape(0) or ())
     at = [normal_axis(int(k), rank) for k in edit.attribute("axes", range(rank))]
     edit.set_integers(3, [edit.kept_count(0, axis) or size for axis, size in zip(at, sizes, strict=True)])
+
+
+def branch(site: Site) -> Results:
+    """If: each result is one of two, so their axes are unified; what both branches cost is counted."""
+    half = len(site.outputs)
+    results: list[list[LooseAxis] | None] = []
+    for k in range(half):
+        one, other = site.loose_axes(1 + k), site.loose_axes(1 + half + k)
+        if one is None or other is None or len(one) != len(other):
+            return site.refuse("the branches of If have results of different ranks")
+        results.append([site.unify(a, b) for a, b in zip(one, other, strict=True)])
+        site.note_carrier(1 + k)
+        site.note_carrier(1 + half + k)
+    return results
 
 
 def shape_of(site: Site) -> Results:
@@ -312,6 +326,7 @@ _ENTRIES: list[Operator] = [
     Operator("ScatterND", indexing.scatter_nd, "pins the addressed axes, carries the others"),
     typed("Trilu", "[...,_,_] [_...]? -> [...,_,_]"),
     typed("RoiAlign", "[_,c,_,_] [_,_] [_] -> [_,c,_,_]"),
+    Operator("graphprune::If", branch, "[...] [...] -> [...] (both branches)"),
     *each("Shape Size", "pins the sizes that are read", shape_of),
     *each(
         "ConstantOfShape EyeLike NonZero OneHot RandomNormal RandomNormalLike RandomUniform RandomUniformLike Range",

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, ValueInfoProto
 
+from .branches import has_branches, take_branch
 from .edit import KeptOf
 from .errors import ProofError
 from .graph import Array, Graph
@@ -66,10 +67,24 @@ def prove(
     """Compare a pruned model with the masked original.
 
     In some networks rounding grows from layer to layer (a sharp softmax); where the whole differs, each layer is compared by
-    itself, given the reference's values.  Raises ProofError where one of the models cannot be run; a difference is reported in
+    itself, given the reference's values.  Branches of If are taken as the inputs have it, then all of one kind, then all of the
+    other.  Raises ProofError where one of the models cannot be run; a difference is reported in
     the result.
     """
-    comparison = Comparison(analysis, present, pruned, kept_of, seed, shapes)
+    proof = _proof(Comparison(analysis, present, pruned, kept_of, seed, shapes))
+    for then in (True, False) if has_branches(analysis.graph.model) else ():
+        if not proof.passed:
+            break
+        try:
+            forced = Comparison(analysis, present, pruned, kept_of, seed, shapes, then)
+        except ProofError:  # this branch cannot run on these inputs: it is there for others
+            continue
+        other = _proof(forced)
+        proof = other if not other.passed or other.max_error > proof.max_error else proof
+    return proof
+
+
+def _proof(comparison: Comparison) -> Proof:
     proof = comparison.run(comparison.rounded)
     if proof.passed or not np.isfinite(proof.max_error):
         return proof
@@ -88,16 +103,22 @@ class Comparison:
         kept_of: KeptOf,
         seed: int,
         shapes: InputShapes | None,
+        then: bool | None = None,
     ) -> None:
+        """With `then` every If takes that branch."""
         graph = analysis.graph
         written = {name for node in pruned.graph.node for name in node.output}
         self.rounded = [name for name in rounded_values(graph) if name in written]
         self.probes = [name for name in _probes(analysis, written) if name not in self.rounded]
         self.seed = seed
         self._graph = graph
-        self._pruned = pruned
+        self._pruned = ModelProto()
+        self._pruned.CopyFrom(pruned)
         reference = _with_outputs(masked_reference(analysis, present), [*self.probes, *self.rounded], graph)
         without_saturation(reference)
+        if then is not None:
+            take_branch(reference, then)
+            take_branch(self._pruned, then)
         self._feeds, expected = _run_reference(graph, reference, seed, shapes)
         self._expected = {name: _take(array, name, kept_of) for name, array in expected.items()}
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, numpy_helper
 
+from graphprune.branches import keep_in_branch, with_branches
 from graphprune.edit import Edit, Indices, KeptOf
 from graphprune.errors import InternalError
 from graphprune.graph import Graph, copy_model, operator_name
@@ -33,13 +34,14 @@ def shrink(analysis: Analysis, present: NDArray[np.bool_]) -> ModelProto:
         edit = Edit(graph, position, model, kept_of)
         if entry is not None and entry.shrink is not None and _touched(edit):
             entry.shrink(edit)
+        keep_in_branch(node, edit.appended)
         nodes += [node, *edit.appended]
     if len(nodes) != len(model.graph.node):
         copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
         del model.graph.node[:]
         model.graph.node.extend(copies)
     _refresh_shapes(model, graph, kept_of)
-    return model
+    return with_branches(model)
 
 
 def kept_indices(analysis: Analysis, present: NDArray[np.bool_]) -> KeptOf:
