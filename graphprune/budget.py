@@ -42,6 +42,7 @@ class Problem:
     lower: Counts
     upper: Counts
     steps: Counts
+    model: CostModel
     targets: Sequence[Target] = ()
     required: dict[int, set[int]] = field(default_factory=dict)
     """Units that must stay, by group."""
@@ -52,14 +53,14 @@ class Problem:
         return np.array([group.size for group in self.groups], np.int64)
 
 
-def solve(problem: Problem, path: KeepPath, model: CostModel) -> dict[str, list[int]]:
+def solve(problem: Problem, path: KeepPath) -> dict[str, list[int]]:
     """The kept units of each group, in order.
 
     Raises UnreachableError where even the smallest network is above a target.
     """
     while True:
-        kept = _Search(problem, path, model).run()
-        empty = _empty_axes(problem, kept, model)
+        kept = _Search(problem, path).run()
+        empty = _empty_axes(problem, kept)
         if not empty:
             return {group.id: units for group, units in zip(problem.groups, kept, strict=True)}
         for group, unit in empty:
@@ -69,10 +70,10 @@ def solve(problem: Problem, path: KeepPath, model: CostModel) -> dict[str, list[
 class _Search:
     """One search for the highest level that meets the targets."""
 
-    def __init__(self, problem: Problem, path: KeepPath, model: CostModel) -> None:
+    def __init__(self, problem: Problem, path: KeepPath) -> None:
         self.problem = problem
         self.path = path
-        self.model = model
+        self.model = model = problem.model
         self.limits = [(target, target.limit(model.original)) for target in problem.targets]
         self.ranked = [self._ranking(k) for k in range(len(problem.groups))]
         self.labels = np.concatenate([g.labels[order] for g, order in zip(problem.groups, self.ranked, strict=True)])
@@ -186,9 +187,9 @@ class _Search:
         return float(scores[order[counts[index]]]) if counts[index] < len(order) else -np.inf
 
 
-def _empty_axes(problem: Problem, kept: list[list[int]], model: CostModel) -> list[tuple[int, int]]:
+def _empty_axes(problem: Problem, kept: list[list[int]]) -> list[tuple[int, int]]:
     """For every axis of a tensor that would lose all its indices, the most important unit to bring back."""
-    analysis = model.analysis
+    analysis = problem.model.analysis
     present = np.ones(len(analysis.ledger.labels), dtype=bool)
     owner = np.full(len(present), -1)
     unit = np.zeros(len(present), np.int64)

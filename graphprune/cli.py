@@ -122,8 +122,11 @@ def analyze(model: Path, normalization: Normalization, shapes: tuple[str, ...], 
 @click.argument("model", type=MODEL)
 @click.option("-o", "--output", type=MODEL, required=True, help="The pruned ONNX file.")
 @click.option("--target", "targets", multiple=True, metavar="KIND=VALUE", help="macs=0.5, params=300K, bytes=2MB, channels=0.7.")
-@click.option("--importance", default=DEFAULTS.importance, show_default=True, metavar="SPEC", help="How channels are scored.")
-@click.option("--selection", default=DEFAULTS.selection, show_default=True, metavar="SPEC", help="How the budget is spread.")
+@click.option("--recipe", default=DEFAULTS.recipe, metavar="fast|balanced|best", help="Names the passes left open.")
+@click.option("--importance", default=DEFAULTS.importance, metavar="SPEC", help="How channels are scored.")
+@click.option("--selection", default=DEFAULTS.selection, metavar="SPEC", help="How the budget is spread.")
+@click.option("--repair", multiple=True, metavar="SPEC|none", help="How weights make up for what left; repeat for several.")
+@click.option("--calibration", metavar="FILE.npz|random", help="Unlabelled samples; keys are the input names.")
 @click.option("--align", default=str(DEFAULTS.align), show_default=True, metavar="auto|N", help="Step of channel counts.")
 @click.option("--keep", multiple=True, metavar="REGEX", help="Leave matching groups, tensors or nodes as they are.")
 @click.option("--ratio", "ratios", multiple=True, metavar="REGEX=VALUE", help="Keep this share of matching layers' outputs.")
@@ -148,11 +151,13 @@ def prune(
     no_verify: bool,
     shapes: tuple[str, ...],
     json_to: str | None,
+    repair: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Prune a model to a target and prove that the result equals the masked original."""
     from . import pipeline
     from .branches import with_branches
+    from .plan import write_weights
 
     for path in (output, plan_to, _json_path(json_to)):
         _check_output(path)
@@ -161,13 +166,14 @@ def prune(
         source = pipeline.load(model, input_shapes)
         samples = _samples(eval_from, source)
         result = pipeline.prune(
-            source, Options(**options, verify=not no_verify), input_shapes, step=_describe(bar)
+            source, Options(**options, repair=_repairs(repair), verify=not no_verify), input_shapes, step=_describe(bar)
         )
         models = [with_branches(result.original.model), result.model]
         latency = _latency(models, threads, input_shapes, bar) if measure else []
         accuracies = _accuracies(models, samples, bar) if samples else []
     _exporter().write(result.model, output)
     if plan_to is not None:
+        write_weights(plan_to, result.weights)
         _write_text(plan_to, result.plan.to_json())
     from . import tables
 
@@ -187,12 +193,12 @@ def prune(
 def apply(model: Path, plan: Path, output: Path, no_verify: bool, json_to: str | None) -> None:
     """Replay a plan: the same bytes as the run that wrote it."""
     from . import pipeline
-    from .plan import read_plan
+    from .plan import read_plan, read_weights
 
     _check_output(output)
     _check_output(_json_path(json_to))
     with progress("applying the plan"):
-        result = pipeline.apply_plan(model, read_plan(plan), verify=not no_verify)
+        result = pipeline.apply_plan(model, read_plan(plan), not no_verify, read_weights(plan))
     _exporter().write(result.model, output)
     from . import tables
 
@@ -212,10 +218,10 @@ def apply(model: Path, plan: Path, output: Path, no_verify: bool, json_to: str |
 def verify(model: Path, plan: Path, pruned: Path, seed: int, shapes: tuple[str, ...], json_to: str | None) -> None:
     """Prove that a pruned model equals the masked original."""
     from . import pipeline
-    from .plan import read_plan
+    from .plan import read_plan, read_weights
 
     with progress("proving"):
-        proof = pipeline.verify(model, read_plan(plan), pruned, seed, _input_shapes(shapes))
+        proof = pipeline.verify(model, read_plan(plan), pruned, seed, _input_shapes(shapes), read_weights(plan))
     _write_json(lambda: asdict(proof), json_to)
     if json_to != "-":
         click.echo(str(proof))
@@ -261,12 +267,12 @@ def diff(model: Path, pruned: Path, json_to: str | None) -> None:
 
 
 @main.command("list")
-@click.argument("kind", required=False, type=click.Choice(["importance", "selection", "importers", "exporters", "operators"]))
+@click.argument("kind", required=False, type=click.Choice(["importance", "selection", "repair", "importers", "exporters", "operators"]))
 def list_(kind: str | None) -> None:
     """List passes, importers, exporters or operators, with their options and defaults."""
     from .operators import TABLE
 
-    for each in [kind] if kind else ["importance", "selection", "importers", "exporters", "operators"]:
+    for each in [kind] if kind else ["importance", "selection", "repair", "importers", "exporters", "operators"]:
         if not kind:
             click.echo(f"{each}:")
         indent = "" if kind else "  "
@@ -366,8 +372,13 @@ def _exporter() -> Any:
     return registry.load("exporters", "onnx")()
 
 
+def _repairs(specs: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The repair passes that were named; none at all for `none`, the recipe's for nothing."""
+    return tuple(spec for spec in specs if spec != "none") if specs else None
+
+
 def _samples(path: Path | None, graph: Any) -> dict[str, Any]:
-    from .evaluation import read_samples
+    from .samples import read_samples
 
     if path is None:
         return {}

@@ -6,6 +6,7 @@ selection pass can try thousands.  Start reading at `CostModel.cost`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -82,6 +83,26 @@ class CostModel:
         """The cost with everything present."""
         return self.cost(np.ones(len(self.analysis.ledger.labels), dtype=bool))
 
+    def savings(self, present: NDArray[np.bool_], kinds: Sequence[str]) -> NDArray[np.float64]:
+        """For every label what its leaving would save, to first order, as a share of the original; kinds add up."""
+        counts, saved = self.counts(present), np.zeros(len(present))
+        slope = np.zeros(len(counts))
+        for kind in kinds:
+            terms = {"macs": self._macs, "params": self._params, "bytes": self._bytes}.get(kind)
+            if terms is None:
+                saved[self._units] += 1 / max(1, self.original.channels)
+                continue
+            share = terms.values(counts) / max(1, self.original.of(kind))
+            for factors in terms.factors.T:
+                np.add.at(slope, factors, share / np.maximum(counts[factors], 1))
+        if len(self._leaves):
+            alive = present[self._leaves].all(axis=1)
+            sizes = np.diff(np.append(self._starts, len(self._leaves)))
+            worth = np.where(alive, np.repeat(slope[: len(sizes)], sizes), 0)
+            for leaf, repeated in zip(self._leaves.T, _repeats(self._leaves), strict=True):
+                saved += np.bincount(leaf, np.where(repeated, 0, worth), minlength=len(present))
+        return saved
+
     def counts(self, present: NDArray[np.bool_]) -> NDArray[np.float64]:
         """The kept size of every distinct axis; the last entry is the constant 1."""
         if not len(self._leaves):
@@ -116,3 +137,8 @@ class CostModel:
         flat = np.concatenate(self._arrays) if self._arrays else np.zeros(0, np.int32)
         self._leaves = self.analysis.ledger.labels.leaves(flat) if len(flat) else np.zeros((0, 1), np.int32)
         self._starts = np.cumsum([0, *sizes[:-1]]) if sizes else np.zeros(0, np.int64)
+
+
+def _repeats(leaves: Ids) -> list[NDArray[np.bool_]]:
+    """For each column where it repeats the label of an earlier one (labels with fewer factors are filled up so)."""
+    return [(leaves[:, :k] == leaves[:, k : k + 1]).any(axis=1) for k in range(leaves.shape[1])]

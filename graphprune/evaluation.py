@@ -3,40 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
-from onnx import ModelProto, helper
+from onnx import ModelProto
 
 from .errors import UsageError
 from .graph import Array, Graph
 from .runtime import session
 
 BATCH = 64
-
-
-def read_samples(path: Path, graph: Graph) -> dict[str, Array]:
-    """Samples from an .npz whose keys are the model's input names (first axis: samples), cast to the inputs' types.
-
-    A key `labels` is passed through.  Raises UsageError where the file or its keys do not fit.
-    """
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise UsageError(f"{path}: cannot read the samples: {error}") from error
-    names = [value.name for value in graph.inputs]
-    missing = [name for name in names if name not in arrays]
-    if missing:
-        raise UsageError(f"{path}: no samples for input {missing[0]!r}; the file has: {', '.join(sorted(arrays)) or 'nothing'}")
-    counts = {len(array) if array.ndim else 0 for array in arrays.values()}
-    if len(counts) != 1 or 0 in counts:
-        raise UsageError(f"{path}: all arrays must have the same number of samples, at least one (found {sorted(counts)})")
-    for value in graph.inputs:
-        dtype = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-        arrays[value.name] = arrays[value.name].astype(dtype)
-    return arrays
 
 
 def accuracy(model: ModelProto, samples: dict[str, Array], tick: Callable[[], None] = lambda: None) -> float:

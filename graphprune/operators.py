@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from . import attention, contractions, indexing, movement, quantization, recurrent, regroup, statistics
+from . import attention, contractions, indexing, linear, movement, quantization, recurrent, regroup, statistics
 from .edit import Edit
 from .elementwise import broadcast, elementwise
-from .node_view import normal_axis
+from .linear import Linear
+from .node_view import NodeView, normal_axis
 from .quantization import CONV
 from .shape_flow import computed_dimensions, copied_dimensions
 from .site import LooseAxis, Results, Site
@@ -27,7 +28,8 @@ class Operator:
     """One entry: `infer` types the results, `shrink` mends sizes written into the node.
 
     `rule` is what the documentation shows; `parameters` names the operands; `shape_like` names a standard operator with
-    the same output shape, for operators that ONNX's shape inference does not know.
+    the same output shape, for operators that ONNX's shape inference does not know; `linear` shows a node as a linear map, for
+    second-order criteria and repair.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Operator:
     shrink: Callable[[Edit], None] | None = None
     parameters: tuple[str, ...] = ()
     shape_like: str = ""
+    linear: Callable[[NodeView], Linear | None] | None = None
 
 
 # ---- kinds of entries ---------------------------------------------------------------------------
@@ -51,6 +54,7 @@ def typed(
     shrink: Callable[[Edit], None] | None = None,
     parameters: tuple[str, ...] = (),
     shape_like: str = "",
+    linear: Callable[[NodeView], Linear | None] | None = None,
 ) -> Operator:
     """An operator with one typing rule.
 
@@ -61,7 +65,7 @@ def typed(
     def infer(site: Site) -> Results:
         return site.match(rule, sizes(site) if sizes else None, macs(site) if macs else None)
 
-    return Operator(name, infer, rule, shrink, parameters, shape_like)
+    return Operator(name, infer, rule, shrink, parameters, shape_like, linear)
 
 
 def each(names: str, rule: str, make: Callable[[Site], Results]) -> Iterable[Operator]:
@@ -154,7 +158,15 @@ BATCH_NORM = ("", "scale", "bias", "mean", "variance")
 
 _ENTRIES: list[Operator] = [
     # contractions
-    typed("Conv", CONV, contractions.group_sizes, contractions.conv_macs, contractions.shrink_conv, WEIGHT),
+    typed(
+        "Conv",
+        CONV,
+        contractions.group_sizes,
+        contractions.conv_macs,
+        contractions.shrink_conv,
+        WEIGHT,
+        linear=linear.convolution,
+    ),
     typed(
         "com.microsoft::FusedConv",
         CONV.replace("? ->", "? [b,(g o),_...]? ->"),
@@ -172,8 +184,10 @@ _ENTRIES: list[Operator] = [
         contractions.shrink_conv,
         WEIGHT,
     ),
-    Operator("Gemm", contractions.gemm, "[m,k] [k,n] [n]? -> [m,n] (transA, transB)", parameters=WEIGHT),
-    Operator("MatMul", contractions.matmul, MATMUL, parameters=("", "weight")),
+    Operator(
+        "Gemm", contractions.gemm, "[m,k] [k,n] [n]? -> [m,n] (transA, transB)", parameters=WEIGHT, linear=linear.product
+    ),
+    Operator("MatMul", contractions.matmul, MATMUL, parameters=("", "weight"), linear=linear.product),
     Operator("Einsum", contractions.einsum, "its equation"),
     *(
         Operator(name, recurrent.recurrent(*counts), recurrent.rule(), recurrent.shrink_recurrent, recurrent.PARAMETERS)

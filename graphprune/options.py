@@ -20,8 +20,13 @@ class Options:
     """What the user asks for; the defaults are those of the command line, which takes them from here."""
 
     targets: tuple[str, ...] = ()
-    importance: str = "magnitude"
-    selection: str = "global"
+    recipe: str = ""
+    """Names the passes that are not named here; by default the choice is graphprune's (`graphprune.recipes`)."""
+    importance: str = ""
+    selection: str = ""
+    repair: tuple[str, ...] | None = None
+    calibration: Any = None
+    """Samples to run the network on: a path to an .npz, arrays by input name, or an iterator of such; None for random ones."""
     align: int | str = "auto"
     keep: tuple[str, ...] = ()
     ratios: tuple[str, ...] = ()
@@ -33,7 +38,7 @@ class Options:
 
     def as_dict(self) -> dict[str, Any]:
         """The options as they are recorded in a plan: all that decide about the result."""
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "verify"}
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("verify", "calibration")}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     def updated(self, changes: Mapping[str, Any]) -> Options:
@@ -43,6 +48,6 @@ class Options:
         for name, value in changes.items():
             if name not in known:
                 raise UsageError(f"unknown option {name!r}; there are: {', '.join(known)}")
-            if name in ("targets", "keep", "ratios"):
+            if name in ("targets", "keep", "ratios", "repair") and value is not None:
                 values[name] = (value,) if isinstance(value, str) else tuple(value)
         return replace(self, **values)

@@ -1,6 +1,6 @@
 """The main job: a model goes in, a smaller and proven one comes out.
 
-    read -> normalize -> infer -> score -> select -> plan -> rewrite -> prove
+    read -> normalize -> infer -> score -> select -> repair -> rewrite -> prove
 
 Start reading at `prune`.  The command line (`graphprune.cli`) is a thin layer over these functions.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import gcd
 from pathlib import Path
@@ -21,23 +21,27 @@ from onnx import ModelProto
 
 from . import registry
 from .budget import Problem, solve
+from .calibration import Calibration
 from .cost import Cost, CostModel
-from .edit import KeptOf
 from .errors import ProofError, UnreachableError, UsageError
-from .graph import Graph, operator_name
+from .evidence import Evidence
+from .graph import Array, Graph, operator_name
 from .groups import Group
 from .inference import Analysis, infer
 from .model_file import content_hash, read_model
 from .normalize import normalize
 from .operators import TABLE
 from .options import Normalization, Options
-from .plan import Plan, PlanGroup, PlanMember, PlanPinned
+from .plan import Plan, PlanGroup, PlanMember, PlanPinned, weights_digest
 from .proof import Proof, prove
+from .recipes import resolved
+from .repairing import Patient, with_weights
+from .samples import read_calibration
 from .shape_inference import InputShapes
 from .sources import read_source
 from .targets import Target, parse_target
 from .version import VERSION
-from .weights import Vector, Weights
+from .weights import Vector
 
 Source = str | Path | ModelProto | Graph | Any
 """A path, an import string, a model of ONNX or another framework (perhaps with example inputs), or a graph that was loaded."""
@@ -70,6 +74,8 @@ class Result:
     analysis: Analysis
     keep: Mapping[str, list[int]]
     """The kept units of each group."""
+    weights: Mapping[str, Array]
+    """The weights that repair passes changed, by name, in the shapes of the pruned model."""
     options: Mapping[str, Any]
     """The options as the plan records them."""
     before: Cost
@@ -80,7 +86,7 @@ class Result:
     @cached_property
     def plan(self) -> Plan:
         """The plan that leads to this model; made on first use, since it hashes the whole original."""
-        return _plan(self.analysis, self.keep, self.options)
+        return _plan(self.analysis, self.keep, self.weights, self.options)
 
 
 def load(source: Source, input_shapes: InputShapes | None = None) -> Graph:
@@ -116,7 +122,7 @@ def prune(
     Keyword arguments are the fields of `Options`.  Raises UsageError, InvalidModelError, UnreachableError or ProofError; nothing
     is written to disk.
     """
-    options = (options or Options()).updated(changes)
+    options = resolved((options or Options()).updated(changes))
     targets = [parse_target(text) for text in options.targets]
     if not targets and not options.ratios:
         raise UsageError("nothing to do: give a target such as macs=0.5, or a ratio for some layers")
@@ -125,40 +131,83 @@ def prune(
     step("finding groups")
     analysis = infer(graph, normalization=options.normalization)
     _check_supported(analysis, options)
-    model = CostModel(analysis)
-    step("scoring channels")
-    problem = _problem(analysis, options, targets)
+    evidence = Evidence.of(analysis, _calibration(graph, options, input_shapes, step))
+    problem = _problem(evidence, options, targets, step)
     step("selecting channels")
-    path = registry.make("selection", options.selection).path(problem)
-    keep = solve(problem, path, model)
+    keep = solve(problem, registry.make("selection", options.selection).path(problem))
     if all(len(units) == group.size for group, units in zip(problem.groups, keep.values(), strict=True)):
         raise UnreachableError(_nothing_pruned(options))
-    step("rewriting")
     present = analysis.present(keep)
-    rewritten = rewrite(analysis, present)
-    graph.forget_constants()
+    weights = _repaired_weights(evidence, present, options, step)
+    return _finish(analysis, keep, weights, options, targets, input_shapes, step)
+
+
+def _finish(
+    analysis: Analysis,
+    keep: Mapping[str, list[int]],
+    weights: Mapping[str, Array],
+    options: Options,
+    targets: Sequence[Target],
+    input_shapes: InputShapes | None,
+    step: Step,
+) -> Result:
+    """Rewrite and prove."""
+    present, model = analysis.present(keep), CostModel(analysis)
+    kept_of = _shrink().kept_indices(analysis, present)
+    step("rewriting")
+    changed = with_weights(analysis, weights, kept_of)
+    rewritten = _shrink().shrink(changed, present)
+    analysis.graph.forget_constants()
     after = model.cost(present)
     realised = tuple(Realised(str(t), t.limit(model.original), after.of(t.kind), model.original.of(t.kind)) for t in targets)
     proof = None
     if options.verify:
         step("proving")
-        proof = _passed(prove(analysis, present, rewritten.model, rewritten.kept_of, options.seed, input_shapes))
-    return Result(rewritten.model, graph, analysis, keep, options.as_dict(), model.original, after, realised, proof)
+        proof = _passed(prove(changed, present, rewritten, kept_of, options.seed, input_shapes))
+    recorded = options.as_dict()
+    return Result(rewritten, analysis.graph, analysis, keep, weights, recorded, model.original, after, realised, proof)
 
 
-def apply_plan(source: Source, plan: Plan, verify: bool = True) -> Result:
+def _calibration(graph: Graph, options: Options, input_shapes: InputShapes | None, step: Step) -> Calibration | None:
+    """The network with the samples that the passes need; None where all look at weights alone."""
+    criterion = registry.load("importance", registry.name_of("importance", options.importance))
+    if criterion.sees == "weights" and not options.repair:
+        return None
+    samples = read_calibration(options.calibration, graph, options.seed, input_shapes)
+    return Calibration(graph, samples, options.seed, lambda share: step(f"running the network on samples: {share:.0%}"))
+
+
+def _repaired_weights(evidence: Evidence, present: NDArray[np.bool_], options: Options, step: Step) -> dict[str, Array]:
+    """The weights that repair passes change, in the shapes of the pruned network."""
+    if not options.repair or evidence.calibration is None:
+        return {}
+    analysis = evidence.analysis
+    kept_of = _shrink().kept_indices(analysis, present)
+    patient = Patient(analysis, present, _shrink().shrink(analysis, present), kept_of, evidence.calibration)
+    for spec in options.repair:
+        repair = registry.make("repair", spec)
+        patient.tick = lambda share, name=repair.name: step(f"repairing ({name}): {share:.0%}")  # type: ignore[misc]
+        repair.repair(patient)
+    return patient.changed
+
+
+def _shrink() -> Any:
+    return registry.load("rewrite", "shrink")
+
+
+def apply_plan(source: Source, plan: Plan, verify: bool = True, weights: Mapping[str, Array] | None = None) -> Result:
     """Replay a plan on the model that it was made for: gives the same bytes again.
 
-    Raises UsageError where the plan does not fit the model, ProofError where the result is wrong.
+    `weights` are those that repair passes changed (`graphprune.plan.read_weights`).  Raises UsageError where plan or weights do not
+    fit the model, ProofError where the result is wrong.
     """
     graph = load(source)
     analysis, present = _replay(graph, plan)
-    model = CostModel(analysis)
-    rewritten = rewrite(analysis, present)
-    proof = None
-    if verify:
-        proof = _passed(prove(analysis, present, rewritten.model, rewritten.kept_of, plan.options.get("seed", 0)))
-    return Result(rewritten.model, graph, analysis, plan.keep, plan.options, model.original, model.cost(present), (), proof)
+    changed = dict(weights or {})
+    _check_weights(analysis, plan, present, changed)
+    options = Options(seed=int(plan.options.get("seed", 0)), verify=verify)
+    result = _finish(analysis, plan.keep, changed, options, (), None, lambda text: None)
+    return replace(result, options=plan.options)
 
 
 def verify(
@@ -167,30 +216,19 @@ def verify(
     pruned: str | Path | ModelProto,
     seed: int = 0,
     input_shapes: InputShapes | None = None,
+    weights: Mapping[str, Array] | None = None,
 ) -> Proof:
     """The proof alone: compare a pruned model with the masked original.
 
-    Raises UsageError where the plan does not fit the model, ProofError where one of the models cannot be run.
+    `weights` are those that repair passes changed.  Raises UsageError where the plan does not fit the model, ProofError where one of the models cannot be run.
     """
     graph = load(source)
     analysis, present = _replay(graph, plan)
     model = pruned if isinstance(pruned, ModelProto) else read_model(Path(pruned))
-    kept_of = registry.load("rewrite", "shrink").kept_indices(analysis, present)
-    return prove(analysis, present, model, kept_of, seed, input_shapes)
-
-
-@dataclass(frozen=True)
-class Rewritten:
-    """The result of the rewrite and the index vectors it used."""
-
-    model: ModelProto
-    kept_of: KeptOf
-
-
-def rewrite(analysis: Analysis, present: NDArray[np.bool_]) -> Rewritten:
-    """Physically remove what is not present."""
-    shrink = registry.load("rewrite", "shrink")
-    return Rewritten(shrink.shrink(analysis, present), shrink.kept_indices(analysis, present))
+    changed = dict(weights or {})
+    _check_weights(analysis, plan, present, changed)
+    kept_of = _shrink().kept_indices(analysis, present)
+    return prove(with_weights(analysis, changed, kept_of), present, model, kept_of, seed, input_shapes)
 
 
 # ---- from options to a problem ------------------------------------------------------------------
@@ -204,8 +242,9 @@ def _check_supported(analysis: Analysis, options: Options) -> None:
         raise UnreachableError(f"operators without a rule: {', '.join(unknown)} (--on-unsupported pin keeps what they touch)")
 
 
-def _problem(analysis: Analysis, options: Options, targets: Sequence[Target]) -> Problem:
+def _problem(evidence: Evidence, options: Options, targets: Sequence[Target], step: Step) -> Problem:
     """Groups that may shrink, with scores and bounds.  Raises UsageError and UnreachableError."""
+    analysis = evidence.analysis
     if not analysis.groups:
         raise UnreachableError("nothing can be pruned: every axis is pinned (`graphprune analyze` tells why)")
     frozen = _matching(analysis, options.keep, "--keep", every_member=True)
@@ -213,8 +252,11 @@ def _problem(analysis: Analysis, options: Options, targets: Sequence[Target]) ->
     criterion = registry.make("importance", options.importance)
     if hasattr(criterion, "seed") and options.seed:
         criterion = type(criterion)(seed=options.seed)
-    weights = Weights(analysis.graph)
-    raw: list[Vector | None] = [criterion.score(group, weights) for group in analysis.groups]
+    evidence.prepare()
+    raw: list[Vector | None] = []
+    for number, group in enumerate(analysis.groups):
+        step(f"scoring channels: {number}/{len(analysis.groups)}")
+        raw.append(criterion.score(group, evidence))
     if all(score is None for score in raw):
         raise UnreachableError(f"importance {criterion.name!r} has no say about any group of this model; try magnitude")
     scores = [np.zeros(g.size) if s is None else s for g, s in zip(analysis.groups, raw, strict=True)]
@@ -228,7 +270,7 @@ def _problem(analysis: Analysis, options: Options, targets: Sequence[Target]) ->
         elif group.id in fixed:
             wished = int(np.rint(fixed[group.id] * sizes[k] / steps[k])) * int(steps[k])
             lower[k] = upper[k] = min(max(wished, int(lower[k])), int(sizes[k]))
-    return Problem(analysis.groups, scores, lower, upper, steps, targets)
+    return Problem(analysis.groups, scores, lower, upper, steps, CostModel(analysis), targets)
 
 
 def alignment(group: Group, align: int | str) -> int:
@@ -301,8 +343,10 @@ def _nothing_pruned(options: Options) -> str:
 # ---- plans --------------------------------------------------------------------------------------
 
 
-def _plan(analysis: Analysis, keep: Mapping[str, list[int]], options: Mapping[str, Any]) -> Plan:
-    shrink = registry.load("rewrite", "shrink")
+def _plan(
+    analysis: Analysis, keep: Mapping[str, list[int]], weights: Mapping[str, Array], options: Mapping[str, Any]
+) -> Plan:
+    shrink = _shrink()
     kept_of = shrink.kept_indices(analysis, analysis.present(keep))
     groups = [
         PlanGroup(
@@ -322,7 +366,7 @@ def _plan(analysis: Analysis, keep: Mapping[str, list[int]], options: Mapping[st
         PlanPinned(tensor=p.tensor, axis=p.axis, reason=p.reason.text, node=p.reason.node) for p in analysis.pinned
     ]
     digest = content_hash(analysis.graph.model)
-    return Plan(VERSION, digest, dict(options), groups, tensors, pinned)
+    return Plan(VERSION, digest, dict(options), groups, tensors, pinned, weights_sha256=weights_digest(weights))
 
 
 def _replay(graph: Graph, plan: Plan) -> tuple[Analysis, NDArray[np.bool_]]:
@@ -358,7 +402,7 @@ def _check_keep(entry: PlanGroup) -> None:
 
 def _check_tensors(analysis: Analysis, plan: Plan, present: NDArray[np.bool_]) -> None:
     """The index vectors that the plan lists must be those that its groups lead to."""
-    shrink = registry.load("rewrite", "shrink")
+    shrink = _shrink()
     kept_of = shrink.kept_indices(analysis, present)
     for name in {*plan.tensors, *analysis.graph.initializers}:
         if name not in analysis.graph.initializers:
@@ -366,6 +410,21 @@ def _check_tensors(analysis: Analysis, plan: Plan, present: NDArray[np.bool_]) -
         cuts = {str(axis): ids.tolist() for axis, ids in shrink.cut_axes(analysis.graph, name, kept_of).items()}
         if cuts != plan.tensors.get(name, {}):
             raise UsageError(f"the plan contradicts itself: the indices for tensor {name!r} are not those of its groups")
+
+
+def _check_weights(analysis: Analysis, plan: Plan, present: NDArray[np.bool_], weights: Mapping[str, Array]) -> None:
+    """The repaired weights must be those that the plan was written with."""
+    if weights_digest(weights) != plan.weights_sha256:
+        missing = "lacks its repaired weights" if not weights else "was written with other repaired weights"
+        raise UsageError(f"the plan {missing}: keep PLAN.json and PLAN.weights.safetensors together")
+    kept_of = _shrink().kept_indices(analysis, present)
+    for name, array in weights.items():
+        if name not in analysis.graph.initializers:
+            raise UsageError(f"the plan's weights have a tensor {name!r}, which is not in this model")
+        dims = analysis.graph.initializers[name].dims
+        shape = tuple(size if kept_of(name, k) is None else len(kept_of(name, k)) for k, size in enumerate(dims))
+        if shape != array.shape:
+            raise UsageError(f"the plan's weights have {name!r} in shape {array.shape}; the pruned model has {shape}")
 
 
 def _passed(proof: Proof) -> Proof:

@@ -6,14 +6,19 @@ and its indices are relative to that model.  Start reading at `Plan`.
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+import numpy as np
 from annotated_types import Ge
 
 from .errors import UsageError
+from .graph import Array
+from .model_file import atomic_file
 
 SCHEMA: Literal["graphprune.plan/1"] = "graphprune.plan/1"
 
@@ -83,11 +88,16 @@ class Plan:
     tensors: dict[str, dict[str, list[Index]]]
     pinned: list[PlanPinned]
     reads: list[PlanRead] = field(default_factory=list)
+    weights_sha256: str = ""
+    """Of the repaired weights in the companion file; empty where there are none."""
     schema: Literal["graphprune.plan/1"] = SCHEMA
 
     def to_json(self) -> str:
         """The plan as JSON text; equal plans give equal text."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), ensure_ascii=False) + "\n"
+        values = asdict(self)
+        if not self.weights_sha256:
+            del values["weights_sha256"]
+        return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False) + "\n"
 
     @property
     def keep(self) -> dict[str, list[int]]:
@@ -113,3 +123,49 @@ def read_plan(path: Path) -> Plan:
         return parse_plan(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot read the plan: {error}") from error
+
+
+# ---- repaired weights ---------------------------------------------------------------------------
+
+
+def weights_path(plan: Path) -> Path:
+    """The companion file of a plan: its name with `.weights.safetensors` for the last suffix."""
+    return plan.with_suffix(".weights.safetensors")
+
+
+def weights_digest(weights: Mapping[str, Array]) -> str:
+    """A hash over names, types, shapes and values; empty where there are no weights."""
+    if not weights:
+        return ""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        array = np.ascontiguousarray(weights[name])
+        digest.update(f"{name}|{array.dtype}|{array.shape}|".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def write_weights(plan: Path, weights: Mapping[str, Array]) -> None:
+    """Write the companion file of a plan, or remove an old one where there are no weights."""
+    from safetensors.numpy import save_file
+
+    path = weights_path(plan)
+    if not weights:
+        path.unlink(missing_ok=True)
+        return
+    with atomic_file(path) as temporary:
+        save_file({name: np.ascontiguousarray(array) for name, array in weights.items()}, temporary)
+
+
+def read_weights(plan: Path) -> dict[str, Array]:
+    """The repaired weights that belong to a plan; none where there is no companion file.  Raises UsageError where it is malformed."""
+    path = weights_path(plan)
+    if not path.exists():
+        return {}
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return dict(load_file(path))
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise UsageError(f"{path}: cannot read the repaired weights: {error}") from error

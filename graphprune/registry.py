@@ -46,14 +46,20 @@ def load(kind: str, name: str) -> Any:
         raise UsageError(f"{kind} {name!r} ({entries[name].value}) cannot be loaded: {error}") from error
 
 
-def make(kind: str, spec: str) -> Any:
-    """The pass that a spec describes.  Raises UsageError on syntax, unknown names, options and values."""
+def name_of(kind: str, spec: str) -> str:
+    """The name in a spec.  Raises UsageError on syntax."""
     match = _SPEC.fullmatch(spec.strip())
     if not match:
         raise UsageError(f"{kind} {spec!r} is not of the form name or name{{option=value,...}}")
-    cls = load(kind, match[1])
+    return match[1]
+
+
+def make(kind: str, spec: str) -> Any:
+    """The pass that a spec describes.  Raises UsageError on syntax, unknown names, options and values."""
+    cls = load(kind, name_of(kind, spec))
+    inner = spec.strip().partition("{")[2].removesuffix("}")
     options = {}
-    for part in filter(None, (part.strip() for part in (match[2] or "").split(","))):
+    for part in filter(None, (part.strip() for part in inner.split(","))):
         key, equals, value = part.partition("=")
         if not equals:
             raise UsageError(f"{kind} {spec!r}: option {part!r} is not of the form option=value")

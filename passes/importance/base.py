@@ -9,10 +9,14 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from graphprune.evidence import Evidence
 from graphprune.groups import Group
-from graphprune.weights import Vector, Weights
+from graphprune.weights import Vector
 
 Normalizer = Literal["mean", "max", "sum", "none"]
+
+
+Sight = Literal["weights", "activations", "gradients"]
 
 
 @dataclass(frozen=True)
@@ -20,9 +24,11 @@ class Importance(ABC):
     """A criterion: how much each unit of a group matters."""
 
     name: ClassVar[str]
+    sees: ClassVar[Sight] = "weights"
+    """What it looks at: weights alone, activations too (on calibration data), or gradients as well."""
 
     @abstractmethod
-    def score(self, group: Group, weights: Weights) -> Vector | None:
+    def score(self, group: Group, evidence: Evidence) -> Vector | None:
         """One score for each unit, higher is more important, comparable between groups; None where it has no say.
 
         A group without a score is kept whole.

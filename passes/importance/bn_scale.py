@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from graphprune.evidence import Evidence
 from graphprune.groups import Group
-from graphprune.weights import Vector, Weights
+from graphprune.weights import Vector
 
 from .base import Importance, Normalizer, Reduction, normalized, reduced
 
@@ -19,10 +20,10 @@ class BatchNormScale(Importance):
     reduce: Reduction = "mean"
     normalizer: Normalizer = "none"
 
-    def score(self, group: Group, weights: Weights) -> Vector | None:
+    def score(self, group: Group, evidence: Evidence) -> Vector | None:
         """I(c) = reduce over the coupled normalisations of |gamma_c|."""
         scales = [member for member in group.members if member.parameter == "scale"]
         if not scales:
             return None
-        parts = [weights.power_sums(group, member, 1) for member in scales]
+        parts = [evidence.weights.power_sums(group, member, 1) for member in scales]
         return normalized(reduced(parts, self.reduce), self.normalizer)

@@ -7,8 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from graphprune.evidence import Evidence
 from graphprune.groups import Group
-from graphprune.weights import Vector, Weights
+from graphprune.weights import Vector
 
 from .base import Importance, Normalizer, normalized
 
@@ -20,14 +21,14 @@ class Fpgm(Importance):
     name: ClassVar[str] = "fpgm"
     normalizer: Normalizer = "mean"
 
-    def score(self, group: Group, weights: Weights) -> Vector | None:
+    def score(self, group: Group, evidence: Evidence) -> Vector | None:
         """I(c) = sum over k of |w_c - w_k|, added up over the weights that produce the group."""
         producers = [member for member in group.members if member.role == "producer"]
         if not producers:
             return None
         total = np.zeros(group.size)
         for member in producers:
-            rows = weights.rows(group, member).astype(np.float64)
+            rows = evidence.weights.rows(group, member).astype(np.float64)
             squares = (rows**2).sum(axis=1)
             distances = squares[:, None] + squares[None, :] - 2 * rows @ rows.T
             np.fill_diagonal(distances, 0)

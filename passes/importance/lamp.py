@@ -7,8 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from graphprune.evidence import Evidence
 from graphprune.groups import Group
-from graphprune.weights import Vector, Weights, scored_members
+from graphprune.weights import Vector, scored_members
 
 from .base import Importance, reduced
 
@@ -19,9 +20,9 @@ class Lamp(Importance):
 
     name: ClassVar[str] = "lamp"
 
-    def score(self, group: Group, weights: Weights) -> Vector:
+    def score(self, group: Group, evidence: Evidence) -> Vector:
         """I(c) = m_c / sum of m_k over the channels k with m_k >= m_c."""
-        squares = reduced([weights.power_sums(group, member, 2) for member in scored_members(group)], "sum")
+        squares = reduced([evidence.weights.power_sums(group, member, 2) for member in scored_members(group)], "sum")
         order = np.argsort(squares, kind="stable")
         at_least = np.cumsum(squares[order][::-1])[::-1]
         scores = np.zeros_like(squares)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from graphprune.evidence import Evidence
 from graphprune.groups import Group
-from graphprune.weights import Vector, Weights, scored_members
+from graphprune.weights import Vector, scored_members
 
 from .base import Importance, Normalizer, Reduction, normalized, reduced
 
@@ -23,7 +24,7 @@ class Magnitude(Importance):
     reduce: Reduction = "sum"
     normalizer: Normalizer = "max"
 
-    def score(self, group: Group, weights: Weights) -> Vector:
+    def score(self, group: Group, evidence: Evidence) -> Vector:
         """I(c) = reduce over the coupled tensors of sum |w| ** p."""
-        parts = [weights.power_sums(group, member, self.p) for member in scored_members(group)]
+        parts = [evidence.weights.power_sums(group, member, self.p) for member in scored_members(group)]
         return normalized(reduced(parts, self.reduce), self.normalizer)

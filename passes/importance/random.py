@@ -8,8 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from graphprune.evidence import Evidence
 from graphprune.groups import Group
-from graphprune.weights import Vector, Weights
+from graphprune.weights import Vector
 
 from .base import Importance
 
@@ -21,6 +22,6 @@ class Random(Importance):
     name: ClassVar[str] = "random"
     seed: int = 0
 
-    def score(self, group: Group, weights: Weights) -> Vector:
+    def score(self, group: Group, evidence: Evidence) -> Vector:
         """I(c) uniform in [0, 1)."""
         return np.random.default_rng([self.seed, zlib.crc32(group.id.encode())]).random(group.size)

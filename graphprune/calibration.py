@@ -1,0 +1,201 @@
+"""The calibration engine: runs a network over samples and gathers what passes ask for.
+
+One run serves all passes.  For each linear node (`graphprune.linear`) it gathers the first and second moments of the rows that the
+node multiplies, from a bounded number of random positions, and the variance of the sum that its result goes into.  Start reading at
+`Calibration.gather`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, ValueInfoProto
+
+from .branches import with_branches
+from .graph import Array, Graph, operator_name
+from .linear import Linear, Rows
+from .node_view import NodeView
+from .operators import TABLE
+from .runtime import session
+from .samples import Samples, batch_size, batches, count, whole
+from .tails import Tail, tail_of
+
+RUN_BYTES = 2**28
+"""Activations that are held at a time."""
+
+ROWS_PER_COLUMN = 40
+"""Rows gathered for each column of a linear node: enough for a covariance that is well conditioned."""
+
+MOST_ROWS, LEAST_ROWS = 2**17, 2**14
+
+Tick = Callable[[float], None]
+"""Called with the share of the work that is done."""
+
+Wide = NDArray[np.float64]
+
+
+@dataclass
+class Moments:
+    """Sums over rows: `total` [blocks, columns], `outer` [blocks, columns, columns]."""
+
+    rows: int
+    total: Wide
+    outer: Wide
+
+    @classmethod
+    def empty(cls, blocks: int, columns: int) -> Moments:
+        """Nothing seen yet."""
+        return cls(0, np.zeros((blocks, columns)), np.zeros((blocks, columns, columns)))
+
+    def add(self, rows: Rows) -> None:
+        """Take in rows [blocks, n, columns]."""
+        self.rows += rows.shape[1]
+        self.total += rows.sum(axis=1, dtype=np.float64)
+        self.outer += np.matmul(rows.transpose(0, 2, 1), rows)
+
+    @property
+    def mean(self) -> Wide:
+        """[blocks, columns]."""
+        return self.total / max(1, self.rows)
+
+    def covariance(self, block: int) -> Wide:
+        """[columns, columns] of one block."""
+        mean = self.mean[block]
+        return np.asarray(self.outer[block] / max(1, self.rows) - np.outer(mean, mean))
+
+
+@dataclass
+class Spread:
+    """Sums over everything but the channels: for the variance of a value."""
+
+    rows: int = 0
+    total: Wide | float = 0.0
+    squares: Wide | float = 0.0
+
+    def add(self, value: Array, axis: int) -> None:
+        """Take in a value with channels along `axis`."""
+        flat = np.moveaxis(value, axis, -1).reshape(-1, value.shape[axis]).astype(np.float64)
+        self.rows += len(flat)
+        self.total = self.total + flat.sum(axis=0)
+        self.squares = self.squares + np.square(flat).sum(axis=0)
+
+    @property
+    def variance(self) -> float:
+        """The variance of each channel, summed over the channels."""
+        mean = np.asarray(self.total) / max(1, self.rows)
+        return float(np.maximum(np.asarray(self.squares) / max(1, self.rows) - mean**2, 0).sum())
+
+
+@dataclass
+class Calibration:
+    """A network with samples to run it on."""
+
+    graph: Graph
+    samples: Samples
+    seed: int = 0
+    tick: Tick = lambda share: None
+    _moments: dict[tuple[object, ...], Moments] = field(default_factory=dict)
+    _spreads: dict[str, Spread] = field(default_factory=dict)
+    _tails: dict[int, Tail] = field(default_factory=dict)
+
+    @cached_property
+    def linears(self) -> dict[int, Linear]:
+        """The linear nodes by position."""
+        return linear_nodes(self.graph)
+
+    @property
+    def names(self) -> list[str]:
+        """The network's inputs."""
+        return [value.name for value in self.graph.inputs]
+
+    def gather(self, linears: Iterable[Linear]) -> None:
+        """Gather the moments of several nodes in one run over the samples."""
+        nodes = [node for node in linears if node.view not in self._moments or self.tail(node).total not in self._spreads]
+        if nodes:
+            _Run(self, nodes).run()
+
+    def moments(self, node: Linear) -> Moments:
+        """The moments of a node's rows."""
+        self.gather([node])
+        return self._moments[node.view]
+
+    def variance(self, node: Linear) -> float:
+        """The variance of the sum that a node's result goes into (of its result, if it goes into none)."""
+        self.gather([node])
+        return self._spreads[self.tail(node).total].variance
+
+    def tail(self, node: Linear) -> Tail:
+        """What becomes of a node's result."""
+        if node.node not in self._tails:
+            self._tails[node.node] = tail_of(self.graph, node)
+        return self._tails[node.node]
+
+
+class _Run:
+    """One run over the samples for some nodes."""
+
+    def __init__(self, calibration: Calibration, nodes: list[Linear]) -> None:
+        self.calibration = calibration
+        self.samples = whole(calibration.samples, calibration.graph)
+        self.moments = {node.view: node for node in nodes if node.view not in calibration._moments}
+        totals = [(calibration.tail(node).total, node) for node in nodes]
+        self.spreads = {name: node for name, node in totals if name not in calibration._spreads}
+        self.rng = np.random.default_rng(calibration.seed)
+
+    def run(self) -> None:
+        """Gather everything."""
+        own, total = self.calibration, count(self.samples)
+        taps = list(dict.fromkeys([*(node.data for node in self.moments.values()), *self.spreads]))
+        size = batch_size(own.graph, taps, RUN_BYTES)
+        active = session(with_outputs(own.graph, [name for name in taps if name not in own.names]))
+        outputs = [value.name for value in active.get_outputs()]
+        for number, batch in enumerate(batches(self.samples, own.names, size)):
+            self._add(dict(zip(outputs, active.run(outputs, batch), strict=True)) | batch, total)
+            own.tick(min(1.0, (number + 1) * size / total))
+
+    def _add(self, values: Samples, total: int) -> None:
+        for view, node in self.moments.items():
+            data = values[node.data]
+            picks = node.picks(node.result_shape(data.shape), rows_per_sample(node, total), self.rng)
+            rows = node.rows(data, picks)
+            empty = Moments.empty(rows.shape[0], rows.shape[2])
+            self.calibration._moments.setdefault(view, empty).add(rows)
+        for name, node in self.spreads.items():
+            self.calibration._spreads.setdefault(name, Spread()).add(values[name], node.result_axis)
+
+
+def linear_nodes(graph: Graph) -> dict[int, Linear]:
+    """The nodes of the main graph that are linear maps, by position."""
+    main = {node.name for node in with_branches(graph.model).graph.node}
+    found: dict[int, Linear] = {}
+    for position, node in enumerate(graph.nodes):
+        entry = TABLE.get(operator_name(node))
+        if entry is not None and entry.linear is not None and node.name in main:
+            view = entry.linear(NodeView(graph, position))
+            if view is not None:
+                found[position] = view
+    return found
+
+
+def rows_per_sample(node: Linear, samples: int) -> int:
+    """How many rows to take of each sample."""
+    wanted = min(MOST_ROWS, max(LEAST_ROWS, ROWS_PER_COLUMN * node.columns))
+    return max(1, -(-wanted // max(1, samples)))
+
+
+def with_outputs(graph: Graph, names: list[str]) -> ModelProto:
+    """A copy of the model with further values as outputs."""
+    model = ModelProto()
+    model.CopyFrom(with_branches(graph.model))
+    known = {value.name for value in model.graph.output}
+    types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
+    for name in names:
+        if name not in known:
+            value = ValueInfoProto(name=name)
+            value.type.tensor_type.elem_type = types[name]
+            model.graph.output.append(value)
+    return model

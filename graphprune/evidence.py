@@ -1,0 +1,115 @@
+"""What criteria see: for a group, its weights and what flows through it.
+
+A criterion never learns what operator it looks at.  `Evidence.weights` gives matrices of (units x everything else);
+`Evidence.reads` gives the linear maps that read the group, each with the moments of what it reads.  Start reading at `Read`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .calibration import Calibration
+from .groups import Group
+from .inference import Analysis
+from .labels import Ids
+from .linear import Linear
+from .weights import Weights
+
+Wide = NDArray[np.float64]
+
+WIDEST = 6144
+"""Linear maps with more columns than this are left out: their covariance would not fit."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """One block of a linear map that reads a group: results = rows @ matrix.
+
+    Column j of the rows belongs to unit `unit[j]` of the group, or to none of it where that is -1.
+    """
+
+    unit: Ids
+    matrix: Wide
+    """[columns, results], in the scale of the sum that the results go into."""
+    mean: Wide
+    """[columns]: the mean of each column of the rows."""
+    covariance: Wide
+    """[columns, columns]: of the rows around their mean."""
+    total: float
+    """The variance of the sum that the results go into (of the results, if they go into none), over all channels."""
+
+    @cached_property
+    def variance(self) -> Wide:
+        """[columns]."""
+        return np.asarray(np.maximum(np.diagonal(self.covariance), 0))
+
+    @property
+    def square(self) -> Wide:
+        """[columns]: the mean square of each column."""
+        return np.asarray(self.variance + self.mean**2)
+
+    def per_unit(self, values: Wide, size: int) -> Wide:
+        """Values of columns added up for each of `size` units."""
+        ours = self.unit >= 0
+        return np.asarray(np.bincount(self.unit[ours], values[ours], minlength=size), np.float64)
+
+
+@dataclass
+class Evidence:
+    """Everything that passes may look at."""
+
+    analysis: Analysis
+    weights: Weights
+    calibration: Calibration | None = None
+
+    @classmethod
+    def of(cls, analysis: Analysis, calibration: Calibration | None = None) -> Evidence:
+        """The evidence for one analysis."""
+        return cls(analysis, Weights(analysis.graph), calibration)
+
+    @cached_property
+    def readers(self) -> dict[str, list[tuple[Linear, Ids]]]:
+        """For each group the linear nodes that contract it, with the unit of each channel of what they read (-1: none)."""
+        labels = self.analysis.ledger.labels
+        group_of, unit_of = (np.full(len(labels), -1, np.int32) for _ in range(2))
+        for number, group in enumerate(self.analysis.groups):
+            group_of[group.labels] = number
+            unit_of[group.labels] = np.arange(group.size, dtype=np.int32)
+        found: dict[str, list[tuple[Linear, Ids]]] = {group.id: [] for group in self.analysis.groups}
+        for node in self.calibration.linears.values() if self.calibration else ():
+            axes = dict(self.analysis.free_axes(node.data))
+            rank = len(self.analysis.ledger.values.get(node.data) or ())
+            ids = axes.get(node.data_axis % rank) if rank else None
+            if ids is None or node.carries or node.columns > WIDEST or len(ids) != int(node.channels().max()) + 1:
+                continue
+            for leaf in labels.leaves(ids).T:
+                for number in np.unique(group_of[leaf][group_of[leaf] >= 0]).tolist():
+                    units = np.where(group_of[leaf] == number, unit_of[leaf], -1).astype(np.int32)
+                    found[self.analysis.groups[number].id].append((node, units))
+        return found
+
+    def prepare(self) -> None:
+        """Gather everything about the reads of all groups in one run over the samples."""
+        if self.calibration is not None:
+            self.calibration.gather({node.node: node for found in self.readers.values() for node, _ in found}.values())
+
+    def reads(self, group: Group) -> list[Read]:
+        """The linear maps that read a group, block by block; empty without calibration data."""
+        if self.calibration is None:
+            return []
+        reads: list[Read] = []
+        for node, units in self.readers[group.id]:
+            weight = self.analysis.graph.constant(node.weight)
+            assert weight is not None
+            gain = self.calibration.tail(node).gain[node.result_channels()]
+            matrix = node.matrix(np.asarray(weight, np.float64)) * gain[:, None, :]
+            moments, total = self.calibration.moments(node), self.calibration.variance(node)
+            for block, channels in enumerate(node.channels()):
+                unit = units[channels]
+                if (unit >= 0).any():
+                    reads.append(Read(unit, matrix[block], moments.mean[block], moments.covariance(block), total))
+        return reads

@@ -1,0 +1,47 @@
+"""Recipes: which passes run where the user names none.
+
+A recipe fills in what was left open: how channels are scored, how the budget is spread, how weights are repaired.  The passes that
+were named stay.  Start reading at `resolved`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from .errors import UsageError
+from .options import Options
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The passes of one recipe, as specs."""
+
+    importance: str
+    selection: str
+    repair: tuple[str, ...]
+    text: str
+
+
+RECIPES = {
+    "fast": Recipe("magnitude", "global", (), "weights alone, nothing is run: seconds for any size"),
+    "balanced": Recipe(
+        "obspa", "distortion", ("reconstruct",), "second-order scores, least total error, least squares in every layer"
+    ),
+}
+"""The recipes by name, from the fastest to the most thorough."""
+
+
+def resolved(options: Options) -> Options:
+    """The options with every pass named.  Raises UsageError for an unknown recipe."""
+    named = bool(options.importance or options.selection) and options.repair is None
+    name = options.recipe or ("fast" if named and options.calibration is None else "balanced")
+    if name not in RECIPES:
+        raise UsageError(f"no recipe is called {name!r}; there are: {', '.join(RECIPES)}")
+    recipe = RECIPES[name]
+    return replace(
+        options,
+        recipe=name,
+        importance=options.importance or recipe.importance,
+        selection=options.selection or recipe.selection,
+        repair=options.repair if options.repair is not None else recipe.repair,
+    )

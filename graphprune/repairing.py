@@ -1,0 +1,147 @@
+"""What repair passes work on: the original network, the pruned one, and the samples.
+
+Changed weights are recorded by name, in the shape that they have in the pruned network.  `with_weights` puts them back into the
+original, where the masked reference and the rewrite see them: so a repaired network is proven and replayed like any other.  Start
+reading at `Patient`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, numpy_helper
+
+from .branches import with_branches
+from .calibration import Calibration, Tick, linear_nodes
+from .edit import KeptOf
+from .graph import Array, Graph, to_array
+from .inference import Analysis
+from .labels import Ids
+from .linear import Linear
+from .tails import Shift, Tail
+
+
+@dataclass
+class Patient:
+    """A pruned network under repair."""
+
+    analysis: Analysis
+    present: NDArray[np.bool_]
+    pruned: ModelProto
+    kept_of: KeptOf
+    calibration: Calibration
+    tick: Tick = lambda share: None
+    changed: dict[str, Array] = field(default_factory=dict)
+    """The weights that were changed, by name."""
+
+    @property
+    def graph(self) -> Graph:
+        """The original network."""
+        return self.analysis.graph
+
+    @property
+    def original(self) -> ModelProto:
+        """The original network as ONNX Runtime can run it."""
+        return with_branches(self.graph.model)
+
+    @cached_property
+    def layers(self) -> list[Layer]:
+        """The linear nodes, in the order of the original network."""
+        before = {self.graph.nodes[at].name: node for at, node in linear_nodes(self.graph).items()}
+        after = Graph(self.pruned, self.graph.shapes)
+        found = {after.nodes[at].name: node for at, node in linear_nodes(after).items()}
+        return [Layer(node, found[name], self.calibration.tail(node)) for name, node in before.items() if name in found]
+
+    @cached_property
+    def _tensors(self) -> dict[str, TensorProto]:
+        return {tensor.name: tensor for tensor in self.pruned.graph.initializer}
+
+    def weight(self, name: str) -> Array:
+        """A weight of the pruned network, as it is now."""
+        return to_array(self._tensors[name])
+
+    def set_weight(self, name: str, array: Array) -> TensorProto:
+        """Change a weight of the pruned network; it keeps its type.  Returns the tensor."""
+        tensor = self._tensors[name]
+        typed = np.ascontiguousarray(array.reshape(tuple(tensor.dims)).astype(to_array(tensor).dtype))
+        tensor.CopyFrom(numpy_helper.from_array(typed, name))
+        self.changed[name] = typed
+        return tensor
+
+    def set_intercept(self, shift: Shift, intercept: Array, layer: Layer) -> None:
+        """Let a layer's results be its product plus `intercept` (in the order of its results)."""
+        old = self.weight(shift.tensor).astype(np.float64).reshape(-1)
+        new = intercept if shift.tensor == layer.before.bias else old + shift.factor * intercept
+        self.set_weight(shift.tensor, new)
+
+    def may_change(self, layer: Layer) -> bool:
+        """Whether a layer's weight is its own, not one that other nodes read or callers replace."""
+        inputs = {value.name for value in self.pruned.graph.input}
+        return len(self.graph.uses[layer.before.weight]) == 1 and layer.before.weight not in inputs
+
+    def is_behind_pruned(self, layer: Layer) -> bool:
+        """Whether what was removed changes what the layer reads."""
+        return layer.before.node in self._changed_nodes
+
+    @cached_property
+    def _changed_nodes(self) -> set[int]:
+        """The nodes whose results differ from the original's, at the kept indices."""
+        ledger = self.analysis.ledger
+        lossy = {item.node for item in ledger.contractions if not self.analysis.index_mask(item.ids, self.present).all()}
+        lossy |= {item.node for item in ledger.statistics if not self.analysis.index_mask(item.ids, self.present).all()}
+        changed: set[int] = set()
+        values: set[str] = set()
+        for position, node in enumerate(self.graph.nodes):
+            if position in lossy or values & set(node.input):
+                changed.add(position)
+                values |= set(node.output) - {""}
+        return changed
+
+    def kept_results(self, layer: Layer) -> Ids:
+        """The channels of a layer's results that are kept, as the original network numbers them."""
+        axis = layer.before.result_axis % len(self.graph.shape(layer.before.result) or (0,))
+        kept = self.kept_of(layer.before.result, axis)
+        return layer.before.result_channels().reshape(-1) if kept is None else kept.astype(np.int32)
+
+    def taken(self, array: Array, name: str) -> Array:
+        """What is kept of a value of the original network."""
+        for axis in range(array.ndim):
+            kept = self.kept_of(name, axis)
+            if kept is not None:
+                array = np.take(array, kept, axis=axis)
+        return array
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A linear node before and after pruning, and what becomes of its result."""
+
+    before: Linear
+    after: Linear
+    tail: Tail
+
+
+def with_weights(analysis: Analysis, weights: Mapping[str, Array], kept_of: KeptOf) -> Analysis:
+    """The same analysis of the original network with changed weights put where they were cut from."""
+    if not weights:
+        return analysis
+    model = ModelProto()
+    model.CopyFrom(analysis.graph.model)
+    for tensor in model.graph.initializer:
+        if tensor.name in weights:
+            full = np.array(analysis.graph.constant(tensor.name))
+            full[_places(full, tensor.name, kept_of)] = weights[tensor.name].astype(full.dtype)
+            doc, metadata = tensor.doc_string, list(tensor.metadata_props)
+            tensor.CopyFrom(numpy_helper.from_array(full, tensor.name))
+            tensor.doc_string = doc
+            tensor.metadata_props.extend(metadata)
+    return replace(analysis, graph=Graph(model, analysis.graph.shapes, analysis.graph.sized))
+
+
+def _places(array: Array, name: str, kept_of: KeptOf) -> tuple[NDArray[np.int64], ...]:
+    kept = [kept_of(name, axis) for axis in range(array.ndim)]
+    return np.ix_(*(np.arange(size) if ids is None else ids for ids, size in zip(kept, array.shape, strict=True)))

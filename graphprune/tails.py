@@ -1,0 +1,138 @@
+"""What happens to a linear node's result on its way into a residual sum.
+
+The result of the last layer of a block passes a bias, a BatchNormalization or a constant factor, channel by channel, and is then
+added to the block's input.  A criterion measures errors against that sum, and a repair pass that fits the layer to the *sum* makes
+up for errors of the other branch as well.  Start reading at `tail_of`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .graph import Graph
+from .linear import Linear
+from .node_view import NodeView
+
+Wide = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A tensor that moves the result by `factor` for each unit that it grows: where a new intercept goes."""
+
+    tensor: str
+    factor: float
+
+
+@dataclass(frozen=True)
+class Tail:
+    """total = gain * result + offset (+ other), channel by channel; `other` is "" where nothing is added."""
+
+    total: str
+    other: str
+    gain: Wide
+    offset: Wide
+    shift: Shift | None
+    straight: str
+    """The value before `other` is added."""
+
+    @property
+    def alone(self) -> Tail:
+        """The same without the sum."""
+        return replace(self, total=self.straight, other="")
+
+
+def tail_of(graph: Graph, node: Linear) -> Tail:
+    """Follow a linear node's result to the sum that it is added to, if it comes to one by itself."""
+    size = int(node.result_channels().max()) + 1
+    shift = Shift(node.bias, 1.0) if node.bias and _is_own_vector(graph, node.bias, size) else None
+    tail = Tail(node.result, "", np.ones(size), np.zeros(size), shift, node.result)
+    outputs = {value.name for value in graph.outputs}
+    rank = len(graph.shape(node.result) or ())
+    while rank and not tail.other and tail.total not in outputs:
+        uses = graph.uses.get(tail.total, [])
+        step = _STEPS.get(graph.nodes[uses[0].node].op_type) if len(uses) == 1 else None
+        longer = step(NodeView(graph, uses[0].node), uses[0].input, tail, node) if step else None
+        if longer is None:
+            break
+        tail = longer
+    return tail
+
+
+def _normalized(view: NodeView, index: int, tail: Tail, node: Linear) -> Tail | None:
+    values = [view.constant(k) for k in range(1, 5)]
+    if index or len(view.outputs) != 1 or any(value is None for value in values):
+        return None
+    scale, bias, mean, variance = (np.asarray(value, np.float64) for value in values)
+    factor = scale / np.sqrt(variance + float(view.attribute("epsilon", 1e-5)))
+    shift = tail.shift or _first_shift(view, view.inputs[3], -1.0, tail, node)
+    offset = (tail.offset - mean) * factor + bias
+    return _through(view, replace(tail, gain=tail.gain * factor, offset=offset, shift=shift))
+
+
+def _added(view: NodeView, index: int, tail: Tail, node: Linear) -> Tail | None:
+    other = view.inputs[1 - index]
+    if other not in view.graph.initializers:
+        same = _same_shape(view.graph, tail.total, other)
+        return replace(tail, total=view.outputs[0], other=other) if same and other != tail.total else None
+    vector = _per_channel(view, 1 - index, tail, node)
+    if vector is None:
+        return None
+    shift = tail.shift or _first_shift(view, other, 1.0, tail, node)
+    return _through(view, replace(tail, offset=tail.offset + vector, shift=shift))
+
+
+def _scaled(view: NodeView, index: int, tail: Tail, node: Linear) -> Tail | None:
+    vector = _per_channel(view, 1 - index, tail, node)
+    return None if vector is None else _through(view, replace(tail, gain=tail.gain * vector, offset=tail.offset * vector))
+
+
+def _unchanged(view: NodeView, index: int, tail: Tail, node: Linear) -> Tail | None:
+    return _through(view, tail)
+
+
+_STEPS: dict[str, Callable[[NodeView, int, Tail, Linear], Tail | None]] = {
+    "BatchNormalization": _normalized,
+    "Add": _added,
+    "Mul": _scaled,
+    "Identity": _unchanged,
+    "Dropout": _unchanged,
+}
+"""The operators that a result may pass, channel by channel."""
+
+
+def _through(view: NodeView, tail: Tail) -> Tail:
+    return replace(tail, total=view.outputs[0], straight=view.outputs[0])
+
+
+def _first_shift(view: NodeView, name: str, factor: float, tail: Tail, node: Linear) -> Shift | None:
+    """A bias that is added to the very result of the node."""
+    own = tail.total == node.result and _is_own_vector(view.graph, name, len(tail.gain))
+    return Shift(name, factor) if own else None
+
+
+def _is_own_vector(graph: Graph, name: str, size: int) -> bool:
+    tensor = graph.initializers.get(name)
+    return tensor is not None and len(graph.uses[name]) == 1 and int(np.prod(tensor.dims)) == size
+
+
+def _same_shape(graph: Graph, one: str, other: str) -> bool:
+    a, b = graph.sized.get(one), graph.sized.get(other)
+    return a is not None and a == b
+
+
+def _per_channel(view: NodeView, index: int, tail: Tail, node: Linear) -> Wide | None:
+    """A constant operand as one number per channel, or None where it varies along other axes."""
+    constant = view.constant(index)
+    rank = len(view.graph.shape(node.result) or ())
+    if constant is None or constant.dtype.kind != "f" or constant.ndim > rank:
+        return None
+    shape = (1,) * (rank - constant.ndim) + constant.shape
+    axis = node.result_axis % rank
+    if any(dim != 1 for k, dim in enumerate(shape) if k != axis) or shape[axis] not in (1, len(tail.gain)):
+        return None
+    return np.asarray(np.broadcast_to(constant.reshape(-1), (len(tail.gain),)), np.float64)

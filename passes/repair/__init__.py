@@ -1,0 +1,1 @@
+"""Repair passes: weights that make up for what was removed."""
