@@ -27,9 +27,7 @@ def torch_pruning_seconds(name: str) -> float:
     kept = [module for module in model.modules() if isinstance(module, torch.nn.Linear) and module.out_features == 1000]
     start = time.perf_counter()
     importance = torch_pruning.importance.MagnitudeImportance(p=1)
-    pruner = torch_pruning.pruner.MagnitudePruner(
-        model, image, importance=importance, pruning_ratio=0.5, ignored_layers=kept
-    )
+    pruner = torch_pruning.pruner.MagnitudePruner(model, image, importance=importance, pruning_ratio=0.5, ignored_layers=kept)
     pruner.step()
     return time.perf_counter() - start
 

@@ -1,8 +1,8 @@
 """The calibration engine: runs a network over samples and gathers what passes ask for.
 
-One run serves all passes.  For each linear node (`graphprune.linear`) it gathers the first and second moments of the rows that the
-node multiplies, from a bounded number of random positions, and the variance of the sum that its result goes into.  Start reading at
-`Calibration.gather`.
+One run serves all passes.  For each linear node (`graphprune.linear`) it gathers the first and second moments of the rows that
+the node multiplies, from a bounded number of random positions, and the variance of the sum that its result goes into.  Start
+reading at `Calibration.gather`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from onnx import ModelProto, ValueInfoProto
 
 from .branches import with_branches
+from .errors import CalibrationError
 from .graph import Array, Graph, operator_name
 from .linear import Linear, Rows
 from .node_view import NodeView
 from .operators import TABLE
-from .runtime import session
-from .samples import Samples, batch_size, batches, count, whole
+from .runtime import cannot_run, session
+from .samples import Runs, Samples, sample_count
 from .tails import Tail, tail_of
 
 RUN_BYTES = 2**28
@@ -30,7 +31,7 @@ RUN_BYTES = 2**28
 ROWS_PER_COLUMN = 40
 """Rows gathered for each column of a linear node: enough for a covariance that is well conditioned."""
 
-MOST_ROWS, LEAST_ROWS = 2**17, 2**14
+MOST_ROWS, LEAST_ROWS = 2**17, 2**16
 
 Tick = Callable[[float], None]
 """Called with the share of the work that is done."""
@@ -95,7 +96,7 @@ class Calibration:
     """A network with samples to run it on."""
 
     graph: Graph
-    samples: Samples
+    runs: Runs
     seed: int = 0
     tick: Tick = lambda share: None
     _moments: dict[tuple[object, ...], Moments] = field(default_factory=dict)
@@ -117,6 +118,10 @@ class Calibration:
         nodes = [node for node in linears if node.view not in self._moments or self.tail(node).total not in self._spreads]
         if nodes:
             _Run(self, nodes).run()
+
+    def forget(self) -> None:
+        """Give the memory of all moments back."""
+        self._moments.clear()
 
     def moments(self, node: Linear) -> Moments:
         """The moments of a node's rows."""
@@ -140,7 +145,6 @@ class _Run:
 
     def __init__(self, calibration: Calibration, nodes: list[Linear]) -> None:
         self.calibration = calibration
-        self.samples = whole(calibration.samples, calibration.graph)
         self.moments = {node.view: node for node in nodes if node.view not in calibration._moments}
         totals = [(calibration.tail(node).total, node) for node in nodes]
         self.spreads = {name: node for name, node in totals if name not in calibration._spreads}
@@ -148,14 +152,17 @@ class _Run:
 
     def run(self) -> None:
         """Gather everything."""
-        own, total = self.calibration, count(self.samples)
+        own, total = self.calibration, sample_count(self.calibration.runs)
         taps = list(dict.fromkeys([*(node.data for node in self.moments.values()), *self.spreads]))
-        size = batch_size(own.graph, taps, RUN_BYTES)
-        active = session(with_outputs(own.graph, [name for name in taps if name not in own.names]))
-        outputs = [value.name for value in active.get_outputs()]
-        for number, batch in enumerate(batches(self.samples, own.names, size)):
-            self._add(dict(zip(outputs, active.run(outputs, batch), strict=True)) | batch, total)
-            own.tick(min(1.0, (number + 1) * size / total))
+        try:
+            active = session(with_outputs(own.graph, [name for name in taps if name not in own.names]))
+            outputs = [value.name for value in active.get_outputs()]
+            for number, feeds in enumerate(own.runs):
+                self._add(dict(zip(outputs, active.run(outputs, feeds), strict=True)) | feeds, total)
+                own.tick((number + 1) / len(own.runs))
+        except cannot_run() as error:
+            first = str(error).strip().splitlines()[0]
+            raise CalibrationError(f"ONNX Runtime cannot run the model on the calibration samples: {first}") from error
 
     def _add(self, values: Samples, total: int) -> None:
         for view, node in self.moments.items():

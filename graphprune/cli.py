@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 DEFAULTS = Options()
 MODEL = click.Path(path_type=Path)
+KINDS = ["importance", "selection", "repair", "importers", "exporters", "operators"]
 COUNT = click.IntRange(min=1)
 NUMBER = click.IntRange(min=0)
 JSON = click.option("--json", "json_to", metavar="FILE|-", help="Also write the result as JSON; '-' is standard output.")
@@ -236,9 +237,7 @@ def verify(model: Path, plan: Path, pruned: Path, seed: int, shapes: tuple[str, 
 @click.option("--batch", default=1, show_default=True, type=COUNT, help="For models with a dynamic batch.")
 @SHAPE
 @JSON
-def bench(
-    models: tuple[Path, ...], backend: str, threads: int, batch: int, shapes: tuple[str, ...], json_to: str | None
-) -> None:
+def bench(models: tuple[Path, ...], backend: str, threads: int, batch: int, shapes: tuple[str, ...], json_to: str | None) -> None:
     """Measure the latency of models, interleaved, with spread."""
     from . import bench as benchmark
     from . import tables
@@ -267,12 +266,14 @@ def diff(model: Path, pruned: Path, json_to: str | None) -> None:
 
 
 @main.command("list")
-@click.argument("kind", required=False, type=click.Choice(["importance", "selection", "repair", "importers", "exporters", "operators"]))
+@click.argument(
+    "kind", required=False, type=click.Choice(["importance", "selection", "repair", "importers", "exporters", "operators"])
+)
 def list_(kind: str | None) -> None:
     """List passes, importers, exporters or operators, with their options and defaults."""
     from .operators import TABLE
 
-    for each in [kind] if kind else ["importance", "selection", "repair", "importers", "exporters", "operators"]:
+    for each in [kind] if kind else KINDS:
         if not kind:
             click.echo(f"{each}:")
         indent = "" if kind else "  "

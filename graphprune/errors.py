@@ -37,6 +37,10 @@ class UsageError(GraphpruneError):
     exit_code = ExitCode.USAGE
 
 
+class CalibrationError(UsageError):
+    """The network cannot be run on the calibration samples."""
+
+
 class InvalidModelError(GraphpruneError):
     """The input model cannot be read or breaks the ONNX specification."""
 

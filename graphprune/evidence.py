@@ -6,6 +6,7 @@ A criterion never learns what operator it looks at.  `Evidence.weights` gives ma
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -23,6 +24,10 @@ Wide = NDArray[np.float64]
 
 WIDEST = 6144
 """Linear maps with more columns than this are left out: their covariance would not fit."""
+
+
+MOMENT_BYTES = 2**30
+"""Moments that are held at a time."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +97,27 @@ class Evidence:
                     found[self.analysis.groups[number].id].append((node, units))
         return found
 
-    def prepare(self) -> None:
-        """Gather everything about the reads of all groups in one run over the samples."""
+    def batches(self) -> Iterator[list[Group]]:
+        """The groups in the order of the network, as many at a time as moments of what reads them fit into memory.
+
+        The network runs once over the samples for each batch: once in all, but for large networks.
+        """
+        batch: list[Group] = []
+        wanted: dict[tuple[object, ...], Linear] = {}
+        for group in self.analysis.groups:
+            more = wanted | {node.view: node for node, _ in self.readers[group.id]}
+            if batch and sum(moment_bytes(node) for node in more.values()) > MOMENT_BYTES:
+                yield self._prepared(batch)
+                batch, more = [], {node.view: node for node, _ in self.readers[group.id]}
+            batch, wanted = [*batch, group], more
+        yield self._prepared(batch)
+
+    def _prepared(self, groups: list[Group]) -> list[Group]:
         if self.calibration is not None:
-            self.calibration.gather({node.node: node for found in self.readers.values() for node, _ in found}.values())
+            self.calibration.forget()
+            nodes = {node.node: node for group in groups for node, _ in self.readers[group.id]}
+            self.calibration.gather(nodes.values())
+        return groups
 
     def reads(self, group: Group) -> list[Read]:
         """The linear maps that read a group, block by block; empty without calibration data."""
@@ -113,3 +135,8 @@ class Evidence:
                 if (unit >= 0).any():
                     reads.append(Read(unit, matrix[block], moments.mean[block], moments.covariance(block), total))
         return reads
+
+
+def moment_bytes(node: Linear) -> int:
+    """What the moments of a node's rows take."""
+    return 8 * node.blocks * node.columns**2

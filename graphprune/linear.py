@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -176,8 +177,9 @@ class Convolution(Linear):
         padded = np.pad(data, [(0, 0), (0, 0), *self._padding(data.shape[2:])])
         windows = sliding_window_view(padded, self.spans, axis=tuple(range(2, data.ndim)))
         corner = tuple(at * stride for at, stride in zip(picks[1:], self.strides, strict=True))
-        patches = windows[(picks[0], slice(None), *corner)]
-        patches = patches[(..., *(slice(None, None, d) for d in self.dilations))]
+        where: tuple[Any, ...] = (picks[0], slice(None), *corner)
+        taps: tuple[Any, ...] = (..., *(slice(None, None, step) for step in self.dilations))
+        patches = windows[where][taps]
         flat = patches.reshape(len(patches), self.groups, self.shape[1] * prod(kernel))
         return np.asarray(np.ascontiguousarray(flat.transpose(1, 0, 2)), np.float32)
 
@@ -216,7 +218,8 @@ def convolution(view: NodeView) -> Linear | None:
     ones = [1] * rank
     return Convolution(
         view.position,
-        *view.inputs[:2],
+        view.inputs[0],
+        view.inputs[1],
         view.inputs[2] if view.has(2) else "",
         view.outputs[0],
         1,
@@ -240,4 +243,4 @@ def product(view: NodeView) -> Linear | None:
         return None
     bias = view.inputs[2] if view.has(2) else ""
     transposed = bool(found.get("transB", 0))
-    return Product(view.position, *view.inputs[:2], bias, view.outputs[0], -1, -1, tuple(weight.dims), transposed)
+    return Product(view.position, view.inputs[0], view.inputs[1], bias, view.outputs[0], -1, -1, tuple(weight.dims), transposed)

@@ -184,9 +184,7 @@ _ENTRIES: list[Operator] = [
         contractions.shrink_conv,
         WEIGHT,
     ),
-    Operator(
-        "Gemm", contractions.gemm, "[m,k] [k,n] [n]? -> [m,n] (transA, transB)", parameters=WEIGHT, linear=linear.product
-    ),
+    Operator("Gemm", contractions.gemm, "[m,k] [k,n] [n]? -> [m,n] (transA, transB)", parameters=WEIGHT, linear=linear.product),
     Operator("MatMul", contractions.matmul, MATMUL, parameters=("", "weight"), linear=linear.product),
     Operator("Einsum", contractions.einsum, "its equation"),
     *(

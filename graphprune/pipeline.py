@@ -21,7 +21,7 @@ from onnx import ModelProto
 
 from . import registry
 from .budget import Problem, solve
-from .calibration import Calibration
+from .calibration import RUN_BYTES, Calibration, linear_nodes
 from .cost import Cost, CostModel
 from .errors import ProofError, UnreachableError, UsageError
 from .evidence import Evidence
@@ -34,11 +34,12 @@ from .operators import TABLE
 from .options import Normalization, Options
 from .plan import Plan, PlanGroup, PlanMember, PlanPinned, weights_digest
 from .proof import Proof, prove
-from .recipes import resolved
+from .recipes import MADE_UP_MACS, resolved
 from .repairing import Patient, with_weights
-from .samples import read_calibration
+from .samples import read_calibration, run_size
 from .shape_inference import InputShapes
 from .sources import read_source
+from .synthetic import random_runs
 from .targets import Target, parse_target
 from .version import VERSION
 from .weights import Vector
@@ -131,15 +132,23 @@ def prune(
     step("finding groups")
     analysis = infer(graph, normalization=options.normalization)
     _check_supported(analysis, options)
-    evidence = Evidence.of(analysis, _calibration(graph, options, input_shapes, step))
-    problem = _problem(evidence, options, targets, step)
+    model = CostModel(analysis)
+    keep, weights = _decide(model, options, targets, input_shapes, step)
+    return _finish(analysis, keep, weights, options, targets, input_shapes, step)
+
+
+def _decide(
+    model: CostModel, options: Options, targets: Sequence[Target], input_shapes: InputShapes | None, step: Step
+) -> tuple[dict[str, list[int]], dict[str, Array]]:
+    """What is kept of each group, and the weights that repair passes change."""
+    analysis = model.analysis
+    evidence = Evidence.of(analysis, _calibration(model, options, input_shapes, step))
+    problem = _problem(evidence, model, options, targets, step)
     step("selecting channels")
     keep = solve(problem, registry.make("selection", options.selection).path(problem))
     if all(len(units) == group.size for group, units in zip(problem.groups, keep.values(), strict=True)):
         raise UnreachableError(_nothing_pruned(options))
-    present = analysis.present(keep)
-    weights = _repaired_weights(evidence, present, options, step)
-    return _finish(analysis, keep, weights, options, targets, input_shapes, step)
+    return keep, _repaired_weights(evidence, analysis.present(keep), options, step)
 
 
 def _finish(
@@ -168,13 +177,18 @@ def _finish(
     return Result(rewritten, analysis.graph, analysis, keep, weights, recorded, model.original, after, realised, proof)
 
 
-def _calibration(graph: Graph, options: Options, input_shapes: InputShapes | None, step: Step) -> Calibration | None:
+def _calibration(model: CostModel, options: Options, input_shapes: InputShapes | None, step: Step) -> Calibration | None:
     """The network with the samples that the passes need; None where all look at weights alone."""
+    graph = model.analysis.graph
     criterion = registry.load("importance", registry.name_of("importance", options.importance))
     if criterion.sees == "weights" and not options.repair:
         return None
-    samples = read_calibration(options.calibration, graph, options.seed, input_shapes)
-    return Calibration(graph, samples, options.seed, lambda share: step(f"running the network on samples: {share:.0%}"))
+    size = run_size(graph, (name for node in linear_nodes(graph).values() for name in (node.data, node.result)), RUN_BYTES)
+    if options.calibration is None or (isinstance(options.calibration, str) and options.calibration == "random"):
+        runs = random_runs(graph, options.seed, size, input_shapes, MADE_UP_MACS // max(1, model.original.macs))
+    else:
+        runs = read_calibration(options.calibration, graph, size)
+    return Calibration(graph, runs, options.seed, lambda share: step(f"running the network on samples: {share:.0%}"))
 
 
 def _repaired_weights(evidence: Evidence, present: NDArray[np.bool_], options: Options, step: Step) -> dict[str, Array]:
@@ -198,8 +212,8 @@ def _shrink() -> Any:
 def apply_plan(source: Source, plan: Plan, verify: bool = True, weights: Mapping[str, Array] | None = None) -> Result:
     """Replay a plan on the model that it was made for: gives the same bytes again.
 
-    `weights` are those that repair passes changed (`graphprune.plan.read_weights`).  Raises UsageError where plan or weights do not
-    fit the model, ProofError where the result is wrong.
+    `weights` are those that repair passes changed (`graphprune.plan.read_weights`).  Raises UsageError where plan or weights
+    do not fit the model, ProofError where the result is wrong.
     """
     graph = load(source)
     analysis, present = _replay(graph, plan)
@@ -220,7 +234,8 @@ def verify(
 ) -> Proof:
     """The proof alone: compare a pruned model with the masked original.
 
-    `weights` are those that repair passes changed.  Raises UsageError where the plan does not fit the model, ProofError where one of the models cannot be run.
+    `weights` are those that repair passes changed.  Raises UsageError where the plan does not fit the model, ProofError where
+    one of the models cannot be run.
     """
     graph = load(source)
     analysis, present = _replay(graph, plan)
@@ -242,7 +257,7 @@ def _check_supported(analysis: Analysis, options: Options) -> None:
         raise UnreachableError(f"operators without a rule: {', '.join(unknown)} (--on-unsupported pin keeps what they touch)")
 
 
-def _problem(evidence: Evidence, options: Options, targets: Sequence[Target], step: Step) -> Problem:
+def _problem(evidence: Evidence, model: CostModel, options: Options, targets: Sequence[Target], step: Step) -> Problem:
     """Groups that may shrink, with scores and bounds.  Raises UsageError and UnreachableError."""
     analysis = evidence.analysis
     if not analysis.groups:
@@ -252,11 +267,11 @@ def _problem(evidence: Evidence, options: Options, targets: Sequence[Target], st
     criterion = registry.make("importance", options.importance)
     if hasattr(criterion, "seed") and options.seed:
         criterion = type(criterion)(seed=options.seed)
-    evidence.prepare()
     raw: list[Vector | None] = []
-    for number, group in enumerate(analysis.groups):
-        step(f"scoring channels: {number}/{len(analysis.groups)}")
-        raw.append(criterion.score(group, evidence))
+    for batch in evidence.batches():
+        for group in batch:
+            step(f"scoring channels: group {len(raw) + 1} of {len(analysis.groups)}")
+            raw.append(criterion.score(group, evidence))
     if all(score is None for score in raw):
         raise UnreachableError(f"importance {criterion.name!r} has no say about any group of this model; try magnitude")
     scores = [np.zeros(g.size) if s is None else s for g, s in zip(analysis.groups, raw, strict=True)]
@@ -270,7 +285,7 @@ def _problem(evidence: Evidence, options: Options, targets: Sequence[Target], st
         elif group.id in fixed:
             wished = int(np.rint(fixed[group.id] * sizes[k] / steps[k])) * int(steps[k])
             lower[k] = upper[k] = min(max(wished, int(lower[k])), int(sizes[k]))
-    return Problem(analysis.groups, scores, lower, upper, steps, CostModel(analysis), targets)
+    return Problem(analysis.groups, scores, lower, upper, steps, model, targets)
 
 
 def alignment(group: Group, align: int | str) -> int:
@@ -343,9 +358,7 @@ def _nothing_pruned(options: Options) -> str:
 # ---- plans --------------------------------------------------------------------------------------
 
 
-def _plan(
-    analysis: Analysis, keep: Mapping[str, list[int]], weights: Mapping[str, Array], options: Mapping[str, Any]
-) -> Plan:
+def _plan(analysis: Analysis, keep: Mapping[str, list[int]], weights: Mapping[str, Array], options: Mapping[str, Any]) -> Plan:
     shrink = _shrink()
     kept_of = shrink.kept_indices(analysis, analysis.present(keep))
     groups = [
@@ -362,9 +375,7 @@ def _plan(
         cuts = shrink.cut_axes(analysis.graph, name, kept_of)
         if cuts:
             tensors[name] = {str(axis): indices.tolist() for axis, indices in cuts.items()}
-    pinned = [
-        PlanPinned(tensor=p.tensor, axis=p.axis, reason=p.reason.text, node=p.reason.node) for p in analysis.pinned
-    ]
+    pinned = [PlanPinned(tensor=p.tensor, axis=p.axis, reason=p.reason.text, node=p.reason.node) for p in analysis.pinned]
     digest = content_hash(analysis.graph.model)
     return Plan(VERSION, digest, dict(options), groups, tensors, pinned, weights_sha256=weights_digest(weights))
 

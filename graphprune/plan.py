@@ -158,7 +158,7 @@ def write_weights(plan: Path, weights: Mapping[str, Array]) -> None:
 
 
 def read_weights(plan: Path) -> dict[str, Array]:
-    """The repaired weights that belong to a plan; none where there is no companion file.  Raises UsageError where it is malformed."""
+    """The repaired weights that belong to a plan; none without a companion file.  Raises UsageError where it is malformed."""
     path = weights_path(plan)
     if not path.exists():
         return {}

@@ -1,7 +1,7 @@
 """Recipes: which passes run where the user names none.
 
-A recipe fills in what was left open: how channels are scored, how the budget is spread, how weights are repaired.  The passes that
-were named stay.  Start reading at `resolved`.
+A recipe fills in what was left open: how channels are scored, how the budget is spread, how weights are repaired.  The passes
+that were named stay.  Start reading at `resolved`.
 """
 
 from __future__ import annotations
@@ -31,10 +31,14 @@ RECIPES = {
 """The recipes by name, from the fastest to the most thorough."""
 
 
+MADE_UP_MACS = 4 * 10**11
+"""The work that one run over made up samples may be: some ten seconds."""
+
+
 def resolved(options: Options) -> Options:
     """The options with every pass named.  Raises UsageError for an unknown recipe."""
-    named = bool(options.importance or options.selection) and options.repair is None
-    name = options.recipe or ("fast" if named and options.calibration is None else "balanced")
+    runs_anyway = options.calibration is not None or bool(options.repair)
+    name = options.recipe or ("balanced" if runs_anyway else "fast")
     if name not in RECIPES:
         raise UsageError(f"no recipe is called {name!r}; there are: {', '.join(RECIPES)}")
     recipe = RECIPES[name]

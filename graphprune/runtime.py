@@ -44,6 +44,14 @@ def session(model: ModelProto, threads: int = 0, optimize: bool = True) -> onnxr
         return ort.InferenceSession(str(path), options, providers=providers)
 
 
+def cannot_run() -> tuple[type[Exception], ...]:
+    """What ONNX Runtime raises for a model or inputs that it cannot run."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented", "RuntimeException")
+    return (*(getattr(state, name) for name in names), ValueError)
+
+
 def random_inputs(
     graph: Graph, seed: int = 0, shapes: InputShapes | None = None, batch: int = 2, scale: int = 1
 ) -> dict[str, Array]:

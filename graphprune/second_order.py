@@ -1,7 +1,8 @@
 """Optimal brain surgeon on blocks of columns: what leaving a unit out costs when the rest makes up for it.
 
-With rows X, matrix W and H = Cov(X), leaving out the columns u and letting all others adapt raises the squared error of the results by
-tr(W_u' inv([inv(H)]_uu) W_u) (Hassibi and Stork 1993; blocks: Kurtic et al. 2022, SPA 2024).  Start reading at `eliminate`.
+With rows X, matrix W and H = Cov(X), leaving out the columns u and letting all others adapt raises the squared error of the
+results by tr(W_u' inv([inv(H)]_uu) W_u) (Hassibi and Stork 1993; blocks: Kurtic et al. 2022, SPA 2024).  Start reading at
+`eliminate`.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Elimination:
         widths = np.array([len(self.columns[unit]) for unit in units])
         for width in np.unique(widths[widths > 0]).tolist():
             which = np.flatnonzero(widths == width)
-            at = np.stack([self.columns[units[k]] for k in which])
+            at = np.stack([self.columns[units[int(k)]] for k in which])
             parts = self.matrix[at]
             corner = self.inverse[at[:, :, None], at[:, None, :]]
             result[which] = (parts * np.linalg.solve(corner, parts)).sum(axis=(1, 2))

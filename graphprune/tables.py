@@ -57,9 +57,7 @@ def prune_json(
         "before": asdict(result.before) | {"file_bytes": sizes[0]},
         "after": asdict(result.after) | {"file_bytes": sizes[1]},
         "targets": [asdict(item) | {"realised": item.fraction} for item in result.realised],
-        "groups": [
-            {"id": group.id, "size": group.size, "kept": len(group.keep)} for group in result.plan.groups
-        ],
+        "groups": [{"id": group.id, "size": group.size, "kept": len(group.keep)} for group in result.plan.groups],
         "pinned": len(result.plan.pinned),
         "model_sha256": result.plan.model_sha256,
         "options": result.plan.options,

@@ -1,14 +1,15 @@
 """What happens to a linear node's result on its way into a residual sum.
 
-The result of the last layer of a block passes a bias, a BatchNormalization or a constant factor, channel by channel, and is then
-added to the block's input.  A criterion measures errors against that sum, and a repair pass that fits the layer to the *sum* makes
-up for errors of the other branch as well.  Start reading at `tail_of`.
+The result of the last layer of a block passes a bias, a BatchNormalization or a constant factor, channel by channel, and is
+then added to the block's input.  A criterion measures errors against that sum, and a repair pass that fits the layer to the *sum*
+makes up for errors of the other branch as well.  Start reading at `tail_of`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,11 +40,13 @@ class Tail:
     shift: Shift | None
     straight: str
     """The value before `other` is added."""
+    range: tuple[float, float] = (-inf, inf)
+    """All that reads the total sees it clipped to this range."""
 
     @property
     def alone(self) -> Tail:
         """The same without the sum."""
-        return replace(self, total=self.straight, other="")
+        return replace(self, total=self.straight, other="", range=(-inf, inf)) if self.other else self
 
 
 def tail_of(graph: Graph, node: Linear) -> Tail:
@@ -60,7 +63,24 @@ def tail_of(graph: Graph, node: Linear) -> Tail:
         if longer is None:
             break
         tail = longer
-    return tail
+    return replace(tail, range=_seen_range(graph, tail.total)) if tail.total not in outputs else tail
+
+
+def _seen_range(graph: Graph, value: str) -> tuple[float, float]:
+    """What remains visible of a value: ReLU and Clip hide the rest."""
+    low, high = inf, -inf
+    for use in graph.uses.get(value, []):
+        view = NodeView(graph, use.node)
+        if view.operator == "Relu":
+            low = min(low, 0.0)
+            high = inf
+        elif view.operator == "Clip" and use.input == 0:
+            bounds = [view.constant(k) if len(view.inputs) > k else None for k in (1, 2)]
+            low = min(low, -inf if bounds[0] is None else float(bounds[0]))
+            high = max(high, inf if bounds[1] is None else float(bounds[1]))
+        else:
+            return -inf, inf
+    return low, high
 
 
 def _normalized(view: NodeView, index: int, tail: Tail, node: Linear) -> Tail | None:

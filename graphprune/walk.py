@@ -16,7 +16,7 @@ from onnx import ModelProto, helper
 
 from .graph import Array, node_reads
 from .runtime import session
-from .samples import Samples, batches
+from .samples import Runs
 
 MEMORY = 2**30
 """Values beyond this many bytes lie in temporary files."""
@@ -25,14 +25,11 @@ MEMORY = 2**30
 class Walk:
     """One model under way over samples; close it (or use it in a `with` statement) to remove its temporary files."""
 
-    def __init__(self, model: ModelProto, samples: Samples, batch: int) -> None:
+    def __init__(self, model: ModelProto, runs: Runs) -> None:
         self.model = model
         self.position = 0
-        names = [value.name for value in model.graph.input if value.name in samples]
-        self.sizes = [len(part[names[0]]) for part in batches(samples, names, batch)]
-        self._values: dict[str, list[Array]] = {
-            name: [part[name] for part in batches(samples, names, batch)] for name in names
-        }
+        self.runs = runs
+        self._values: dict[str, list[Array]] = {name: [run[name] for run in runs] for name in runs[0]}
         self._reads = [node_reads(node) for node in model.graph.node]
         self._producers = {name: position for position, node in enumerate(model.graph.node) for name in node.output}
         self._last = {name: position for position, read in enumerate(self._reads) for name in read}
@@ -101,7 +98,7 @@ class Walk:
         active = session(piece)
         for name in keep:
             self._values[name] = []
-        for number in range(len(self.sizes)):
+        for number in range(len(self.runs)):
             feeds = {name: self._values[name][number] for name in inputs}
             for name, array in zip(keep, active.run(keep, feeds), strict=True):
                 self._values[name].append(self._placed(array))

@@ -12,7 +12,7 @@ from onnx import ModelProto
 import graphprune
 from graphprune import registry
 from graphprune.errors import UsageError
-from graphprune.weights import Weights
+from graphprune.evidence import Evidence
 
 
 def tiny() -> ModelProto:
@@ -30,7 +30,7 @@ def tiny() -> ModelProto:
 
 def score(spec: str, model: ModelProto | None = None, group: int = 0) -> list[float] | None:
     analysis = graphprune.analyze(model or tiny())
-    found = registry.make("importance", spec).score(analysis.groups[group], Weights(analysis.graph))
+    found = registry.make("importance", spec).score(analysis.groups[group], Evidence.of(analysis))
     return None if found is None else found.tolist()
 
 
@@ -152,7 +152,7 @@ def test_heads_are_scored_by_all_their_weights() -> None:
     model.graph.output[0].type.tensor_type.shape.dim[2].dim_value = 1
     analysis = graphprune.analyze(model)
     criterion = registry.make("importance", "magnitude{p=1,normalizer=none}")
-    found = [criterion.score(group, Weights(analysis.graph)).tolist() for group in analysis.groups]
+    found = [criterion.score(group, Evidence.of(analysis)).tolist() for group in analysis.groups]
     assert sorted(found) == sorted([[33.0, 132.0], [55.0, 110.0]])
 
 
@@ -203,7 +203,7 @@ def test_a_spec_with_changed_options_prints_and_parses_back() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("magnitud", "no importance is called 'magnitud'; there are: bn_scale, fpgm, lamp, magnitude, random"),
+        ("magnitud", "no importance is called 'magnitud'; there are: bn_scale, fpgm, lamp, magnitude, obspa, random"),
         ("magnitude{p=3}", "option p='3'"),
         ("magnitude{reduce=median}", "option reduce='median'"),
         ("magnitude{q=1}", "has no option 'q'; it has: p, reduce, normalizer"),

@@ -51,6 +51,8 @@ def test_every_option_that_decides_about_the_result_is_recorded() -> None:
     options = plan_of(targets=["channels=0.6"], seed=7, min_channels=2, keep=["nner:0"], importance="lamp")["options"]
     assert options == {
         "targets": ["channels=0.6"],
+        "recipe": "fast",
+        "repair": [],
         "importance": "lamp",
         "selection": "uniform",
         "align": 1,

@@ -201,11 +201,11 @@ def test_isomorphic_keeps_the_same_share_of_every_kind() -> None:
 @pytest.mark.parametrize("selection", SELECTIONS)
 def test_within_a_group_the_best_stay(selection: str) -> None:
     from graphprune import registry
-    from graphprune.weights import Weights
+    from graphprune.evidence import Evidence
 
     result = prune("channels=0.6", selection=selection)
     analysis = graphprune.analyze(result.original)
-    criterion, weights = registry.make("importance", "magnitude"), Weights(result.original)
+    criterion, weights = registry.make("importance", "magnitude"), Evidence.of(result.analysis)
     for group in analysis.groups:
         scores = criterion.score(group, weights)
         kept = result.plan.keep[group.id]

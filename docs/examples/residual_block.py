@@ -39,9 +39,7 @@ def network() -> onnx.ModelProto:
         conv("head", "concat"),
     ]
     rng = np.random.default_rng(0)
-    weights = [
-        numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name) for name, shape in SHAPES.items()
-    ]
+    weights = [numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name) for name, shape in SHAPES.items()]
     image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 16, 16])
     scores = helper.make_tensor_value_info("head", TensorProto.FLOAT, ["batch", 10, 16, 16])
     graph = helper.make_graph(nodes, "residual_block", [image], [scores], weights)

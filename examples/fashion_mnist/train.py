@@ -32,9 +32,7 @@ EVAL_SAMPLES, CALIBRATION_SAMPLES = 1000, 256
 class ConvNorm(nn.Module):
     """Convolution without bias, batch normalisation and, unless `relu` is off, a ReLU."""
 
-    def __init__(
-        self, cin: int, cout: int, kernel: int, stride: int = 1, groups: int = 1, relu: bool = True
-    ) -> None:
+    def __init__(self, cin: int, cout: int, kernel: int, stride: int = 1, groups: int = 1, relu: bool = True) -> None:
         super().__init__()
         self.conv = nn.Conv2d(cin, cout, kernel, stride, kernel // 2, groups=groups, bias=False)
         self.norm = nn.BatchNorm2d(cout)

@@ -15,10 +15,10 @@ from .base import Importance, Sight, normalized, reduced
 
 @dataclass(frozen=True)
 class Obspa(Importance):
-    """Error that leaving a unit out adds to all that reads it, with H = Cov(X) + damping and exact downdates (SPA, Wang et al. 2024).
+    """Error that leaving a unit out adds to all that reads it, by block optimal brain surgeon (OBSPA, Wang et al. 2024).
 
-    Units leave greedily; errors are relative to the variance of the sum that a reader's result goes into, so that groups compare
-    and adding up scores gives the error of a cut.
+    H is the covariance of what is read, damped; units leave greedily with exact downdates of its inverse.  Errors are relative to
+    the variance of the sum that a reader's result goes into, so that groups compare and scores add up to the error of a cut.
     """
 
     name: ClassVar[str] = "obspa"
@@ -26,7 +26,7 @@ class Obspa(Importance):
     damping: float = 1e-3
 
     def score(self, group: Group, evidence: Evidence) -> Vector:
-        """Each unit's added error in the order of leaving; its share of the squared weights where no linear map reads the group."""
+        """Each unit's added error in the order of leaving; its share of the squared weights where nothing linear reads it."""
         reads = evidence.reads(group)
         if reads:
             return eliminate(reads, group.size, self.damping)

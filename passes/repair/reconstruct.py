@@ -3,37 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graphprune.calibration import RUN_BYTES, rows_per_sample
+from graphprune.calibration import rows_per_sample
+from graphprune.linear import Rows
 from graphprune.repairing import Layer, Patient
-from graphprune.samples import batch_size, whole
+from graphprune.samples import sample_count
+from graphprune.tails import Tail
 from graphprune.walk import Walk
 
 from .base import Repair
 
 Wide = NDArray[np.float64]
 
+HELD_BYTES = 2**29
+"""Rows of one layer that are held for further rounds; a layer with more gets one round."""
+
 
 @dataclass(frozen=True)
 class Reconstruct(Repair):
-    """Refits every layer behind pruned channels to the original network, given what reaches it in the pruned one (He et al. 2017).
+    """Refits every layer behind pruned channels to the original network, given what reaches it now (He et al. 2017).
 
-    The last layer of a residual branch is fitted to the sum, so that it also makes up for the error of the other branch.  `ridge` pulls
-    towards the old weights, relative to the mean square of the layer's input.
+    The last layer of a residual branch is fitted to the sum, so that it also makes up for the error of the other branch.  In
+    front of a ReLU only what passes it is fitted, in `rounds` rounds (Zhang et al. 2015).  `ridge` pulls towards the old weights,
+    relative to the mean square of the layer's input.
     """
 
     name: ClassVar[str] = "reconstruct"
     ridge: float = 1e-4
+    rounds: int = 8
 
     def repair(self, patient: Patient) -> None:
         """One pass through both networks side by side."""
-        samples = whole(patient.calibration.samples, patient.graph)
-        size = batch_size(patient.graph, [layer.before.data for layer in patient.layers], RUN_BYTES)
-        with Walk(patient.original, samples, size) as original, Walk(patient.pruned, samples, size) as pruned:
+        runs = patient.calibration.runs
+        with Walk(patient.original, runs) as original, Walk(patient.pruned, runs) as pruned:
             fitted = [layer for layer in patient.layers if patient.may_change(layer) and patient.is_behind_pruned(layer)]
             for number, layer in enumerate(fitted):
                 wanted = {name for later in fitted[number:] for name in (later.tail.total, later.tail.straight)}
@@ -44,59 +51,81 @@ class Reconstruct(Repair):
         pruned.advance_to(layer.after.node)
         tail = layer.tail if layer.tail.other and pruned.knows(layer.tail.other) else layer.tail.alone
         original.advance_past(tail.total, wanted)
-        fit = _Fit(patient, layer, self.ridge)
-        total = sum(pruned.sizes)
+        fit = _Fit(patient, layer, tail, self.ridge)
+        fraction = rows_per_sample(layer.after, sample_count(pruned.runs))
         rng = np.random.default_rng(patient.calibration.seed)
-        others = pruned.values(tail.other) if tail.other else [None] * len(pruned.sizes)
-        for data, whole_result, other in zip(pruned.values(layer.after.data), original.values(tail.total), others, strict=True):
-            picks = layer.after.picks(layer.after.result_shape(data.shape), rows_per_sample(layer.after, total), rng)
-            results = layer.after.results(patient.taken(np.asarray(whole_result), tail.total), picks)
-            if other is not None:
-                results = results - layer.after.results(other, picks)
-            fit.add(layer.after.rows(data, picks), results)
-        fit.solve()
+        others = pruned.values(tail.other) if tail.other else [None] * len(pruned.runs)
+        for data, total, other in zip(pruned.values(layer.after.data), original.values(tail.total), others, strict=True):
+            picks = layer.after.picks(layer.after.result_shape(data.shape), fraction, rng)
+            rest = 0.0 if other is None else layer.after.results(other, picks)
+            fit.add(layer.after.rows(data, picks), layer.after.results(patient.taken(np.asarray(total), tail.total), picks), rest)
+        fit.solve(self.rounds)
 
 
 class _Fit:
-    """Ridge regression of one layer, block by block."""
+    """Ridge regression of one layer, block by block, to what is seen of the total that its results go into."""
 
-    def __init__(self, patient: Patient, layer: Layer, ridge: float) -> None:
+    def __init__(self, patient: Patient, layer: Layer, tail: Tail, ridge: float) -> None:
         self.patient = patient
         self.layer = layer
+        self.tail = tail
         self.ridge = ridge
         self.old = layer.after.matrix(patient.weight(layer.after.weight).astype(np.float64))
         blocks, columns, results = self.old.shape
         channels = patient.kept_results(layer)
-        gain = layer.tail.gain[channels].reshape(blocks, 1, results)
-        self.gain = np.where(gain == 0, 1, gain)
-        self.offset = layer.tail.offset[channels].reshape(blocks, 1, results)
-        self.rows = 0
-        self.sum_x, self.sum_y = np.zeros((blocks, columns)), np.zeros((blocks, results))
-        self.xx, self.xy = np.zeros((blocks, columns, columns)), np.zeros((blocks, columns, results))
+        gain = tail.gain[channels].reshape(blocks, 1, results)
+        self.gain = np.where(gain == 0, 1, gain).astype(np.float32)
+        self.offset = tail.offset[channels].reshape(blocks, 1, results).astype(np.float32)
+        self.count = 0
+        self.sum_x, self.xx = np.zeros((blocks, columns)), np.zeros((blocks, columns, columns))
+        self.sum_y, self.xy = np.zeros((blocks, results)), np.zeros((blocks, columns, results))
+        self.parts: list[tuple[Rows, Rows, Rows | float]] = []
+        self.held = 0
 
-    def add(self, rows: NDArray[np.float32], results: NDArray[np.float32]) -> None:
-        """Take in rows and what they should lead to."""
-        wanted = ((results - self.offset) / self.gain).astype(np.float32)
-        across = rows.transpose(0, 2, 1)
-        self.rows += rows.shape[1]
+    def add(self, rows: Rows, total: Rows, rest: Rows | float) -> None:
+        """Take in rows, the total that they should lead to, and what is added on the way to it."""
+        self.count += rows.shape[1]
         self.sum_x += rows.sum(axis=1, dtype=np.float64)
-        self.sum_y += wanted.sum(axis=1, dtype=np.float64)
-        self.xx += np.matmul(across, rows)
-        self.xy += np.matmul(across, wanted)
+        self.xx += np.matmul(rows.transpose(0, 2, 1), rows)
+        self._aim(rows, total, rest)
+        self.held += rows.nbytes + 2 * total.nbytes
+        if self.tail.range != (-inf, inf) and self.held <= HELD_BYTES:
+            self.parts.append((rows, total, rest))
 
-    def solve(self) -> None:
+    def _aim(self, rows: Rows, total: Rows, rest: Rows | float) -> None:
+        wanted = (total - rest - self.offset) / self.gain
+        self.sum_y += wanted.sum(axis=1, dtype=np.float64)
+        self.xy += np.matmul(rows.transpose(0, 2, 1), wanted)
+
+    def solve(self, rounds: int) -> None:
         """Write the new weight, and the new intercept where there is a place for one."""
-        shift, layer = self.layer.tail.shift, self.layer.after
-        x, y = self.sum_x / self.rows, self.sum_y / self.rows
-        xx, xy = self.xx / self.rows, self.xy / self.rows
-        if shift is not None:
-            xx, xy = xx - x[:, :, None] * x[:, None, :], xy - x[:, :, None] * y[:, None, :]
-        new = np.stack([self._ridge(*parts) for parts in zip(xx, xy, self.old, strict=True)])
+        shift, layer = self.tail.shift, self.layer.after
+        centre = np.zeros_like(self.sum_x) if shift is None else self.sum_x / self.count
+        xx = self.xx / self.count - centre[:, :, None] * centre[:, None, :]
+        level = np.maximum(self.ridge * np.trace(xx, axis1=1, axis2=2) / xx.shape[1], 1e-10)
+        inverse = np.linalg.inv(xx + level[:, None, None] * np.eye(xx.shape[1]))
+        new, intercept = self._fitted(inverse, xx, centre)
+        if self.held <= HELD_BYTES:
+            for _ in range(rounds if self.parts else 0):
+                self._aim_at_seen(new, intercept)
+                new, intercept = self._fitted(inverse, xx, centre)
         self.patient.set_weight(layer.weight, layer.weight_of(new))
         if shift is not None:
-            intercept = (y - np.einsum("bc,bcr->br", x, new)).reshape(-1)
-            self.patient.set_intercept(shift, intercept, self.layer)
+            self.patient.set_intercept(shift, intercept.reshape(-1), self.layer)
 
-    def _ridge(self, xx: Wide, xy: Wide, old: Wide) -> Wide:
-        level = max(self.ridge * float(np.trace(xx)) / len(xx), 1e-10)
-        return np.asarray(old + np.linalg.solve(xx + level * np.eye(len(xx)), xy - xx @ old))
+    def _fitted(self, inverse: Wide, xx: Wide, centre: Wide) -> tuple[Wide, Wide]:
+        """The matrix and the intercept for the present aims."""
+        y = self.sum_y / self.count
+        xy = self.xy / self.count - centre[:, :, None] * y[:, None, :]
+        new = self.old + np.matmul(inverse, xy - np.matmul(xx, self.old))
+        return new, np.zeros_like(y) if self.tail.shift is None else y - np.einsum("bc,bcr->br", centre, new)
+
+    def _aim_at_seen(self, matrix: Wide, intercept: Wide) -> None:
+        """Where the original total is clipped away, whatever the layer gives beyond the bound is as good."""
+        low, high = self.tail.range
+        self.sum_y[:], self.xy[:] = 0, 0
+        thin, base = matrix.astype(np.float32), intercept.astype(np.float32)[:, None, :]
+        for rows, total, rest in self.parts:
+            given = (np.matmul(rows, thin) + base) * self.gain + self.offset + rest
+            aim = np.where(total <= low, np.minimum(given, low), np.where(total >= high, np.maximum(given, high), total))
+            self._aim(rows, aim, rest)

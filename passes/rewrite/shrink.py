@@ -91,9 +91,7 @@ def _touched(edit: Edit) -> bool:
     """Whether any axis of any input or result of the node shrinks."""
     inputs = ((edit.kept, k, edit.shape(k)) for k in range(len(edit.inputs)) if edit.has(k))
     outputs = ((edit.kept_output, k, edit.output_shape(k)) for k in range(len(edit.outputs)))
-    return any(
-        kept(index, axis) is not None for kept, index, shape in (*inputs, *outputs) for axis in range(len(shape or ()))
-    )
+    return any(kept(index, axis) is not None for kept, index, shape in (*inputs, *outputs) for axis in range(len(shape or ())))
 
 
 def _refresh_shapes(model: ModelProto, graph: Graph, kept_of: KeptOf) -> None:

@@ -20,8 +20,8 @@ REFRESH = 0.002
 class Distortion(Selection):
     """Takes scores for errors that add up, and always shrinks where the least error is paid for the cost that is saved.
 
-    That is the greedy solution of the additive-distortion knapsack on the convex hull of each group's error curve; what a unit saves
-    depends on what its neighbours keep and follows them (Shoham and Gersho 1988; layer-adaptive pruning: Xu et al. 2023).
+    That is the greedy solution of the additive-distortion knapsack on the convex hull of each group's error curve; what a unit
+    saves depends on what its neighbours keep and follows them (Shoham and Gersho 1988; layer-adaptive pruning: Xu et al. 2023).
     """
 
     name: ClassVar[str] = "distortion"
