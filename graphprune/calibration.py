@@ -64,9 +64,14 @@ class Moments:
         return self.total / max(1, self.rows)
 
     def covariance(self, block: int) -> Wide:
-        """[columns, columns] of one block."""
+        """[columns, columns] of one block, shrunk towards its diagonal where rows are few (Ledoit and Wolf 2004).
+
+        With fewer rows than columns every column looks like a combination of others: nothing would seem to be lost.
+        """
         mean = self.mean[block]
-        return np.asarray(self.outer[block] / max(1, self.rows) - np.outer(mean, mean))
+        found = self.outer[block] / max(1, self.rows) - np.outer(mean, mean)
+        doubt = len(mean) / (len(mean) + max(1, self.rows))
+        return np.asarray((1 - doubt) * found + doubt * np.diag(np.diagonal(found)))
 
 
 @dataclass

@@ -102,8 +102,7 @@ class _Fit:
         shift, layer = self.tail.shift, self.layer.after
         centre = np.zeros_like(self.sum_x) if shift is None else self.sum_x / self.count
         xx = self.xx / self.count - centre[:, :, None] * centre[:, None, :]
-        level = np.maximum(self.ridge * np.trace(xx, axis1=1, axis2=2) / xx.shape[1], 1e-10)
-        inverse = np.linalg.inv(xx + level[:, None, None] * np.eye(xx.shape[1]))
+        inverse = np.linalg.inv(xx + self._pull(xx))
         new, intercept = self._fitted(inverse, xx, centre)
         if self.held <= HELD_BYTES:
             for _ in range(rounds if self.parts else 0):
@@ -112,6 +111,12 @@ class _Fit:
         self.patient.set_weight(layer.weight, layer.weight_of(new))
         if shift is not None:
             self.patient.set_intercept(shift, intercept.reshape(-1), self.layer)
+
+    def _pull(self, xx: Wide) -> Wide:
+        """What pulls towards the old weights: the ridge, and more where there are few rows for each column."""
+        spread = np.diagonal(xx, axis1=1, axis2=2)
+        level = np.maximum(self.ridge * spread.mean(axis=1, keepdims=True), 1e-10)
+        return np.asarray((level + spread * xx.shape[1] / self.count)[:, :, None] * np.eye(xx.shape[1]))
 
     def _fitted(self, inverse: Wide, xx: Wide, centre: Wide) -> tuple[Wide, Wide]:
         """The matrix and the intercept for the present aims."""
