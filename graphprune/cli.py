@@ -181,6 +181,8 @@ def prune(
     sizes = _source_size(model, result.original.model), _file_size(output)
     table = tables.prune_table(result, sizes, latency, accuracies)
     _report([table], lambda: tables.prune_json(result, sizes, latency, accuracies), json_to)
+    if json_to != "-":
+        click.echo(tables.recipe_line(result))
     if json_to != "-" and result.proof is not None:
         click.echo(str(result.proof))
 

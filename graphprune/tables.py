@@ -49,6 +49,15 @@ def prune_table(
     return table
 
 
+def recipe_line(result: Result) -> str:
+    """Which passes ran, and what became of the weights."""
+    options = result.options
+    passes = [options["importance"], options["selection"], *options["repair"]]
+    repaired = f"{len(result.weights)} weights repaired" if result.weights else "kept weights unchanged"
+    hint = "" if result.weights else "; --calibration FILE.npz, or random, repairs them"
+    return f"recipe {options['recipe']}: {', '.join(passes)} ({repaired}{hint})"
+
+
 def prune_json(
     result: Result, sizes: tuple[int, int], latency: Sequence[Latency] = (), accuracies: Sequence[float] = ()
 ) -> dict[str, Any]:
@@ -59,6 +68,7 @@ def prune_json(
         "targets": [asdict(item) | {"realised": item.fraction} for item in result.realised],
         "groups": [{"id": group.id, "size": group.size, "kept": len(group.keep)} for group in result.plan.groups],
         "pinned": len(result.plan.pinned),
+        "repaired": sorted(result.weights),
         "model_sha256": result.plan.model_sha256,
         "options": result.plan.options,
         "proof": None if result.proof is None else asdict(result.proof),

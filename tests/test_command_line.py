@@ -42,7 +42,7 @@ def test_only_the_result_goes_to_standard_output(graphprune_cli: Cli, model: Pat
     report = json.loads(result.stdout)
     assert not result.stderr
     assert set(report) == {
-        *("before", "after", "targets", "groups", "pinned", "model_sha256", "options", "proof"),
+        *("before", "after", "targets", "groups", "pinned", "model_sha256", "options", "proof", "repaired"),
     }
     assert report["after"]["file_bytes"] == out.stat().st_size
     assert report["before"]["file_bytes"] == model.stat().st_size

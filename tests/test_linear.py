@@ -83,7 +83,8 @@ def test_picks_are_positions_of_every_sample_without_repetition() -> None:
     sample, row, column = node.picks((3, 12, 9, 11), 20, np.random.default_rng(0))
     assert np.bincount(sample).tolist() == [20, 20, 20]
     assert len({*zip(sample.tolist(), row.tolist(), column.tolist(), strict=True)}) == 60
-    assert row.max() < 9 and column.max() < 11
+    assert row.max() < 9
+    assert column.max() < 11
     everything = node.picks((2, 12, 2, 3), 20, np.random.default_rng(0))
     assert len(everything[0]) == 12
 
@@ -119,7 +120,8 @@ def test_the_tail_of_a_residual_branch_is_the_sum() -> None:
     graph = graphprune.load(model)
     tail = tail_of(graph, linear_nodes(graph)[0])
     assert (tail.total, tail.other, tail.straight, tail.range) == ("t", "x", "k", (0, np.inf))
-    assert tail.shift is not None and (tail.shift.tensor, tail.shift.factor) == ("m", -1)
+    assert tail.shift is not None
+    assert (tail.shift.tensor, tail.shift.factor) == ("m", -1)
     assert (tail.alone.total, tail.alone.other) == ("k", "")
 
 
@@ -133,7 +135,8 @@ def test_the_bias_of_a_product_is_added_behind_it() -> None:
     tail_values(model, 0)
     graph = graphprune.load(model)
     tail = tail_of(graph, linear_nodes(graph)[0])
-    assert tail.shift is not None and (tail.shift.tensor, tail.shift.factor) == ("b", 1)
+    assert tail.shift is not None
+    assert (tail.shift.tensor, tail.shift.factor) == ("b", 1)
     assert (tail.total, tail.other) == ("y", "x")
 
 

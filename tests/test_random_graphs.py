@@ -57,6 +57,20 @@ def test_kept_normalisations_in_random_networks(network: Network, options: dict[
     _check_cost(result)
 
 
+@settings(max_examples=100)
+@given(network=networks(), options=wishes())
+def test_repaired_random_networks(network: Network, options: dict[str, Any]) -> None:
+    """Whatever repair does to the weights, the pruned network equals the masked original that has them too."""
+    oracle_runs(network.model)
+    passes = {"importance": "obspa", "selection": "distortion", "repair": "reconstruct", "calibration": "random"}
+    result = prune_somehow(network.model, options | passes)
+    assert result.proof is not None
+    plan = parse_plan(result.plan.to_json())
+    again = graphprune.apply_plan(network.model, plan, verify=False, weights=result.weights)
+    assert again.model.SerializeToString(deterministic=True) == result.model.SerializeToString(deterministic=True)
+    _check_cost(result)
+
+
 def check(network: Network, options: dict[str, Any]) -> None:
     model = network.model
     oracle_runs(model)

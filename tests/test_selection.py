@@ -391,3 +391,61 @@ def test_operators_without_a_rule_may_be_an_error() -> None:
     assert counts(prune("channels=0.5", model=model)) == {"w2:0": 3}
     with pytest.raises(UnreachableError, match=r"operators without a rule: com\.microsoft::SampleOp"):
         prune("channels=0.5", model=model, on_unsupported="error")
+
+
+# ---- least distortion ---------------------------------------------------------------------------
+
+
+def test_hull_slopes_never_decrease_and_meet_the_ends() -> None:
+    from graphprune.passes.selection.distortion import hull_slopes
+
+    errors = np.array([0, 3, 3.5, 6, 6.1, 10])
+    slopes = hull_slopes(errors)
+    assert slopes.tolist() == pytest.approx([1.525] * 4 + [3.9])
+    assert slopes.sum() == pytest.approx(10)
+
+
+def test_distortion_spends_error_where_it_saves_most() -> None:
+    """Two independent layers of equal cost; the scores of one are a tenth of the other's."""
+    from graphprune import registry
+    from graphprune.budget import Problem, solve
+    from graphprune.cost import CostModel
+    from graphprune.targets import parse_target
+
+    model = net("""
+        two (float[N,4] x) => (float[N,2] y, float[N,2] z)
+        <float[10,4] a, float[2,10] b, float[10,4] c, float[2,10] d> {
+            p = Gemm<transB = 1>(x, a)
+            y = Gemm<transB = 1>(p, b)
+            q = Gemm<transB = 1>(x, c)
+            z = Gemm<transB = 1>(q, d)
+        }""")
+    analysis = graphprune.analyze(model)
+    rng = np.random.default_rng(0)
+    cheap, dear = np.sort(rng.random(10)) * 0.1, np.sort(rng.random(10))
+    sizes = np.array([10, 10])
+    problem = Problem(
+        analysis.groups, [cheap, dear], np.ones(2, int), sizes, np.ones(2, int), CostModel(analysis), [parse_target("macs=0.5")]
+    )
+    keep = solve(problem, registry.make("selection", "distortion").path(problem))
+    kept = [len(units) for units in keep.values()]
+    assert sum(kept) == 10
+    error = [np.concatenate([[0], np.cumsum(scores)]) for scores in (cheap, dear)]
+    best = min(error[0][10 - k] + error[1][k] for k in range(1, 10))
+    assert error[0][10 - kept[0]] + error[1][10 - kept[1]] == pytest.approx(best)
+
+
+def test_savings_are_the_slope_of_the_cost() -> None:
+    from graphprune.cost import KINDS, CostModel
+
+    analysis = graphprune.analyze(residual())
+    model = CostModel(analysis)
+    present = np.ones(len(analysis.ledger.labels), dtype=bool)
+    for kind in KINDS:
+        savings = model.savings(present, [kind])
+        for group in analysis.groups:
+            without = present.copy()
+            without[group.labels[0]] = False
+            saved = (model.original.of(kind) - model.cost(without).of(kind)) / model.original.of(kind)
+            assert saved <= savings[group.labels[0]] + 1e-9
+            assert savings[group.labels[0]] <= 1.3 * saved

@@ -102,7 +102,7 @@ class _Fit:
         shift, layer = self.tail.shift, self.layer.after
         centre = np.zeros_like(self.sum_x) if shift is None else self.sum_x / self.count
         xx = self.xx / self.count - centre[:, :, None] * centre[:, None, :]
-        inverse = np.linalg.inv(xx + self._pull(xx))
+        inverse = np.asarray(np.linalg.inv(xx + self._pull(xx)), dtype=np.float64)
         new, intercept = self._fitted(inverse, xx, centre)
         if self.held <= HELD_BYTES:
             for _ in range(rounds if self.parts else 0):
