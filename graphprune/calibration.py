@@ -7,7 +7,7 @@ reading at `Calibration.gather`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -104,6 +104,8 @@ class Calibration:
     runs: Runs
     seed: int = 0
     tick: Tick = lambda share: None
+    labels: Array | None = None
+    """The classes of the samples, where they are known; only gradients look at them."""
     _moments: dict[tuple[object, ...], Moments] = field(default_factory=dict)
     _spreads: dict[str, Spread] = field(default_factory=dict)
     _tails: dict[int, Tail] = field(default_factory=dict)
@@ -112,6 +114,17 @@ class Calibration:
     def linears(self) -> dict[int, Linear]:
         """The linear nodes by position."""
         return linear_nodes(self.graph)
+
+    @property
+    def runnable(self) -> ModelProto:
+        """The network as ONNX Runtime can run it."""
+        return with_branches(self.graph.model)
+
+    @cached_property
+    def some_values(self) -> Samples:
+        """What each linear node reads in the first run."""
+        names = list(dict.fromkeys(node.data for node in self.linears.values()))
+        return next(iter(run_with(self.graph, names, self.runs[:1])))
 
     @property
     def names(self) -> list[str]:
@@ -159,15 +172,9 @@ class _Run:
         """Gather everything."""
         own, total = self.calibration, sample_count(self.calibration.runs)
         taps = list(dict.fromkeys([*(node.data for node in self.moments.values()), *self.spreads]))
-        try:
-            active = session(with_outputs(own.graph, [name for name in taps if name not in own.names]))
-            outputs = [value.name for value in active.get_outputs()]
-            for number, feeds in enumerate(own.runs):
-                self._add(dict(zip(outputs, active.run(outputs, feeds), strict=True)) | feeds, total)
-                own.tick((number + 1) / len(own.runs))
-        except cannot_run() as error:
-            first = str(error).strip().splitlines()[0]
-            raise CalibrationError(f"ONNX Runtime cannot run the model on the calibration samples: {first}") from error
+        for number, values in enumerate(run_with(own.graph, taps, own.runs)):
+            self._add(values, total)
+            own.tick((number + 1) / len(own.runs))
 
     def _add(self, values: Samples, total: int) -> None:
         for view, node in self.moments.items():
@@ -178,6 +185,19 @@ class _Run:
             self.calibration._moments.setdefault(view, empty).add(rows)
         for name, node in self.spreads.items():
             self.calibration._spreads.setdefault(name, Spread()).add(values[name], node.result_axis)
+
+
+def run_with(graph: Graph, names: list[str], runs: Runs) -> Iterator[Samples]:
+    """The named values, outputs and inputs of each run.  Raises CalibrationError where ONNX Runtime cannot run the model."""
+    inputs = {value.name for value in graph.inputs}
+    try:
+        active = session(with_outputs(graph, [name for name in names if name not in inputs]))
+        outputs = [value.name for value in active.get_outputs()]
+        for feeds in runs:
+            yield dict(zip(outputs, active.run(outputs, feeds), strict=True)) | feeds
+    except cannot_run() as error:
+        first = str(error).strip().splitlines()[0]
+        raise CalibrationError(f"ONNX Runtime cannot run the model on the calibration samples: {first}") from error
 
 
 def linear_nodes(graph: Graph) -> dict[int, Linear]:

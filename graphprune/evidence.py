@@ -6,19 +6,22 @@ A criterion never learns what operator it looks at.  `Evidence.weights` gives ma
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .calibration import Calibration
-from .groups import Group
+from .gradients import Gradients, gather_gradients
+from .graph import Array
+from .groups import Group, Member
 from .inference import Analysis
 from .labels import Ids
 from .linear import Linear
-from .weights import Weights
+from .weights import Weights, scored_members
 
 Wide = NDArray[np.float64]
 
@@ -70,6 +73,7 @@ class Evidence:
     analysis: Analysis
     weights: Weights
     calibration: Calibration | None = None
+    _changes: dict[str, list[Wide]] = field(default_factory=lambda: defaultdict(list))
 
     @classmethod
     def of(cls, analysis: Analysis, calibration: Calibration | None = None) -> Evidence:
@@ -100,7 +104,7 @@ class Evidence:
     def batches(self) -> Iterator[list[Group]]:
         """The groups in the order of the network, as many at a time as moments of what reads them fit into memory.
 
-        The network runs once over the samples for each batch: once in all, but for large networks.
+        The moments are there when a batch is given out: the network runs once in all, but for large networks.
         """
         batch: list[Group] = []
         wanted: dict[tuple[object, ...], Linear] = {}
@@ -118,6 +122,50 @@ class Evidence:
             nodes = {node.node: node for group in groups for node, _ in self.readers[group.id]}
             self.calibration.gather(nodes.values())
         return groups
+
+    @cached_property
+    def gradients(self) -> Gradients | None:
+        """The gradients of the loss by weight (`graphprune.gradients`); None without calibration data."""
+        if self.calibration is None:
+            return None
+        return gather_gradients(self.calibration, self._add_changes)
+
+    def changes(self, group: Group) -> Wide | None:
+        """[batches, units]: the sum of w * g over the weights that produce a unit (that read it, where none does)."""
+        return np.stack(self._changes[group.id]) if self.gradients is not None and self._changes[group.id] else None
+
+    def _add_changes(self, gradients: Mapping[str, Array]) -> None:
+        for group in self.analysis.groups:
+            members = [member for member in scored_members(group) if member.tensor in gradients]
+            ours = [member for member in members if member.role == "producer"] or members
+            if ours:
+                parts = [
+                    self.weights.unit_sums(group, member, self._weight(member) * gradients[member.tensor]) for member in ours
+                ]
+                self._changes[group.id].append(np.sum(parts, axis=0))
+
+    def summed(self, group: Group, cells: Callable[[str, Array], Array]) -> Wide | None:
+        """For each unit the sum of `cells(name, weight)`, shaped like the weight, over its weights that have gradients."""
+        found = self.gradients
+        members = [member for member in scored_members(group) if found is not None and member.tensor in found.square]
+        parts = [self.weights.unit_sums(group, member, cells(member.tensor, self._weight(member))) for member in members]
+        return np.asarray(np.sum(parts, axis=0), np.float64) if parts else None
+
+    def _weight(self, member: Member) -> Array:
+        weight = self.analysis.graph.constant(member.tensor)
+        assert weight is not None
+        return weight
+
+    def maps(self, group: Group) -> list[tuple[Array, Ids]]:
+        """What is read of a group on some samples: [samples, channels, ...] with the unit of each channel."""
+        if self.calibration is None:
+            return []
+        found: dict[str, tuple[Array, Ids]] = {}
+        for node, units in self.readers[group.id]:
+            ours = units >= 0
+            value = np.moveaxis(self.calibration.some_values[node.data], node.data_axis, 1)
+            found.setdefault(node.data, (value[:, ours], units[ours]))
+        return list(found.values())
 
     def reads(self, group: Group) -> list[Read]:
         """The linear maps that read a group, block by block; empty without calibration data."""

@@ -185,10 +185,10 @@ def _calibration(model: CostModel, options: Options, input_shapes: InputShapes |
         return None
     size = run_size(graph, (name for node in linear_nodes(graph).values() for name in (node.data, node.result)), RUN_BYTES)
     if options.calibration is None or (isinstance(options.calibration, str) and options.calibration == "random"):
-        runs = random_runs(graph, options.seed, size, input_shapes, MADE_UP_MACS // max(1, model.original.macs))
+        runs, labels = random_runs(graph, options.seed, size, input_shapes, MADE_UP_MACS // max(1, model.original.macs)), None
     else:
-        runs = read_calibration(options.calibration, graph, size)
-    return Calibration(graph, runs, options.seed, lambda share: step(f"running the network on samples: {share:.0%}"))
+        runs, labels = read_calibration(options.calibration, graph, size)
+    return Calibration(graph, runs, options.seed, lambda share: step(f"running the network on samples: {share:.0%}"), labels)
 
 
 def _repaired_weights(evidence: Evidence, present: NDArray[np.bool_], options: Options, step: Step) -> dict[str, Array]:
@@ -268,7 +268,7 @@ def _problem(evidence: Evidence, model: CostModel, options: Options, targets: Se
     if hasattr(criterion, "seed") and options.seed:
         criterion = type(criterion)(seed=options.seed)
     raw: list[Vector | None] = []
-    for batch in evidence.batches():
+    for batch in evidence.batches() if criterion.sees == "activations" else [analysis.groups]:
         for group in batch:
             step(f"scoring channels: group {len(raw) + 1} of {len(analysis.groups)}")
             raw.append(criterion.score(group, evidence))

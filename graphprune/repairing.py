@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from .branches import with_branches
 from .calibration import Calibration, Tick, linear_nodes
 from .edit import KeptOf
-from .graph import Array, Graph, to_array
+from .graph import Array, Graph, operator_name, to_array
 from .inference import Analysis
 from .labels import Ids
 from .linear import Linear
+from .operators import TABLE
 from .tails import Shift, Tail
 
 
@@ -46,7 +46,7 @@ class Patient:
     @property
     def original(self) -> ModelProto:
         """The original network as ONNX Runtime can run it."""
-        return with_branches(self.graph.model)
+        return self.calibration.runnable
 
     @cached_property
     def layers(self) -> list[Layer]:
@@ -78,10 +78,35 @@ class Patient:
         new = intercept if shift.tensor == layer.before.bias else old + shift.factor * intercept
         self.set_weight(shift.tensor, new)
 
+    def move_intercept(self, shift: Shift, by: Array) -> None:
+        """Let a layer's results be larger by `by` (in the order of its results)."""
+        old = self.weight(shift.tensor).astype(np.float64).reshape(-1)
+        self.set_weight(shift.tensor, old + shift.factor * by)
+
+    def cuts(self, layer: Layer) -> list[Cut]:
+        """What is kept of a layer's matrix, block by block; blocks that are gone are left out."""
+        axis = layer.before.data_axis % max(1, len(self.graph.shape(layer.before.data) or ()))
+        kept = self.kept_of(layer.before.data, axis)
+        columns = layer.before.channels()
+        there = np.ones(columns.shape, np.bool_) if kept is None else np.isin(columns, kept)
+        results = np.isin(layer.before.result_channels(), self.kept_results(layer))
+        blocks = np.flatnonzero(results.any(axis=1)).tolist()
+        return [Cut(block, after, there[block], np.flatnonzero(results[block])) for after, block in enumerate(blocks)]
+
     def may_change(self, layer: Layer) -> bool:
         """Whether a layer's weight is its own, not one that other nodes read or callers replace."""
         inputs = {value.name for value in self.pruned.graph.input}
         return len(self.graph.uses[layer.before.weight]) == 1 and layer.before.weight not in inputs
+
+    @cached_property
+    def trainable(self) -> list[str]:
+        """The weights that may move: weights, scales and biases by the operator table, and where intercepts go; no tables."""
+        found = {layer.tail.shift.tensor for layer in self.layers if layer.tail.shift}
+        for node in self.graph.nodes:
+            entry = TABLE.get(operator_name(node))
+            operands = zip(node.input, entry.parameters if entry else (), strict=False)
+            found |= {name for name, kind in operands if kind in {"weight", "scale", "bias"}}
+        return sorted(found & set(self._tensors) - {value.name for value in self.pruned.graph.input})
 
     def is_behind_pruned(self, layer: Layer) -> bool:
         """Whether what was removed changes what the layer reads."""
@@ -123,6 +148,16 @@ class Layer:
     before: Linear
     after: Linear
     tail: Tail
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One block of a layer: its number before and after, which columns are kept (a mask) and which results (indices)."""
+
+    block: int
+    after: int
+    columns: NDArray[np.bool_]
+    results: NDArray[np.int64]
 
 
 def with_weights(analysis: Analysis, weights: Mapping[str, Array], kept_of: KeptOf) -> Analysis:

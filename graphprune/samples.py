@@ -71,16 +71,22 @@ def _fitting(array: Array, value: ValueInfoProto, source: str) -> Array:
     return array.astype(dtype, copy=False)
 
 
-def read_calibration(source: Any, graph: Graph, size: int) -> Runs:
-    """Runs of `size` samples from a path, a mapping of arrays or an iterator of such.  Raises UsageError if they do not fit."""
+def read_calibration(source: Any, graph: Graph, size: int) -> tuple[Runs, Array | None]:
+    """Runs of `size` samples, and their labels, from a path, a mapping of arrays or an iterator of such.
+
+    Raises UsageError if they do not fit.
+    """
     if isinstance(source, str | Path):
-        return runs_of(read_samples(Path(source), graph), graph, size)
-    if isinstance(source, Mapping):
-        return runs_of(checked_samples(source, graph), graph, size)
-    runs = [run for batch in source for run in runs_of(checked_samples(batch, graph), graph, size)]
-    if not runs:
+        batches = [read_samples(Path(source), graph)]
+    elif isinstance(source, Mapping):
+        batches = [checked_samples(source, graph)]
+    else:
+        batches = [checked_samples(batch, graph) for batch in source]
+    if not batches:
         raise UsageError("the calibration iterator gave no batch")
-    return runs
+    pieces = [runs_of(batch, graph, size) for batch in batches]
+    labels = [batch[LABELS][: sample_count(runs)] for batch, runs in zip(batches, pieces, strict=True) if LABELS in batch]
+    return [run for runs in pieces for run in runs], np.concatenate(labels) if len(labels) == len(batches) else None
 
 
 def runs_of(samples: Samples, graph: Graph, size: int) -> Runs:

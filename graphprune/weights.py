@@ -6,6 +6,7 @@ No criterion asks what operator it is looking at, nor along which axis.  Start r
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +50,12 @@ class Weights:
             self._sums[key] = self._axis_sums(*key)
         weights = self._sums[key][member.positions]
         return np.asarray(np.bincount(member.units, weights, minlength=group.size), np.float64)
+
+    def unit_sums(self, group: Group, member: Member, values: NDArray[Any]) -> Vector:
+        """For each unit the sum of `values`, an array of the weight's shape, over the member's places."""
+        others = tuple(k for k in range(values.ndim) if k != member.axis)
+        sums = values.sum(axis=others, dtype=np.float64)[member.positions]
+        return np.asarray(np.bincount(member.units, sums, minlength=group.size), np.float64)
 
     def _axis_sums(self, tensor: str, axis: int, power: float) -> Vector:
         """The sum of |w| ** power over all axes but one."""

@@ -207,7 +207,7 @@ def test_samples_that_are_no_archive(graphprune_cli: Cli, model: Path, out: Path
         (["--target", "channels=0.5", "--keep", "("], 2, "is not a regular expression"),
         (["--target", "channels=0.5", "--keep", "."], 4, ""),
         (["--target", "channels=0.5", "--ratio", "w1=2"], 2, "is not of the form REGEX=VALUE"),
-        (["--target", "channels=0.5", "--importance", "taylor"], 2, "no importance is called 'taylor'"),
+        (["--target", "channels=0.5", "--importance", "tailor"], 2, "no importance is called 'tailor'"),
         (["--target", "channels=0.5", "--importance", "magnitude{p=3}"], 2, "option p='3'"),
         (["--target", "channels=0.5", "--selection", "best"], 2, "no selection is called 'best'"),
         (["--target", "channels=0.5", "--align", "none"], 2, "--align 'none': give 'auto' or a number"),

@@ -203,7 +203,10 @@ def test_a_spec_with_changed_options_prints_and_parses_back() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("magnitud", "no importance is called 'magnitud'; there are: bn_scale, fpgm, lamp, magnitude, obspa, random"),
+        (
+            "magnitud",
+            "no importance is called 'magnitud'; there are: activation, attention, bn_scale, crop, fisher, fluctuation, ",
+        ),
         ("magnitude{p=3}", "option p='3'"),
         ("magnitude{reduce=median}", "option reduce='median'"),
         ("magnitude{q=1}", "has no option 'q'; it has: p, reduce, normalizer"),

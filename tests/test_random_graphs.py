@@ -57,7 +57,7 @@ def test_kept_normalisations_in_random_networks(network: Network, options: dict[
     _check_cost(result)
 
 
-@settings(max_examples=100)
+@settings(max_examples=30)
 @given(network=networks(), options=wishes())
 def test_repaired_random_networks(network: Network, options: dict[str, Any]) -> None:
     """Whatever repair does to the weights, the pruned network equals the masked original that has them too."""

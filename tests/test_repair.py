@@ -228,8 +228,9 @@ def test_samples_that_do_not_fit(arrays: dict[str, np.ndarray], message: str) ->
 
 def test_an_iterator_of_batches() -> None:
     graph = graphprune.load(block())
-    runs = read_calibration(iter([samples(10), samples(3)]), graph, 4)
+    runs, labels = read_calibration(iter([samples(10), samples(3)]), graph, 4)
     assert [len(feeds["x"]) for feeds in runs] == [4, 4, 2, 3]
+    assert labels is None
     with pytest.raises(UsageError, match="gave no batch"):
         read_calibration(iter([]), graph, 4)
 

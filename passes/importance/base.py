@@ -16,7 +16,7 @@ from graphprune.weights import Vector
 Normalizer = Literal["mean", "max", "sum", "none"]
 
 
-Sight = Literal["weights", "activations", "gradients"]
+Sight = Literal["weights", "activations", "maps", "gradients"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Importance(ABC):
 
     name: ClassVar[str]
     sees: ClassVar[Sight] = "weights"
-    """What it looks at: weights alone, activations too (on calibration data), or gradients as well."""
+    """What it looks at beside the weights: moments (`Evidence.reads`), whole maps of some samples, or gradients."""
 
     @abstractmethod
     def score(self, group: Group, evidence: Evidence) -> Vector | None:

@@ -1,0 +1,115 @@
+"""A model as a differentiable function of its weights, in torch.
+
+Gradient criteria and the output-matching repair need derivatives; ONNX Runtime gives none.  The nodes are run one by one with the
+functions of `graphprune.torch_operators`.  Needs the extra `torch`.  Start reading at `Differentiable`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto
+
+from .errors import CalibrationError, MissingExtraError
+from .graph import Array, Graph, attributes, canonical_domain, operator_name, to_array
+
+if TYPE_CHECKING:
+    from .torch_operators import Node
+
+Tensor = Any
+
+
+class Differentiable:
+    """The outputs of a model as functions of its float weights, which are torch tensors by name.
+
+    Raises MissingExtraError without torch and CalibrationError for operators that have no torch function.
+    """
+
+    def __init__(self, model: ModelProto) -> None:
+        torch = needs_torch()
+        from .torch_operators import FUNCTIONS, Node
+
+        graph = Graph(model)
+        self.nodes = list(graph.nodes)
+        self.opsets = graph.opsets
+        missing = sorted({operator_name(node) for node in self.nodes} - set(FUNCTIONS))
+        if missing:
+            raise _no_gradients(f"operators without a torch function: {', '.join(missing)}")
+        self.outputs = [value.name for value in model.graph.output]
+        self.values = {name: torch.from_numpy(_writable(to_array(tensor))) for name, tensor in graph.initializers.items()}
+        self.read = {name for node in self.nodes for name in node.input if name} | set(self.outputs)
+        self._calls = [(FUNCTIONS[operator_name(node)], self._described(node, Node)) for node in self.nodes]
+        self._dead = self._last_uses()
+
+    @property
+    def names(self) -> set[str]:
+        """The values that nodes give."""
+        return {name for node in self.nodes for name in node.output if name}
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The float weights with more than one element, by name; set `requires_grad` on those to derive by."""
+        return {name: value for name, value in self.values.items() if value.is_floating_point() and value.numel() > 1}
+
+    def __call__(self, feeds: Mapping[str, Array], wanted: list[str] | None = None) -> dict[str, Tensor]:
+        """The outputs, or the values in `wanted`, for arrays by input name."""
+        torch = needs_torch()
+        values = self.values | {name: torch.as_tensor(value) for name, value in feeds.items()}
+        wanted = self.outputs if wanted is None else wanted
+        found = {name: values[name] for name in wanted if name in values}
+        for node, (function, described), dead in zip(self.nodes, self._calls, self._dead, strict=True):
+            values |= self._results(node, function, described, [values[name] if name else None for name in node.input])
+            found |= {name: values[name] for name in node.output if name in wanted}
+            for name in dead:
+                del values[name]
+        return found
+
+    def _results(self, node: NodeProto, function: Any, described: Node, inputs: list[Tensor]) -> dict[str, Tensor]:
+        try:
+            found = function(described, *inputs)
+        except (NotImplementedError, RuntimeError, TypeError, IndexError) as error:
+            raise _no_gradients(f"{node.op_type} {node.name!r}: {str(error).splitlines()[0]}") from error
+        results = found if isinstance(found, list | tuple) else (found,)
+        if self.read & set(node.output[len(results) :]):
+            raise _no_gradients(f"{node.op_type} {node.name!r}: results after the first")
+        return {name: result for name, result in zip(node.output, results, strict=False) if name}
+
+    def _described(self, node: Any, kind: type[Node]) -> Node:
+        values = {name: _plain(value) for name, value in attributes(node).items()}
+        return kind(values, self.opsets.get(canonical_domain(node.domain), 1), len(node.output))
+
+    def _last_uses(self) -> list[list[str]]:
+        """What no later node reads, node by node."""
+        last: dict[str, int] = {}
+        for position, node in enumerate(self.nodes):
+            last |= {name: position for name in (*node.input, *node.output) if name and name not in self.values}
+        dead: list[list[str]] = [[] for _ in self.nodes]
+        for name, position in last.items():
+            dead[position].append(name)
+        return dead
+
+
+def _no_gradients(why: str) -> CalibrationError:
+    return CalibrationError(f"no gradients for this model: {why}; use passes that need none, such as --recipe balanced")
+
+
+def needs_torch() -> Any:
+    """The torch module.  Raises MissingExtraError where it is not installed."""
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingExtraError("gradients need torch: pip install 'graphprune[torch]'") from error
+    return torch
+
+
+def _writable(array: Array) -> Array:
+    return np.array(array)
+
+
+def _plain(value: Any) -> Any:
+    """An attribute's value without ONNX's own types."""
+    if isinstance(value, bytes):
+        return value.decode()
+    return to_array(value) if isinstance(value, TensorProto) else value

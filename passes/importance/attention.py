@@ -1,0 +1,40 @@
+"""Where a channel looks.  Start reading at `Attention.score`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from graphprune.evidence import Evidence
+from graphprune.groups import Group
+from graphprune.weights import Vector
+
+from .base import Importance, Normalizer, Sight, normalized
+
+
+@dataclass(frozen=True)
+class Attention(Importance):
+    """Agreement of a channel's squared map with the attention map of its layer (Zagoruyko and Komodakis 2017).
+
+    The attention map of a sample is the sum over the channels of |x| ** `p`, with norm one.
+    """
+
+    name: ClassVar[str] = "attention"
+    sees: ClassVar[Sight] = "maps"
+    p: float = 2
+    normalizer: Normalizer = "mean"
+
+    def score(self, group: Group, evidence: Evidence) -> Vector | None:
+        """I(c) = mean over the samples of the inner product of |x_c| ** p with the attention map."""
+        found = evidence.maps(group)
+        if not found:
+            return None
+        total = np.zeros(group.size)
+        for maps, unit in found:
+            powers = np.abs(maps.reshape(*maps.shape[:2], -1)).astype(np.float64) ** self.p
+            attention = powers.sum(axis=1)
+            attention /= np.maximum(np.linalg.norm(attention, axis=1, keepdims=True), 1e-12)
+            total += np.bincount(unit, np.einsum("sup,sp->u", powers, attention) / len(maps), minlength=group.size)
+        return normalized(total, self.normalizer)

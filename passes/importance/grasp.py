@@ -1,0 +1,27 @@
+"""What a channel does for the flow of gradients.  Start reading at `Grasp.score`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from graphprune.evidence import Evidence
+from graphprune.groups import Group
+from graphprune.weights import Vector
+
+from .base import Importance, Normalizer, Sight, normalized
+
+
+@dataclass(frozen=True)
+class Grasp(Importance):
+    """Change of the squared gradient norm when a channel goes; what lowers it is kept (Wang et al. 2020, GraSP)."""
+
+    name: ClassVar[str] = "grasp"
+    sees: ClassVar[Sight] = "gradients"
+    normalizer: Normalizer = "none"
+
+    def score(self, group: Group, evidence: Evidence) -> Vector | None:
+        """I(c) = sum over the coupled weights of w * (H g)."""
+        found = evidence.gradients
+        sums = evidence.summed(group, lambda name, weight: weight * found.curved[name]) if found else None
+        return None if sums is None else normalized(sums, self.normalizer)

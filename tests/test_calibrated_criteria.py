@@ -1,0 +1,168 @@
+"""Criteria that look at activations, against numbers worked out from the samples by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from nets import initializer, net
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+import graphprune
+from graphprune import registry
+from graphprune.calibration import Calibration
+from graphprune.evidence import Evidence
+from graphprune.runtime import run
+from graphprune.samples import runs_of
+
+Wide = NDArray[np.float64]
+
+RNG = np.random.default_rng(3)
+
+
+def dense() -> ModelProto:
+    return net("""
+        dense (float[N,6] x) => (float[N,3] y, float[N,7] q)
+        <float[7,6] a, float[7] b, float[3,7] c, float[3] d> {
+            p = Gemm<transB = 1>(x, a, b)
+            q = Relu(p)
+            y = Gemm<transB = 1>(q, c, d)
+        }""")
+
+
+def images() -> ModelProto:
+    return net("""
+        images (float[N,2,6,5] x) => (float[N,3,6,5] y, float[N,4,6,5] q)
+        <float[4,2,3,3] a, float[4] b, float[3,4,1,1] c> {
+            p = Conv<pads = [1, 1, 1, 1]>(x, a, b)
+            q = Relu(p)
+            y = Conv(q, c)
+        }""")
+
+
+def scores(model: ModelProto, spec: str, feeds: dict[str, np.ndarray], labels: np.ndarray | None = None) -> Wide:
+    """The scores of the only inner group."""
+    analysis = graphprune.analyze(without_probe(model))
+    runs = runs_of(feeds, analysis.graph, 16)
+    evidence = Evidence.of(analysis, Calibration(analysis.graph, runs, labels=labels))
+    (group,) = analysis.groups
+    found = registry.make("importance", spec).score(group, evidence)
+    assert found is not None
+    return np.asarray(found, np.float64)
+
+
+def without_probe(model: ModelProto) -> ModelProto:
+    """The model without its second output, which pins what it shows."""
+    plain = ModelProto()
+    plain.CopyFrom(model)
+    del plain.graph.output[1]
+    return plain
+
+
+def rows(count: int = 48) -> dict[str, np.ndarray]:
+    return {"x": RNG.normal(size=(count, 6)).astype(np.float32)}
+
+
+def test_activation_norm() -> None:
+    feeds = rows()
+    hidden = run(dense(), feeds)["q"].astype(np.float64)
+    np.testing.assert_allclose(
+        scores(dense(), "activation{normalizer=none}", feeds), np.sqrt((hidden**2).mean(axis=0)), rtol=1e-4
+    )
+
+
+def test_variance() -> None:
+    feeds = rows()
+    hidden = run(dense(), feeds)["q"].astype(np.float64)
+    np.testing.assert_allclose(scores(dense(), "variance", feeds), hidden.var(axis=0), rtol=1e-4, atol=1e-7)
+
+
+def test_fluctuation() -> None:
+    feeds, model = rows(), dense()
+    hidden = run(model, feeds)["q"].astype(np.float64)
+    plain = hidden.var(axis=0) * (initializer(model, "c").astype(np.float64) ** 2).sum(axis=0)
+    np.testing.assert_allclose(scores(model, "fluctuation{standardize=false}", feeds), plain, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(scores(model, "fluctuation", feeds), (plain - plain.mean()) / plain.std(), atol=1e-4)
+
+
+def test_wanda() -> None:
+    feeds, model = rows(), dense()
+    hidden = run(model, feeds)["q"].astype(np.float64)
+    expected = np.abs(initializer(model, "c")).sum(axis=0) * np.sqrt((hidden**2).mean(axis=0))
+    np.testing.assert_allclose(scores(model, "wanda{normalizer=none}", feeds), expected, rtol=1e-4)
+
+
+def test_attention() -> None:
+    feeds, model = {"x": RNG.normal(size=(5, 2, 6, 5)).astype(np.float32)}, images()
+    squares = run(model, feeds)["q"].astype(np.float64).reshape(5, 4, 30) ** 2
+    expected = np.zeros(4)
+    for sample in squares:
+        attention = sample.sum(axis=0)
+        expected += sample @ (attention / np.linalg.norm(attention)) / 5
+    np.testing.assert_allclose(scores(model, "attention{normalizer=none}", feeds), expected, rtol=1e-4)
+
+
+def test_hrank() -> None:
+    feeds, model = {"x": RNG.normal(size=(5, 2, 6, 5)).astype(np.float32)}, images()
+    hidden = run(model, feeds)["q"]
+    expected = [np.mean([np.linalg.matrix_rank(hidden[s, c]) for s in range(5)]) for c in range(4)]
+    np.testing.assert_allclose(scores(model, "hrank{normalizer=none}", feeds), expected)
+    feeds, model = rows(5), dense()
+    expected = [np.linalg.matrix_rank(run(model, feeds)["q"][:, [c]]) for c in range(7)]
+    np.testing.assert_allclose(scores(model, "hrank{normalizer=none}", feeds), expected)
+
+
+# ---- gradients ----------------------------------------------------------------------------------
+
+
+def weights_of(model: ModelProto) -> dict[str, Wide]:
+    return {name: initializer(model, name).astype(np.float64) for name in "abcd"}
+
+
+def gradients(weights: dict[str, Wide], x: np.ndarray, labels: np.ndarray) -> dict[str, Wide]:
+    """The gradients of the cross-entropy for the dense network, from the chain rule."""
+    before = x.astype(np.float64) @ weights["a"].T + weights["b"]
+    hidden = np.maximum(before, 0)
+    logits = hidden @ weights["c"].T + weights["d"]
+    soft = np.exp(logits - logits.max(axis=1, keepdims=True))
+    soft /= soft.sum(axis=1, keepdims=True)
+    back = (soft - np.eye(3)[labels]) / len(x)
+    inner = (back @ weights["c"]) * (before > 0)
+    return {"a": inner.T @ x, "b": inner.sum(axis=0), "c": back.T @ hidden, "d": back.sum(axis=0)}
+
+
+@pytest.mark.torch
+def test_gradient_criteria_by_the_chain_rule() -> None:
+    """One batch with labels: SNIP, Fisher and Taylor from gradients worked out by hand."""
+    model, feeds, labels = dense(), rows(16), RNG.integers(0, 3, 16)
+    weights = weights_of(model)
+    gradient = gradients(weights, feeds["x"], labels)
+    a, c, ga, gc = weights["a"], weights["c"], gradient["a"], gradient["c"]
+    snip = np.abs(a * ga).sum(axis=1) + np.abs(c * gc).sum(axis=0)
+    fisher = 0.5 * (((a * ga) ** 2).sum(axis=1) + ((c * gc) ** 2).sum(axis=0))
+    np.testing.assert_allclose(scores(model, "snip", feeds, labels), snip, rtol=1e-3, atol=1e-7)
+    np.testing.assert_allclose(scores(model, "fisher", feeds, labels), fisher, rtol=1e-3, atol=1e-9)
+    np.testing.assert_allclose(scores(model, "taylor", feeds, labels), (a * ga).sum(axis=1) ** 2, rtol=1e-3, atol=1e-9)
+
+
+@pytest.mark.torch
+def test_flow_criteria_by_finite_differences() -> None:
+    """H g from gradients at two points along g; no ReLU changes sides over so small a step."""
+    model, feeds, labels = dense(), rows(16), RNG.integers(0, 3, 16)
+    weights = weights_of(model)
+    here = gradients(weights, feeds["x"], labels)
+    up, down = (
+        gradients({name: weights[name] + step * here[name] for name in "abcd"}, feeds["x"], labels) for step in (1e-6, -1e-6)
+    )
+    curved = {name: (up[name] - down[name]) / 2e-6 for name in "ac"}
+    change = (weights["a"] * curved["a"]).sum(axis=1) + (weights["c"] * curved["c"]).sum(axis=0)
+    np.testing.assert_allclose(scores(model, "grasp", feeds, labels), change, rtol=1e-2, atol=1e-6)
+    np.testing.assert_allclose(scores(model, "crop", feeds, labels), np.abs(change), rtol=1e-2, atol=1e-6)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", ["taylor", "snip", "fisher", "grasp", "crop"])
+def test_gradients_without_labels(name: str) -> None:
+    found = scores(dense(), name, rows())
+    assert np.isfinite(found).all()
+    assert len(np.unique(found)) == 7

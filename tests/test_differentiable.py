@@ -1,0 +1,151 @@
+"""Models in torch: the same values as everywhere else, derivatives as by finite differences, clear errors; polishing helps."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from nets import net
+from onnx import ModelProto
+from random_graphs import Network, networks
+
+import graphprune
+from graphprune.errors import CalibrationError
+from graphprune.runtime import random_inputs, run
+
+pytestmark = pytest.mark.torch
+
+TIES = {"test_top_k_same_values", "test_top_k_same_values_largest", "test_top_k_same_values_2d"}
+"""Which of equal values comes first is left open by torch."""
+
+
+def in_torch(model: ModelProto, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    import torch
+
+    from graphprune.differentiable import Differentiable
+
+    with torch.no_grad():
+        return {name: value.numpy() for name, value in Differentiable(model)(feeds).items()}
+
+
+def node_tests() -> list[Any]:
+    """The node tests of the onnx package whose operators have a torch function."""
+    from onnx.backend.test.case.node import collect_testcases
+
+    from graphprune.torch_operators import FUNCTIONS
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cases = collect_testcases(None)
+    return [case for case in cases if case.model and {node.op_type for node in case.model.graph.node} <= set(FUNCTIONS)]
+
+
+def test_the_node_tests_of_onnx() -> None:
+    """The right numbers or the error that says there is no route; never wrong numbers."""
+    passed, refused = set(), set()
+    for case in node_tests():
+        inputs, outputs = case.data_sets[0]
+        if case.name in TIES or any(not isinstance(each, np.ndarray) or each.dtype.kind not in "fiub" for each in inputs):
+            continue
+        operator = case.model.graph.node[0].op_type
+        try:
+            given = in_torch(case.model, dict(zip([value.name for value in case.model.graph.input], inputs, strict=True)))
+        except CalibrationError:
+            refused.add(case.name)
+            continue
+        for value, wanted in zip(case.model.graph.output, outputs, strict=True):
+            tolerance = 1e-2 if wanted.dtype == np.float16 else 2e-5
+            np.testing.assert_allclose(given[value.name], wanted, rtol=1e-3, atol=tolerance, err_msg=case.name)
+        passed.add(operator)
+    assert len(passed) > 90
+    assert len(refused) < 150
+
+
+@settings(max_examples=60, deadline=None)
+@given(network=networks())
+def test_random_networks(network: Network) -> None:
+    graph = graphprune.load(network.model)
+    feeds = random_inputs(graph, 0)
+    try:
+        given = in_torch(graph.model, feeds)
+    except CalibrationError:
+        return
+    for name, wanted in run(graph.model, feeds).items():
+        scale = max(1.0, float(np.abs(wanted).max(initial=0)))
+        np.testing.assert_allclose(given[name] / scale, wanted / scale, atol=1e-4, err_msg=name)
+
+
+def test_operators_without_a_route_are_named() -> None:
+    model = net("l (float[N,6] x) => (float[N,6] y) { y = Hardmax(x) }")
+    with pytest.raises(CalibrationError, match=r"operators without a torch function: Hardmax; use passes that need none"):
+        in_torch(graphprune.load(model).model, {"x": np.zeros((1, 6), np.float32)})
+
+
+def test_cases_without_a_route_are_named() -> None:
+    model = net("""
+        l (float[1,2,4,4] x) => (float[1,2,3,3] y) <int64[4] s = {1, 2, 3, 3}> { n = Identity(x)
+            y = Resize<mode = "nearest">(n, , , s) }""")
+    with pytest.raises(CalibrationError, match=r"Resize .*mode nearest as it is used here"):
+        in_torch(model, {"x": np.zeros((1, 2, 4, 4), np.float32)})
+
+
+# ---- polish -------------------------------------------------------------------------------------
+
+
+def block() -> ModelProto:
+    return net("""
+        block (float[N,6,8,8] x) => (float[N,5] y)
+        <float[6,6,3,3] s, float[6] t, float[12,6,3,3] a, float[12] b, float[6,12,1,1] c, float[6] d, float[5,6] h, float[5] i> {
+            u = Conv<pads = [1, 1, 1, 1]>(x, s, t)
+            v = Relu(u)
+            p = Conv<pads = [1, 1, 1, 1]>(v, a, b)
+            q = Relu(p)
+            r = Conv(q, c, d)
+            w = Add(v, r)
+            z = Relu(w)
+            g = GlobalAveragePool(z)
+            f = Flatten(g)
+            y = Gemm<transB = 1>(f, h, i)
+        }""")
+
+
+def samples(count: int, seed: int) -> dict[str, np.ndarray]:
+    return {"x": np.random.default_rng(seed).normal(size=(count, 6, 8, 8)).astype(np.float32)}
+
+
+def error(result: graphprune.Result, model: ModelProto) -> float:
+    feeds = samples(64, 9)
+    wanted, given = run(model, feeds)["y"], run(result.model, feeds)["y"]
+    return float(((wanted - given) ** 2).mean() / wanted.var())
+
+
+def test_polishing_brings_the_outputs_closer() -> None:
+    model, options = block(), {"targets": "channels=0.6", "calibration": samples(128, 1), "align": 1}
+    repaired = graphprune.prune(model, repair="reconstruct", **options)
+    polished, again = (graphprune.prune(model, repair=("reconstruct", "polish{epochs=30}"), **options) for _ in range(2))
+    assert polished.keep == repaired.keep
+    assert error(polished, model) < 0.95 * error(repaired, model)
+    assert polished.proof is not None
+    assert polished.proof.passed
+    assert polished.model.SerializeToString(deterministic=True) == again.model.SerializeToString(deterministic=True)
+
+
+def test_tables_are_not_trained() -> None:
+    """A constant that is no weight by the operator table stays, such as a mask."""
+    model = net("""
+        m (float[N,4,6] x) => (float[N,4,8] y)
+        <float[6,10] a, float[10,8] b, float[4,4] mask> {
+            h = MatMul(x, a)
+            t = Transpose<perm = [0, 2, 1]>(h)
+            s = MatMul(h, t)
+            m = Add(s, mask)
+            p = Softmax(m)
+            o = MatMul(p, h)
+            y = MatMul(o, b)
+        }""")
+    rows = {"x": np.random.default_rng(0).normal(size=(32, 4, 6)).astype(np.float32)}
+    result = graphprune.prune(model, targets="channels=0.7", calibration=rows, repair="polish{epochs=2}", align=1)
+    assert set(result.weights) == {"a", "b"}
