@@ -6,12 +6,9 @@ ends with its documented exit code and without a traceback.  Start reading at `p
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,11 +18,23 @@ import click
 from . import registry
 from .errors import ExitCode, GraphpruneError, UsageError
 from .options import Normalization, Options
+from .terminal import (
+    check_output,
+    describe,
+    file_size,
+    json_path,
+    named_repairs,
+    progress,
+    report,
+    sizes_of_inputs,
+    source_size,
+    write_json,
+    write_text,
+)
 from .version import VERSION
 
 if TYPE_CHECKING:
     from rich.progress import Progress
-    from rich.table import Table
 
 DEFAULTS = Options()
 MODEL = click.Path(path_type=Path)
@@ -90,8 +99,8 @@ def import_(source: str, output: Path, format_: str | None, shapes: tuple[str, .
     from .normalize import fix_input_shapes, normalize
     from .sources import read_source
 
-    _check_output(output)
-    sizes = _input_shapes(shapes)
+    check_output(output)
+    sizes = sizes_of_inputs(shapes)
     with progress("importing"):
         model = read_source(source, format_, sizes)
         fix_input_shapes(model, sizes)
@@ -111,12 +120,12 @@ def analyze(model: Path, normalization: Normalization, shapes: tuple[str, ...], 
     from .cost import CostModel
 
     with progress("analysing"):
-        analysis = pipeline.analyze(model, _input_shapes(shapes), normalization)
+        analysis = pipeline.analyze(model, sizes_of_inputs(shapes), normalization)
         cost = CostModel(analysis).original
     from . import tables
 
     shown = [tables.analysis_table(analysis), tables.pinned_table(analysis), tables.cost_table(cost)]
-    _report(shown, lambda: tables.analysis_json(analysis, cost), json_to)
+    report(shown, lambda: tables.analysis_json(analysis, cost), json_to)
 
 
 @main.command()
@@ -160,14 +169,14 @@ def prune(
     from .branches import with_branches
     from .plan import write_weights
 
-    for path in (output, plan_to, _json_path(json_to)):
-        _check_output(path)
-    input_shapes = _input_shapes(shapes)
+    for path in (output, plan_to, json_path(json_to)):
+        check_output(path)
+    input_shapes = sizes_of_inputs(shapes)
     with progress("pruning") as bar:
         source = pipeline.load(model, input_shapes)
         samples = _samples(eval_from, source)
         result = pipeline.prune(
-            source, Options(**options, repair=_repairs(repair), verify=not no_verify), input_shapes, step=_describe(bar)
+            source, Options(**options, repair=named_repairs(repair), verify=not no_verify), input_shapes, step=describe(bar)
         )
         models = [with_branches(result.original.model), result.model]
         latency = _latency(models, threads, input_shapes, bar) if measure else []
@@ -175,12 +184,12 @@ def prune(
     _exporter().write(result.model, output)
     if plan_to is not None:
         write_weights(plan_to, result.weights)
-        _write_text(plan_to, result.plan.to_json())
+        write_text(plan_to, result.plan.to_json())
     from . import tables
 
-    sizes = _source_size(model, result.original.model), _file_size(output)
+    sizes = source_size(model, result.original.model), file_size(output)
     table = tables.prune_table(result, sizes, latency, accuracies)
-    _report([table], lambda: tables.prune_json(result, sizes, latency, accuracies), json_to)
+    report([table], lambda: tables.prune_json(result, sizes, latency, accuracies), json_to)
     if json_to != "-":
         click.echo(tables.recipe_line(result))
     if json_to != "-" and result.proof is not None:
@@ -198,15 +207,15 @@ def apply(model: Path, plan: Path, output: Path, no_verify: bool, json_to: str |
     from . import pipeline
     from .plan import read_plan, read_weights
 
-    _check_output(output)
-    _check_output(_json_path(json_to))
+    check_output(output)
+    check_output(json_path(json_to))
     with progress("applying the plan"):
         result = pipeline.apply_plan(model, read_plan(plan), not no_verify, read_weights(plan))
     _exporter().write(result.model, output)
     from . import tables
 
-    sizes = _file_size(model), _file_size(output)
-    _report([tables.prune_table(result, sizes)], lambda: tables.prune_json(result, sizes), json_to)
+    sizes = file_size(model), file_size(output)
+    report([tables.prune_table(result, sizes)], lambda: tables.prune_json(result, sizes), json_to)
     if json_to != "-" and result.proof is not None:
         click.echo(str(result.proof))
 
@@ -224,8 +233,8 @@ def verify(model: Path, plan: Path, pruned: Path, seed: int, shapes: tuple[str, 
     from .plan import read_plan, read_weights
 
     with progress("proving"):
-        proof = pipeline.verify(model, read_plan(plan), pruned, seed, _input_shapes(shapes), read_weights(plan))
-    _write_json(lambda: asdict(proof), json_to)
+        proof = pipeline.verify(model, read_plan(plan), pruned, seed, sizes_of_inputs(shapes), read_weights(plan))
+    write_json(lambda: asdict(proof), json_to)
     if json_to != "-":
         click.echo(str(proof))
     if not proof.passed:
@@ -245,12 +254,12 @@ def bench(models: tuple[Path, ...], backend: str, threads: int, batch: int, shap
     from . import tables
     from .model_file import read_model
 
-    input_shapes = _input_shapes(shapes)
+    input_shapes = sizes_of_inputs(shapes)
     with progress("measuring", total=benchmark.ROUNDS) as bar:
         loaded = [read_model(path) for path in models]
         latencies = benchmark.measure(loaded, threads, batch, input_shapes, tick=lambda: bar.advance(bar.task_ids[0]))
     result = {"backend": backend, "models": [{"model": str(p), **t.as_dict()} for p, t in zip(models, latencies, strict=True)]}
-    _report([tables.bench_table([str(path) for path in models], latencies)], lambda: result, json_to)
+    report([tables.bench_table([str(path) for path in models], latencies)], lambda: result, json_to)
 
 
 @main.command()
@@ -264,7 +273,53 @@ def diff(model: Path, pruned: Path, json_to: str | None) -> None:
 
     with progress("comparing"):
         difference = compare(pipeline.load(model), pipeline.load(pruned))
-    _report([tables.difference_table(difference)], lambda: asdict(difference), json_to)
+    report([tables.difference_table(difference)], lambda: asdict(difference), json_to)
+
+
+@main.command()
+@click.argument("model", type=MODEL)
+@click.option("--recipes", default="fast,balanced", show_default=True, help="Names, or IMPORTANCE/SELECTION/REPAIR.")
+@click.option("--target", "targets", multiple=True, default=("macs=0.9", "macs=0.7", "macs=0.5"), show_default=True)
+@click.option("--eval", "eval_from", type=MODEL, required=True, metavar="FILE.npz", help="Labelled samples to report on.")
+@click.option("--calibration", "calibration_from", type=MODEL, metavar="FILE.npz", help="Unlabelled samples to choose on.")
+@click.option("--align", default=str(DEFAULTS.align), show_default=True, metavar="auto|N", help="Step of channel counts.")
+@click.option("--keep", multiple=True, metavar="REGEX", help="Leave matching groups, tensors or nodes as they are.")
+@click.option("--seed", default=DEFAULTS.seed, show_default=True, type=NUMBER, help="For random scores and samples.")
+@click.option("--threads", default=1, show_default=True, type=NUMBER, help="For the latency.")
+@click.option("--plot", "plot_to", type=MODEL, metavar="FILE.svg|png|pdf", help="Draw the curves (extra plots).")
+@NORMALIZATION
+@SHAPE
+@JSON
+def compare(
+    model: Path,
+    recipes: str,
+    targets: tuple[str, ...],
+    eval_from: Path,
+    calibration_from: Path | None,
+    threads: int,
+    plot_to: Path | None,
+    shapes: tuple[str, ...],
+    json_to: str | None,
+    **options: Any,
+) -> None:
+    """Compare recipes, with random and uniform magnitude always among them, on data that was not chosen on."""
+    from . import charts, comparison, pipeline, tables
+    from .samples import read_samples
+
+    for path in (plot_to, json_path(json_to)):
+        check_output(path)
+    if plot_to is not None:
+        charts.check_chart(plot_to)
+    sizes = sizes_of_inputs(shapes)
+    with progress("comparing") as bar:
+        graph = pipeline.load(model, sizes)
+        calibration = None if calibration_from is None else read_samples(calibration_from, graph)
+        common = Options(**options, calibration=calibration)
+        names = [name.strip() for name in recipes.split(",") if name.strip()]
+        found = comparison.compare(graph, names, targets, _samples(eval_from, graph), common, sizes, threads, describe(bar))
+    if plot_to is not None:
+        charts.comparison_chart(found, plot_to)
+    report([tables.comparison_table(found)], found.as_dict, json_to)
 
 
 @main.command("list")
@@ -288,96 +343,11 @@ def list_(kind: str | None) -> None:
             click.echo(f"{indent}{spec:<60} {text}")
 
 
-# ---- input and output ---------------------------------------------------------------------------
-
-
-@contextmanager
-def progress(what: str, total: float | None = None) -> Iterator[Progress]:
-    """A progress display on standard error; silent where that is no terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        bar.add_task(what, total=total)
-        yield bar
-
-
-def _describe(bar: Progress) -> Callable[[str], None]:
-    return lambda text: bar.update(bar.task_ids[0], description=text)
-
-
-def _report(tables: list[Table], result: Callable[[], dict[str, Any]], json_to: str | None) -> None:
-    """Tables to standard output, or JSON where that was asked for."""
-    _write_json(result, json_to)
-    if json_to == "-":
-        return
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    for table in tables:
-        console.print(table)
-
-
-def _write_json(result: Callable[[], dict[str, Any]], json_to: str | None) -> None:
-    if json_to is None:
-        return
-    text = json.dumps(result(), sort_keys=True, indent=2) + "\n"
-    if json_to == "-":
-        click.echo(text, nl=False)
-    else:
-        _write_text(Path(json_to), text)
-
-
-def _write_text(path: Path, text: str) -> None:
-    from .model_file import atomic_file
-
-    with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def _json_path(json_to: str | None) -> Path | None:
-    return None if json_to in (None, "-") else Path(str(json_to))
-
-
-def _check_output(path: Path | None) -> None:
-    """Refuse a folder that cannot be written before the long work starts."""
-    if path is None:
-        return
-    if not path.parent.is_dir():
-        raise UsageError(f"{path}: the folder {path.parent} does not exist")
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise UsageError(f"{path}: cannot write there")
-
-
-def _file_size(path: Path) -> int:
-    return sum(p.stat().st_size for p in (path, path.with_name(path.name + ".data")) if p.exists())
-
-
-def _source_size(path: Path, model: Any) -> int:
-    """The size of an ONNX file; for a model of another framework that of what it was converted to."""
-    return _file_size(path) if path.suffix == ".onnx" else int(model.ByteSize())
-
-
-def _input_shapes(texts: tuple[str, ...]) -> dict[str, list[int]]:
-    shapes = {}
-    for text in texts:
-        name, equals, sizes = text.rpartition("=")
-        parts = sizes.split(",")
-        if not equals or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
-            raise UsageError(f"--input-shape {text!r} is not of the form NAME=1,3,224,224")
-        shapes[name] = [int(part) for part in parts]
-    return shapes
+# ---- measuring ------------------------------------------------------------------------------------
 
 
 def _exporter() -> Any:
     return registry.load("exporters", "onnx")()
-
-
-def _repairs(specs: tuple[str, ...]) -> tuple[str, ...] | None:
-    """The repair passes that were named; none at all for `none`, the recipe's for nothing."""
-    return tuple(spec for spec in specs if spec != "none") if specs else None
 
 
 def _samples(path: Path | None, graph: Any) -> dict[str, Any]:

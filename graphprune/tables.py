@@ -13,6 +13,7 @@ from typing import Any
 from rich.table import Table
 
 from .bench import Latency
+from .comparison import Comparison
 from .cost import Cost
 from .difference import Difference
 from .inference import Analysis
@@ -153,4 +154,21 @@ def bench_table(names: Sequence[str], latencies: Sequence[Latency]) -> Table:
     for name, item in zip(names, latencies, strict=True):
         figures = (f"{value:.3g} ms" for value in (item.median_ms, item.p10_ms, item.p90_ms))
         table.add_row(name, *figures, f"{item.median_ms / latencies[0].median_ms:.3f}")
+    return table
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """One row for each recipe and target, the original first."""
+    table = Table(title=f"accuracy on {comparison.samples} samples that nothing was chosen on", title_justify="left")
+    for name in ("recipe", "target", "MACs", "params", "latency", "accuracy", "time", "proof"):
+        table.add_column(name, justify="left" if name in ("recipe", "target") else "right", overflow="fold")
+    base = comparison.latency.median_ms if comparison.latency else 1.0
+    table.add_row("original", "", "100.0%", "100.0%", f"{base:.3g} ms", f"{comparison.accuracy:.2%}", "", "")
+    for point in comparison.points:
+        if point.problem or point.latency is None:
+            table.add_row(point.recipe, point.target, *["-"] * 5, point.problem or "-")
+            continue
+        shares = f"{point.macs:.1%}", f"{point.params:.1%}", f"{point.latency.median_ms / base:.2f}x"
+        proof = "equal" if point.proven else "not run"
+        table.add_row(point.recipe, point.target, *shares, f"{point.accuracy:.2%}", f"{point.seconds:.0f} s", proof)
     return table

@@ -88,13 +88,17 @@ def test_every_import_of_a_library_is_declared(setup: configparser.ConfigParser)
     required = {line.split(">")[0].strip() for line in lines(setup["options"]["install_requires"])}
     provided = {name.replace("-", "_") for name in required}
     comes_with = {"google": "onnx", "onnx_ir": "onnxscript"}
-    behind_an_extra = {"graphprune/differentiable.py", "graphprune/torch_operators.py"}
+    behind_an_extra = {
+        "graphprune/differentiable.py": "torch",
+        "graphprune/torch_operators.py": "torch",
+        "graphprune/charts.py": "matplotlib",
+    }
     for name in ("graphprune", *OUTSIDE):
         for path in sources(ROOT / name):
             for module in imported(path):
                 top = module.split(".")[0]
                 if top and top not in sys.stdlib_module_names and top != "graphprune":
-                    extra = top == "torch" and path.relative_to(ROOT).as_posix() in behind_an_extra
+                    extra = behind_an_extra.get(path.relative_to(ROOT).as_posix()) == top
                     assert extra or comes_with.get(top, top) in provided, f"{path}: {module}"
 
 

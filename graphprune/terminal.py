@@ -1,0 +1,113 @@
+"""What the verbs share: progress on standard error, results as tables or JSON, checks of paths and shapes.
+
+Start reading at `report`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+    from rich.table import Table
+
+
+@contextmanager
+def progress(what: str, total: float | None = None) -> Iterator[Progress]:
+    """A progress display on standard error; silent where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        bar.add_task(what, total=total)
+        yield bar
+
+
+def describe(bar: Progress) -> Callable[[str], None]:
+    """Show what is going on in a progress display."""
+    return lambda text: bar.update(bar.task_ids[0], description=text)
+
+
+def report(tables: list[Table], result: Callable[[], dict[str, Any]], json_to: str | None) -> None:
+    """Tables to standard output, or JSON where that was asked for."""
+    write_json(result, json_to)
+    if json_to == "-":
+        return
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    for table in tables:
+        console.print(table)
+
+
+def write_json(result: Callable[[], dict[str, Any]], json_to: str | None) -> None:
+    """JSON to a file, or to standard output for `-`."""
+    if json_to is None:
+        return
+    text = json.dumps(result(), sort_keys=True, indent=2) + "\n"
+    if json_to == "-":
+        click.echo(text, nl=False)
+    else:
+        write_text(Path(json_to), text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file that is there whole or not at all."""
+    from .model_file import atomic_file
+
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def json_path(json_to: str | None) -> Path | None:
+    """The file that JSON goes to, if it is one."""
+    return None if json_to in (None, "-") else Path(str(json_to))
+
+
+def check_output(path: Path | None) -> None:
+    """Refuse a folder that cannot be written before the long work starts."""
+    if path is None:
+        return
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: the folder {path.parent} does not exist")
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UsageError(f"{path}: cannot write there")
+
+
+def file_size(path: Path) -> int:
+    """The size of an ONNX file with its external data."""
+    return sum(p.stat().st_size for p in (path, path.with_name(path.name + ".data")) if p.exists())
+
+
+def source_size(path: Path, model: Any) -> int:
+    """The size of an ONNX file; for a model of another framework that of what it was converted to."""
+    return file_size(path) if path.suffix == ".onnx" else int(model.ByteSize())
+
+
+def sizes_of_inputs(texts: tuple[str, ...]) -> dict[str, list[int]]:
+    """The sizes that `NAME=1,3,224,224` gives for each input.  Raises UsageError on syntax."""
+    shapes = {}
+    for text in texts:
+        name, equals, sizes = text.rpartition("=")
+        parts = sizes.split(",")
+        if not equals or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+            raise UsageError(f"--input-shape {text!r} is not of the form NAME=1,3,224,224")
+        shapes[name] = [int(part) for part in parts]
+    return shapes
+
+
+def named_repairs(specs: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The repair passes that were named; none at all for `none`, the recipe's for nothing."""
+    return tuple(spec for spec in specs if spec != "none") if specs else None
