@@ -23,7 +23,7 @@ class Recipe:
 
 
 RECIPES = {
-    "fast": Recipe("magnitude", "global", (), "weights alone, nothing is run: seconds for any size"),
+    "fast": Recipe("path", "global", (), "weights alone, nothing is run: seconds for any size"),
     "balanced": Recipe(
         "obspa", "distortion", ("reconstruct",), "second-order scores, least total error, least squares in every layer"
     ),

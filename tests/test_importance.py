@@ -47,11 +47,22 @@ def score(spec: str, model: ModelProto | None = None, group: int = 0) -> list[fl
         ("magnitude{p=1,normalizer=max}", [5 / 11, 8 / 11, 1]),
         ("magnitude{p=1,normalizer=sum}", [5 / 24, 8 / 24, 11 / 24]),
         ("magnitude", [5 / 11, 8 / 11, 1]),
+        ("path", [6 / 30, 7 / 30, 1]),
+        ("path{p=2,normalizer=none}", [5 * 4, 25 * 1, 25 * 36]),
         ("lamp", [9 / 96, 26 / 87, 61 / 61]),
     ],
 )
 def test_values(spec: str, expected: list[float]) -> None:
     assert score(spec) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_path_does_not_change_with_where_the_scale_is() -> None:
+    """A channel times 8 in front and by 8 behind is as it was: what folding a normalisation does."""
+    model = tiny()
+    set_initializer(model, "a", np.array([[8, -16], [3, 4], [0, 5]], np.float32))
+    set_initializer(model, "b", np.array([[0.25, -1, 6]], np.float32))
+    assert score("path", model) == pytest.approx(score("path"))
+    assert score("magnitude", model) != pytest.approx(score("magnitude"))
 
 
 def test_fpgm_sums_the_distances_to_the_other_filters() -> None:

@@ -205,7 +205,7 @@ def test_within_a_group_the_best_stay(selection: str) -> None:
 
     result = prune("channels=0.6", selection=selection)
     analysis = graphprune.analyze(result.original)
-    criterion, weights = registry.make("importance", "magnitude"), Evidence.of(result.analysis)
+    criterion, weights = registry.make("importance", "path"), Evidence.of(result.analysis)
     for group in analysis.groups:
         scores = criterion.score(group, weights)
         kept = result.plan.keep[group.id]

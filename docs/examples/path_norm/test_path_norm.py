@@ -6,7 +6,7 @@ from onnx import TensorProto, helper, numpy_helper
 from path_norm import PathNorm
 
 from graphprune import analyze, registry
-from graphprune.weights import Weights
+from graphprune.evidence import Evidence
 
 
 def two_layers() -> onnx.ModelProto:
@@ -25,7 +25,7 @@ def test_written_times_read() -> None:
     """Score of unit c: row sums of what writes it times what reads it."""
     analysis = analyze(two_layers())
     (group,) = analysis.groups
-    score = PathNorm(normalizer="none").score(group, Weights(analysis.graph))
+    score = PathNorm(normalizer="none").score(group, Evidence.of(analysis))
     np.testing.assert_allclose(score, [1 * 3, 3 * 2, 5 * 1])
 
 
