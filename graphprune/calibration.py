@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 from onnx import ModelProto, ValueInfoProto
 
 from .branches import with_branches
-from .errors import CalibrationError
 from .graph import Array, Graph, operator_name
 from .linear import Linear, Rows
 from .node_view import NodeView
 from .operators import TABLE
-from .runtime import cannot_run, session
+from .runtime import on_samples, session
 from .samples import Runs, Samples, sample_count
 from .tails import Tail, tail_of
 
@@ -190,14 +189,11 @@ class _Run:
 def run_with(graph: Graph, names: list[str], runs: Runs) -> Iterator[Samples]:
     """The named values, outputs and inputs of each run.  Raises CalibrationError where ONNX Runtime cannot run the model."""
     inputs = {value.name for value in graph.inputs}
-    try:
+    with on_samples():
         active = session(with_outputs(graph, [name for name in names if name not in inputs]))
         outputs = [value.name for value in active.get_outputs()]
         for feeds in runs:
             yield dict(zip(outputs, active.run(outputs, feeds), strict=True)) | feeds
-    except cannot_run() as error:
-        first = str(error).strip().splitlines()[0]
-        raise CalibrationError(f"ONNX Runtime cannot run the model on the calibration samples: {first}") from error
 
 
 def linear_nodes(graph: Graph) -> dict[int, Linear]:

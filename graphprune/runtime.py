@@ -6,7 +6,8 @@ Start reading at `random_inputs` and `run`.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, helper
 
-from .errors import UsageError
+from .errors import CalibrationError, UsageError
 from .graph import Array, Graph
 from .model_file import fits_message, write_model
 from .shape_inference import InputShapes, concrete_shapes
@@ -42,6 +43,16 @@ def session(model: ModelProto, threads: int = 0, optimize: bool = True) -> onnxr
         path = Path(folder) / "model.onnx"
         write_model(model, path)
         return ort.InferenceSession(str(path), options, providers=providers)
+
+
+@contextmanager
+def on_samples() -> Iterator[None]:
+    """Turn what ONNX Runtime raises on the user's samples into a CalibrationError."""
+    try:
+        yield
+    except cannot_run() as error:
+        first = str(error).strip().splitlines()[0]
+        raise CalibrationError(f"ONNX Runtime cannot run the model on the calibration samples: {first}") from error
 
 
 def cannot_run() -> tuple[type[Exception], ...]:

@@ -2,7 +2,7 @@
 
 A repair pass fits a layer to what reaches it in the pruned and already repaired network.  A `Walk` advances through the nodes in
 order and keeps only the values that later nodes read (or that the pass asked for); large ones lie in files.  Start reading at
-`Walk.advance`.
+`Walk.advance_to`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from onnx import ModelProto, helper
 
 from .graph import Array, node_reads
-from .runtime import session
+from .runtime import on_samples, session
 from .samples import Runs
 
 MEMORY = 2**30
@@ -95,13 +95,14 @@ class Walk:
         return piece
 
     def _run(self, piece: ModelProto, inputs: list[str], keep: list[str]) -> None:
-        active = session(piece)
         for name in keep:
             self._values[name] = []
-        for number in range(len(self.runs)):
-            feeds = {name: self._values[name][number] for name in inputs}
-            for name, array in zip(keep, active.run(keep, feeds), strict=True):
-                self._values[name].append(self._placed(array))
+        with on_samples():
+            active = session(piece)
+            for number in range(len(self.runs)):
+                feeds = {name: self._values[name][number] for name in inputs}
+                for name, array in zip(keep, active.run(keep, feeds), strict=True):
+                    self._values[name].append(self._placed(array))
 
     def _placed(self, array: Array) -> Array:
         if self._held + array.nbytes <= MEMORY or array.dtype.kind not in "fiu" or not array.size:

@@ -92,6 +92,7 @@ def test_every_import_of_a_library_is_declared(setup: configparser.ConfigParser)
         "graphprune/differentiable.py": "torch",
         "graphprune/torch_operators.py": "torch",
         "graphprune/charts.py": "matplotlib",
+        "passes/selection/knapsack.py": "scipy",
     }
     for name in ("graphprune", *OUTSIDE):
         for path in sources(ROOT / name):

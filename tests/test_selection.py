@@ -449,3 +449,40 @@ def test_savings_are_the_slope_of_the_cost() -> None:
             saved = (model.original.of(kind) - model.cost(without).of(kind)) / model.original.of(kind)
             assert saved <= savings[group.labels[0]] + 1e-9
             assert savings[group.labels[0]] <= 1.3 * saved
+
+
+def test_the_knapsack_is_the_best_of_all_choices() -> None:
+    """Two layers of equal cost whose error curves are not convex: brute force over all pairs of counts."""
+    pytest.importorskip("scipy")
+    from graphprune import registry
+    from graphprune.budget import Problem, solve
+    from graphprune.cost import CostModel
+    from graphprune.targets import parse_target
+
+    model = net("""
+        two (float[N,4] x) => (float[N,2] y, float[N,2] z)
+        <float[8,4] a, float[2,8] b, float[8,4] c, float[2,8] d> {
+            p = Gemm<transB = 1>(x, a)
+            y = Gemm<transB = 1>(p, b)
+            q = Gemm<transB = 1>(x, c)
+            z = Gemm<transB = 1>(q, d)
+        }""")
+    analysis = graphprune.analyze(model)
+    scores = [np.random.default_rng(seed).random(8) ** 3 for seed in (1, 2)]
+    problem = Problem(
+        analysis.groups, scores, np.ones(2, int), np.full(2, 8), np.ones(2, int), CostModel(analysis), [parse_target("macs=0.5")]
+    )
+    kept = [len(units) for units in solve(problem, registry.make("selection", "knapsack").path(problem)).values()]
+    error = [np.concatenate([[0], np.cumsum(np.sort(each))]) for each in scores]
+    best = min(error[0][8 - k] + error[1][k] for k in range(1, 8))
+    assert sum(kept) == 8
+    assert error[0][8 - kept[0]] + error[1][8 - kept[1]] == pytest.approx(best)
+
+
+def test_the_knapsack_follows_what_neighbours_keep() -> None:
+    """On a chain of layers costs are products; the budget is met and nearly used."""
+    pytest.importorskip("scipy")
+    result = prune("macs=0.5", "params=0.6", model=residual(), selection="knapsack", align=1)
+    for target in result.realised:
+        assert target.cost <= target.limit
+    assert max(target.cost / target.limit for target in result.realised) > 0.9
