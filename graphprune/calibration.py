@@ -32,6 +32,9 @@ ROWS_PER_COLUMN = 40
 
 MOST_ROWS, LEAST_ROWS = 2**17, 2**16
 
+MOST_PRODUCTS = 2**40
+"""Multiplications for the moments of one node: half a minute on two cores.  Only nodes with thousands of columns get there."""
+
 Tick = Callable[[float], None]
 """Called with the share of the work that is done."""
 
@@ -211,7 +214,7 @@ def linear_nodes(graph: Graph) -> dict[int, Linear]:
 
 def rows_per_sample(node: Linear, samples: int) -> int:
     """How many rows to take of each sample."""
-    wanted = min(MOST_ROWS, max(LEAST_ROWS, ROWS_PER_COLUMN * node.columns))
+    wanted = min(MOST_ROWS, max(LEAST_ROWS, ROWS_PER_COLUMN * node.columns), MOST_PRODUCTS // (node.blocks * node.columns**2))
     return max(1, -(-wanted // max(1, samples)))
 
 
