@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, ValueInfoProto
 
 from .branches import with_branches
+from .errors import CalibrationError
 from .graph import Array, Graph, operator_name
 from .linear import Linear, Rows
 from .node_view import NodeView
@@ -174,9 +175,15 @@ class _Run:
         """Gather everything."""
         own, total = self.calibration, sample_count(self.calibration.runs)
         taps = list(dict.fromkeys([*(node.data for node in self.moments.values()), *self.spreads]))
-        for number, values in enumerate(run_with(own.graph, taps, own.runs)):
-            self._add(values, total)
-            own.tick((number + 1) / len(own.runs))
+        with np.errstate(over="ignore", invalid="ignore"):
+            for number, values in enumerate(run_with(own.graph, taps, own.runs)):
+                self._add(values, total)
+                own.tick((number + 1) / len(own.runs))
+        for view, node in self.moments.items():
+            if not np.isfinite(own._moments[view].outer).all():
+                raise CalibrationError(
+                    f"what {node.data!r} holds on the calibration samples is not finite or too large; check their scale"
+                )
 
     def _add(self, values: Samples, total: int) -> None:
         for view, node in self.moments.items():

@@ -6,31 +6,26 @@ from pathlib import Path
 from typing import Any
 
 from .comparison import Comparison, Point
-from .errors import MissingExtraError, UsageError
+from .errors import UsageError
+from .extras import need
 from .model_file import atomic_file
 
 FORMATS = (".svg", ".png", ".pdf")
-
-
-def needs_matplotlib() -> Any:
-    """Matplotlib's `Figure`.  Raises MissingExtraError where it is not installed."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("charts need matplotlib: pip install 'graphprune[plots]'") from error
-    return Figure
 
 
 def check_chart(path: Path) -> None:
     """Raise UsageError for a file that is no picture, MissingExtraError without matplotlib: before the long work starts."""
     if path.suffix.lower() not in FORMATS:
         raise UsageError(f"{path}: a chart is one of {', '.join(FORMATS)}")
-    needs_matplotlib()
+    need("plots")
 
 
 def comparison_chart(comparison: Comparison, path: Path) -> None:
     """Accuracy against MACs, params and measured latency, a line for each recipe; the original is a dotted line."""
-    figure = needs_matplotlib()(figsize=(12, 4), layout="constrained")
+    need("plots")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 4), layout="constrained")
     base = comparison.latency.median_ms if comparison.latency else 1.0
     axes: dict[str, Any] = {
         "MACs": lambda point: point.macs,

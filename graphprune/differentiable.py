@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto
 
-from .errors import CalibrationError, MissingExtraError
+from .errors import CalibrationError
+from .extras import need
 from .graph import Array, Graph, attributes, canonical_domain, operator_name, to_array
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Differentiable:
     """
 
     def __init__(self, model: ModelProto) -> None:
-        torch = needs_torch()
+        torch = need("torch")
         from .torch_operators import FUNCTIONS, Node
 
         graph = Graph(model)
@@ -55,7 +56,7 @@ class Differentiable:
 
     def __call__(self, feeds: Mapping[str, Array], wanted: list[str] | None = None) -> dict[str, Tensor]:
         """The outputs, or the values in `wanted`, for arrays by input name."""
-        torch = needs_torch()
+        torch = need("torch")
         values = self.values | {name: torch.as_tensor(value) for name, value in feeds.items()}
         wanted = self.outputs if wanted is None else wanted
         found = {name: values[name] for name in wanted if name in values}
@@ -93,15 +94,6 @@ class Differentiable:
 
 def _no_gradients(why: str) -> CalibrationError:
     return CalibrationError(f"no gradients for this model: {why}; use passes that need none, such as --recipe balanced")
-
-
-def needs_torch() -> Any:
-    """The torch module.  Raises MissingExtraError where it is not installed."""
-    try:
-        import torch
-    except ImportError as error:
-        raise MissingExtraError("gradients need torch: pip install 'graphprune[torch]'") from error
-    return torch
 
 
 def _writable(array: Array) -> Array:

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from .calibration import Calibration
-from .differentiable import Differentiable, needs_torch
+from .differentiable import Differentiable
 from .errors import CalibrationError
+from .extras import need
 from .graph import Array
 from .samples import Runs, sample_count
 
@@ -49,7 +50,7 @@ def gather_gradients(calibration: Calibration, visit: Visit) -> Gradients:
 
     Raises CalibrationError where an operator has no derivative or no output is a float.
     """
-    torch = needs_torch()
+    torch = need("torch")
     network = Differentiable(calibration.runnable)
     weights = network.weights
     for weight in weights.values():
@@ -89,7 +90,7 @@ def _loss(network: Differentiable, feeds: dict[str, Array], labels: Array | None
 
 
 def _distance(results: list[Tensor], noise: Any) -> Tensor:
-    torch = needs_torch()
+    torch = need("torch")
     total = 0.0
     draw = partial(torch.randn, generator=noise)
     for result in results:
@@ -100,8 +101,12 @@ def _distance(results: list[Tensor], noise: Any) -> Tensor:
 
 
 def _cross_entropy(scores: Tensor, labels: Array) -> Tensor:
-    torch = needs_torch()
+    torch = need("torch")
     scores = scores.flatten(1)
+    if labels.dtype.kind not in "iu" or labels.size != len(scores) or labels.min() < 0 or labels.max() >= scores.shape[1]:
+        raise CalibrationError(
+            f"labels of the calibration samples must be one integer from 0 to {scores.shape[1] - 1} each, or be left out"
+        )
     still = scores.detach()
     share = bool((still >= 0).all()) and bool(((still.sum(1) - 1).abs() < 1e-3).all())
     logs = scores.clamp_min(1e-12).log() if share else torch.log_softmax(scores, 1)

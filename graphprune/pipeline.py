@@ -25,6 +25,7 @@ from .calibration import RUN_BYTES, Calibration, linear_nodes
 from .cost import Cost, CostModel
 from .errors import ProofError, UnreachableError, UsageError
 from .evidence import Evidence
+from .extras import need
 from .graph import Array, Graph, operator_name
 from .groups import Group
 from .inference import Analysis, infer
@@ -127,6 +128,7 @@ def prune(
     targets = [parse_target(text) for text in options.targets]
     if not targets and not options.ratios:
         raise UsageError("nothing to do: give a target such as macs=0.5, or a ratio for some layers")
+    _check_passes(options)
     step("reading and normalising")
     graph = load(source, input_shapes)
     step("finding groups")
@@ -247,6 +249,15 @@ def verify(
 
 
 # ---- from options to a problem ------------------------------------------------------------------
+
+
+def _check_passes(options: Options) -> None:
+    """Raises UsageError for specs that name nothing, MissingExtraError for passes whose extra is not installed."""
+    specs = [("importance", options.importance), ("selection", options.selection), *(("repair", s) for s in options.repair or ())]
+    for kind, spec in specs:
+        extra = registry.make(kind, spec).extra
+        if extra:
+            need(extra)
 
 
 def _check_supported(analysis: Analysis, options: Options) -> None:

@@ -68,7 +68,11 @@ def _fitting(array: Array, value: ValueInfoProto, source: str) -> Array:
     dtype = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
     if array.dtype.kind not in "biufV":
         raise UsageError(f"{source}: {value.name!r} has type {array.dtype}, but the input takes {np.dtype(dtype)}")
-    return array.astype(dtype, copy=False)
+    typed = array.astype(dtype, copy=False)
+    if typed.dtype.kind == "f" and not np.isfinite(typed).all():
+        worst = int(np.argwhere(~np.isfinite(typed))[0][0]) if typed.ndim else 0
+        raise UsageError(f"{source}: {value.name!r} has values that are not finite, first in sample {worst}")
+    return typed
 
 
 def read_calibration(source: Any, graph: Graph, size: int) -> tuple[Runs, Array | None]:

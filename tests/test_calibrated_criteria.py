@@ -11,6 +11,7 @@ from onnx import ModelProto
 import graphprune
 from graphprune import registry
 from graphprune.calibration import Calibration
+from graphprune.errors import CalibrationError
 from graphprune.evidence import Evidence
 from graphprune.runtime import run
 from graphprune.samples import runs_of
@@ -166,3 +167,10 @@ def test_gradients_without_labels(name: str) -> None:
     found = scores(dense(), name, rows())
     assert np.isfinite(found).all()
     assert len(np.unique(found)) == 7
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("labels", [np.array(["a"] * 16), np.full(16, 3), np.full(16, -1), np.full(16, 0.5)])
+def test_labels_that_are_no_classes(labels: np.ndarray) -> None:
+    with pytest.raises(CalibrationError, match="must be one integer from 0 to 2 each, or be left out"):
+        scores(dense(), "snip", rows(16), labels)

@@ -12,7 +12,7 @@ from nets import initializer, net, set_initializer, write
 from onnx import ModelProto
 
 import graphprune
-from graphprune.errors import CalibrationError, UsageError
+from graphprune.errors import CalibrationError, MissingExtraError, UsageError
 from graphprune.evaluation import accuracy
 from graphprune.plan import read_plan, read_weights, weights_path
 from graphprune.runtime import run
@@ -305,3 +305,25 @@ def test_accuracy_counts_the_best_class() -> None:
     model = net("f (float[N,3] x) => (float[N,3] y) { y = Identity(x) }")
     eye = np.eye(3, dtype=np.float32)
     assert accuracy(model, {"x": eye, "labels": np.array([0, 1, 1])}) == pytest.approx(2 / 3)
+
+
+# ---- samples that cannot serve ------------------------------------------------------------------
+
+
+def test_samples_must_be_finite() -> None:
+    bad = samples(8)
+    bad["x"][3, 0, 0, 0] = np.nan
+    with pytest.raises(UsageError, match="'x' has values that are not finite, first in sample 3"):
+        pruned(block(), calibration=bad)
+
+
+def test_samples_must_not_overflow() -> None:
+    with pytest.raises(CalibrationError, match="not finite or too large; check their scale"):
+        pruned(block(), calibration={"x": samples(8)["x"] * np.float32(1e30)})
+
+
+def test_a_missing_extra_is_said_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graphprune.extras.MODULES", {"torch": "no_such_module", "solver": "no_such_module"})
+    for passes in ({"repair": "polish"}, {"importance": "snip"}, {"selection": "knapsack"}, {"recipe": "best", "repair": None}):
+        with pytest.raises(MissingExtraError, match=r"pip install 'graphprune\[(torch|solver)\]'"):
+            graphprune.prune("no such file", targets="macs=0.5", **passes)

@@ -24,6 +24,8 @@ class Importance(ABC):
     """A criterion: how much each unit of a group matters."""
 
     name: ClassVar[str]
+    extra: ClassVar[str] = ""
+    """The extra that it needs (`graphprune.extras`); checked before any work."""
     sees: ClassVar[Sight] = "weights"
     """What it looks at beside the weights: moments (`Evidence.reads`), whole maps of some samples, or gradients."""
 

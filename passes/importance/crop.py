@@ -20,6 +20,7 @@ class Crop(Importance):
 
     name: ClassVar[str] = "crop"
     sees: ClassVar[Sight] = "gradients"
+    extra: ClassVar[str] = "torch"
     normalizer: Normalizer = "none"
 
     def score(self, group: Group, evidence: Evidence) -> Vector | None:

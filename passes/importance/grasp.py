@@ -18,6 +18,7 @@ class Grasp(Importance):
 
     name: ClassVar[str] = "grasp"
     sees: ClassVar[Sight] = "gradients"
+    extra: ClassVar[str] = "torch"
     normalizer: Normalizer = "none"
 
     def score(self, group: Group, evidence: Evidence) -> Vector | None:

@@ -20,6 +20,7 @@ class Snip(Importance):
 
     name: ClassVar[str] = "snip"
     sees: ClassVar[Sight] = "gradients"
+    extra: ClassVar[str] = "torch"
     normalizer: Normalizer = "none"
 
     def score(self, group: Group, evidence: Evidence) -> Vector | None:

@@ -18,6 +18,7 @@ class Taylor(Importance):
 
     name: ClassVar[str] = "taylor"
     sees: ClassVar[Sight] = "gradients"
+    extra: ClassVar[str] = "torch"
     normalizer: Normalizer = "none"
 
     def score(self, group: Group, evidence: Evidence) -> Vector | None:

@@ -14,6 +14,8 @@ class Repair(ABC):
     """Wins accuracy back without labels, by changing weights of the pruned network."""
 
     name: ClassVar[str]
+    extra: ClassVar[str] = ""
+    """The extra that it needs (`graphprune.extras`); checked before any work."""
 
     @abstractmethod
     def repair(self, patient: Patient) -> None:

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from graphprune.differentiable import Differentiable, needs_torch
+from graphprune.differentiable import Differentiable
+from graphprune.extras import need
 from graphprune.repairing import Patient
 from graphprune.samples import Samples, fixed_batch, sample_count
 
@@ -29,6 +30,7 @@ class Polish(Repair):
     """
 
     name: ClassVar[str] = "polish"
+    extra: ClassVar[str] = "torch"
     steps: int = 512
     epochs: int = 40
     rate: float = 1e-3
@@ -37,7 +39,7 @@ class Polish(Repair):
 
     def repair(self, patient: Patient) -> None:
         """Train on the calibration samples; the original is the teacher."""
-        torch = needs_torch()
+        torch = need("torch")
         teacher, student = Differentiable(patient.original), Differentiable(patient.pruned)
         matching = _Matching(patient, teacher, student, self.inner)
         weights = {name: student.weights[name] for name in patient.trainable if name in student.weights}
@@ -67,7 +69,7 @@ class _Matching:
 
     def distance(self, feeds: Samples) -> Tensor:
         """The loss of one batch."""
-        torch = needs_torch()
+        torch = need("torch")
         with torch.no_grad():
             wanted = self.teacher(feeds, [*self.teacher.outputs, *self.seen])
         given = self.student(feeds, [*self.student.outputs, *self.seen])
@@ -78,7 +80,7 @@ class _Matching:
 
     def _visible(self, name: str, given: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
         """The kept channels, clipped as all that reads them sees them."""
-        torch = needs_torch()
+        torch = need("torch")
         for axis in range(wanted.dim()):
             kept = self.patient.kept_of(name, axis)
             if kept is not None:

@@ -14,6 +14,8 @@ class Selection(ABC):
     """How a budget is spread over the groups."""
 
     name: ClassVar[str]
+    extra: ClassVar[str] = ""
+    """The extra that it needs (`graphprune.extras`); checked before any work."""
 
     @abstractmethod
     def path(self, problem: Problem) -> KeepPath:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.budget import Counts, KeepPath, Problem
-from graphprune.errors import MissingExtraError
+from graphprune.extras import need
 
 from .base import Selection
 
@@ -26,6 +26,7 @@ class Knapsack(Selection):
     """
 
     name: ClassVar[str] = "knapsack"
+    extra: ClassVar[str] = "solver"
     rounds: int = 3
 
     def path(self, problem: Problem) -> KeepPath:
@@ -38,7 +39,7 @@ class _Program:
     """One choice for each group: after how many steps it ends."""
 
     def __init__(self, problem: Problem, rounds: int) -> None:
-        self.milp = needs_scipy()
+        need("solver")
         self.problem, self.rounds = problem, rounds
         self.kinds = sorted({target.kind for target in problem.targets}) or ["macs"]
         self.orders = [np.argsort(-scores, kind="stable") for scores in problem.scores]
@@ -51,14 +52,14 @@ class _Program:
 
     def solve(self, level: float) -> Wide:
         """The wished counts for a budget of `level`."""
-        from scipy.optimize import Bounds, LinearConstraint
+        from scipy.optimize import Bounds, LinearConstraint, milp
         from scipy.sparse import csr_array
 
         counts = self.problem.upper.copy()
         one_each = csr_array((np.ones(len(self.owner)), (self.owner, np.arange(len(self.owner)))))
         for _ in range(self.rounds):
             rows, room = self._costs(counts, level)
-            found = self.milp(
+            found = milp(
                 self.errors / max(float(self.errors.max()), 1e-30),
                 integrality=np.ones(len(self.owner)),
                 bounds=Bounds(0, 1),
@@ -99,12 +100,3 @@ class _Program:
         for group, order, count in zip(self.problem.groups, self.orders, counts, strict=True):
             present[group.labels[order[count:]]] = False
         return present
-
-
-def needs_scipy() -> Any:
-    """Scipy's `milp`.  Raises MissingExtraError where it is not installed."""
-    try:
-        from scipy.optimize import milp
-    except ImportError as error:
-        raise MissingExtraError("the knapsack needs scipy: pip install 'graphprune[solver]'") from error
-    return milp
