@@ -1,6 +1,7 @@
 """Accuracy without training, side by side with Torch-Pruning, on the networks of `train_classifiers.py`.
 
-    python benchmarks/against_torch_pruning.py DATA.npz FOLDER [--levels 0.9,0.7,0.5,0.3] [--samples 2000] [--recipe balanced]
+    python benchmarks/against_torch_pruning.py DATA.npz FOLDER [--levels 0.9,0.7,0.5,0.3] [--samples 2000]
+        [--recipe balanced] [--networks resnet18,mobilenet_v2]
 
 For each level of MACs: Torch-Pruning's L1, L2, Taylor, LAMP and BN-scale criteria (global ranking), as they are and after
 re-estimation of the BatchNormalization statistics on the calibration images; graphprune on the exported ONNX file with the same
@@ -22,7 +23,7 @@ import torch
 import torch_pruning
 from torch import Tensor, nn
 from torch.nn import functional as F
-from train_classifiers import NAMES, accuracy, build, images
+from train_classifiers import NAMES, accuracy, build, images, reestimated
 
 import graphprune
 from graphprune.evaluation import accuracy as onnx_accuracy
@@ -63,20 +64,6 @@ def peer_pruned(model: nn.Module, name: str, level: float, x: Tensor, y: Tensor)
     return found
 
 
-def reestimated(model: nn.Module, x: Tensor) -> nn.Module:
-    """The same with BatchNormalization statistics of the calibration images."""
-    model = copy.deepcopy(model)
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-    model.train()
-    with torch.no_grad():
-        for k in range(0, len(x), 256):
-            model(x[k : k + 256])
-    return model.eval()
-
-
 def ours(path: Path, level: float, calibration: np.ndarray, recipe: str) -> tuple[Any, float]:
     """The pruned ONNX model and its share of the MACs."""
     result = graphprune.prune(path, targets=f"macs={level}", calibration={"image": calibration}, recipe=recipe)
@@ -108,6 +95,7 @@ def main() -> None:
     parser.add_argument("--levels", default="0.9,0.7,0.5,0.3")
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--recipe", default="balanced")
+    parser.add_argument("--networks", default=",".join(NAMES))
     arguments = parser.parse_args()
     data = np.load(arguments.data)
     labels = torch.from_numpy(data["y_train"].astype(np.int64))[:CALIBRATION]
@@ -118,7 +106,7 @@ def main() -> None:
     )
     samples = {"image": test.numpy(), "labels": answers.numpy()}
     figures: dict[str, Any] = {}
-    for network in NAMES:
+    for network in arguments.networks.split(","):
         model = build(network)
         model.load_state_dict(torch.load(arguments.folder / f"{network}.pt", weights_only=True))
         model.eval()
