@@ -129,11 +129,6 @@ class Calibration:
         names = list(dict.fromkeys(node.data for node in self.linears.values()))
         return next(iter(run_with(self.graph, names, self.runs[:1])))
 
-    @property
-    def names(self) -> list[str]:
-        """The network's inputs."""
-        return [value.name for value in self.graph.inputs]
-
     def gather(self, linears: Iterable[Linear]) -> None:
         """Gather the moments of several nodes in one run over the samples."""
         nodes = [node for node in linears if node.view not in self._moments or self.tail(node).total not in self._spreads]

@@ -319,13 +319,11 @@ def compare(
         found = comparison.compare(graph, names, targets, _samples(eval_from, graph), common, sizes, threads, describe(bar))
     if plot_to is not None:
         charts.comparison_chart(found, plot_to)
-    report([tables.comparison_table(found)], found.as_dict, json_to)
+    report([tables.comparison_table(found)], lambda: asdict(found), json_to)
 
 
 @main.command("list")
-@click.argument(
-    "kind", required=False, type=click.Choice(["importance", "selection", "repair", "importers", "exporters", "operators"])
-)
+@click.argument("kind", required=False, type=click.Choice(KINDS))
 def list_(kind: str | None) -> None:
     """List passes, importers, exporters or operators, with their options and defaults."""
     from .operators import TABLE

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -48,10 +48,6 @@ class Point:
     """Why there is no result, if there is none."""
     latency: Latency | None = None
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
-
 
 @dataclass
 class Comparison:
@@ -62,26 +58,19 @@ class Comparison:
     points: list[Point] = field(default_factory=list)
     latency: Latency | None = None
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
 
-
-def contestants(names: Sequence[str]) -> dict[str, Options]:
+def contestants(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Options by the name that is shown: recipes, or IMPORTANCE/SELECTION[/REPAIR...]; baselines come first.
 
     Raises UsageError for a name that is neither.
     """
-    found: dict[str, Options] = {}
+    found: dict[str, dict[str, Any]] = {}
     for name, spec in [*BASELINES.items(), *((name, name) for name in names)]:
-        parts = spec.split("/")
-        if len(parts) == 1 and spec not in RECIPES:
+        importance, *rest = spec.split("/")
+        if not rest and spec not in RECIPES:
             raise UsageError(f"{spec!r} is neither a recipe ({', '.join(RECIPES)}) nor IMPORTANCE/SELECTION[/REPAIR...]")
-        found[name] = (
-            Options(recipe=spec)
-            if len(parts) == 1
-            else Options(recipe="fast", importance=parts[0], selection=parts[1], repair=tuple(parts[2:]))
-        )
+        passes = {"recipe": "fast", "importance": importance, "selection": rest[0], "repair": tuple(rest[1:])} if rest else {}
+        found[name] = passes or {"recipe": spec}
     return found
 
 
@@ -109,15 +98,7 @@ def compare(
     for name, own in everybody.items():
         for target in targets:
             step(f"{name} at {target}")
-            mixed = replace(
-                options,
-                targets=(target,),
-                recipe=own.recipe,
-                importance=own.importance,
-                selection=own.selection,
-                repair=own.repair,
-            )
-            point, model = _pruned(graph, name, target, mixed, input_shapes)
+            point, model = _pruned(graph, name, target, options.updated(own), input_shapes)
             result.points.append(point)
             if model is not None:
                 point.accuracy = accuracy(model, dict(samples))
@@ -134,7 +115,7 @@ def _pruned(
 ) -> tuple[Point, ModelProto | None]:
     start = time.perf_counter()
     try:
-        result = pipeline.prune(graph, options, input_shapes)
+        result = pipeline.prune(graph, options, input_shapes, targets=target)
     except UnreachableError as error:
         return Point(name, target, problem=str(error)), None
     before, after = result.before, result.after

@@ -6,7 +6,7 @@ functions of `graphprune.torch_operators`.  Needs the extra `torch`.  Start read
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,7 +39,7 @@ class Differentiable:
         if missing:
             raise _no_gradients(f"operators without a torch function: {', '.join(missing)}")
         self.outputs = [value.name for value in model.graph.output]
-        self.values = {name: torch.from_numpy(_writable(to_array(tensor))) for name, tensor in graph.initializers.items()}
+        self.values = {name: torch.from_numpy(np.array(to_array(tensor))) for name, tensor in graph.initializers.items()}
         self.read = {name for node in self.nodes for name in node.input if name} | set(self.outputs)
         self._calls = [(FUNCTIONS[operator_name(node)], self._described(node, Node)) for node in self.nodes]
         self._dead = self._last_uses()
@@ -54,11 +54,11 @@ class Differentiable:
         """The float weights with more than one element, by name; set `requires_grad` on those to derive by."""
         return {name: value for name, value in self.values.items() if value.is_floating_point() and value.numel() > 1}
 
-    def __call__(self, feeds: Mapping[str, Array], wanted: list[str] | None = None) -> dict[str, Tensor]:
+    def __call__(self, feeds: Mapping[str, Array], wanted: Iterable[str] | None = None) -> dict[str, Tensor]:
         """The outputs, or the values in `wanted`, for arrays by input name."""
         torch = need("torch")
         values = self.values | {name: torch.as_tensor(value) for name, value in feeds.items()}
-        wanted = self.outputs if wanted is None else wanted
+        wanted = set(self.outputs if wanted is None else wanted)
         found = {name: values[name] for name in wanted if name in values}
         for node, (function, described), dead in zip(self.nodes, self._calls, self._dead, strict=True):
             values |= self._results(node, function, described, [values[name] if name else None for name in node.input])
@@ -94,10 +94,6 @@ class Differentiable:
 
 def _no_gradients(why: str) -> CalibrationError:
     return CalibrationError(f"no gradients for this model: {why}; use passes that need none, such as --recipe balanced")
-
-
-def _writable(array: Array) -> Array:
-    return np.array(array)
 
 
 def _plain(value: Any) -> Any:

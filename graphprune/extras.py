@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from types import ModuleType
 
 from .errors import MissingExtraError
 
@@ -11,10 +11,14 @@ MODULES = {"torch": "torch", "solver": "scipy", "plots": "matplotlib"}
 """The module that tells whether an extra of the passes is installed."""
 
 
-def need(extra: str) -> Any:
-    """The module of an extra.  Raises MissingExtraError where it cannot be imported."""
+def need(extra: str) -> ModuleType:
+    """The module of an extra of the passes.  Raises MissingExtraError where it cannot be imported."""
+    return require(MODULES[extra], extra)
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import what an extra brings.  Raises MissingExtraError that names it."""
     try:
-        return import_module(MODULES[extra])
+        return import_module(module)
     except ImportError as error:
-        message = f"{MODULES[extra]} is needed and cannot be imported ({error}): pip install 'graphprune[{extra}]'"
-        raise MissingExtraError(message) from error
+        raise MissingExtraError(f"this needs {module!r} ({error}): pip install 'graphprune[{extra}]'") from error

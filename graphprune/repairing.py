@@ -74,9 +74,10 @@ class Patient:
 
     def set_intercept(self, shift: Shift, intercept: Array, layer: Layer) -> None:
         """Let a layer's results be its product plus `intercept` (in the order of its results)."""
-        old = self.weight(shift.tensor).astype(np.float64).reshape(-1)
-        new = intercept if shift.tensor == layer.before.bias else old + shift.factor * intercept
-        self.set_weight(shift.tensor, new)
+        if shift.tensor == layer.before.bias:
+            self.set_weight(shift.tensor, intercept)
+        else:
+            self.move_intercept(shift, intercept)
 
     def move_intercept(self, shift: Shift, by: Array) -> None:
         """Let a layer's results be larger by `by` (in the order of its results)."""
@@ -107,6 +108,11 @@ class Patient:
             operands = zip(node.input, entry.parameters if entry else (), strict=False)
             found |= {name for name, kind in operands if kind in {"weight", "scale", "bias"}}
         return sorted(found & set(self._tensors) - {value.name for value in self.pruned.graph.input})
+
+    @property
+    def damaged(self) -> list[Layer]:
+        """The layers that see less than they did and may change, in order."""
+        return [layer for layer in self.layers if self.may_change(layer) and self.is_behind_pruned(layer)]
 
     def is_behind_pruned(self, layer: Layer) -> bool:
         """Whether what was removed changes what the layer reads."""

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from abc import ABC, abstractmethod
 from pathlib import Path
-from types import ModuleType
 from typing import Any, ClassVar
 
 from onnx import ModelProto
 
-from graphprune.errors import MissingExtraError
 from graphprune.shape_inference import InputShapes
 
 
@@ -39,11 +36,3 @@ def is_from(source: object, package: str) -> bool:
 def has_suffix(source: object, *suffixes: str) -> bool:
     """Whether the source is a path with one of these suffixes."""
     return isinstance(source, str | Path) and Path(source).suffix in suffixes
-
-
-def require(module: str, extra: str) -> ModuleType:
-    """Import what an extra brings.  Raises MissingExtraError that names it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise MissingExtraError(f"this needs {module!r} ({error}): pip install 'graphprune[{extra}]'") from error

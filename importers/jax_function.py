@@ -13,9 +13,10 @@ import numpy as np
 from onnx import ModelProto
 
 from graphprune.errors import InvalidModelError, UsageError
+from graphprune.extras import require
 from graphprune.shape_inference import InputShapes
 
-from .base import Importer, is_from, require
+from .base import Importer, is_from
 from .naming import name_initializers
 
 OPSET = 21

@@ -16,10 +16,11 @@ import numpy as np
 from onnx import ModelProto
 
 from graphprune.errors import InvalidModelError, UsageError
+from graphprune.extras import require
 from graphprune.model_file import read_model
 from graphprune.shape_inference import InputShapes
 
-from .base import Importer, has_suffix, is_from, require
+from .base import Importer, has_suffix, is_from
 from .naming import name_initializers
 
 

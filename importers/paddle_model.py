@@ -9,10 +9,11 @@ from typing import Any, ClassVar
 from onnx import ModelProto
 
 from graphprune.errors import InvalidModelError
+from graphprune.extras import require
 from graphprune.model_file import read_model
 from graphprune.shape_inference import InputShapes
 
-from .base import Importer, has_suffix, require
+from .base import Importer, has_suffix
 
 
 class PaddleImporter(Importer):

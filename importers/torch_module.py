@@ -16,9 +16,10 @@ from typing import Any, ClassVar
 from onnx import ModelProto
 
 from graphprune.errors import InvalidModelError, UsageError
+from graphprune.extras import require
 from graphprune.shape_inference import InputShapes
 
-from .base import Importer, has_suffix, is_from, require
+from .base import Importer, has_suffix, is_from
 from .naming import name_initializers
 
 PICKLES = (".pt", ".pth", ".ckpt", ".bin")

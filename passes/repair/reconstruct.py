@@ -41,7 +41,7 @@ class Reconstruct(Repair):
         """One pass through both networks side by side."""
         runs = patient.calibration.runs
         with Walk(patient.original, runs) as original, Walk(patient.pruned, runs) as pruned:
-            fitted = [layer for layer in patient.layers if patient.may_change(layer) and patient.is_behind_pruned(layer)]
+            fitted = patient.damaged
             for number, layer in enumerate(fitted):
                 wanted = {name for later in fitted[number:] for name in (later.tail.total, later.tail.straight)}
                 self._visit(patient, layer, original, pruned, wanted)

@@ -27,8 +27,7 @@ class Statistics(Repair):
     def repair(self, patient: Patient) -> None:
         """One pass through both networks side by side."""
         runs = patient.calibration.runs
-        layers = [layer for layer in patient.layers if patient.may_change(layer) and patient.is_behind_pruned(layer)]
-        layers = [layer for layer in layers if layer.tail.shift is not None]
+        layers = [layer for layer in patient.damaged if layer.tail.shift is not None]
         with Walk(patient.original, runs) as original, Walk(patient.pruned, runs) as pruned:
             for number, layer in enumerate(layers):
                 pruned.advance_to(layer.after.node)
