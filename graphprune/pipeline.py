@@ -7,11 +7,9 @@ Start reading at `prune`.  The command line (`graphprune.cli`) is a thin layer o
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import gcd
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +18,18 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from . import registry
-from .budget import Problem, solve
+from .budget import solve
 from .calibration import RUN_BYTES, Calibration, linear_nodes
 from .cost import Cost, CostModel
 from .errors import ProofError, UnreachableError, UsageError
 from .evidence import Evidence
-from .extras import need
-from .graph import Array, Graph, operator_name
-from .groups import Group
+from .graph import Array, Graph
 from .inference import Analysis, infer
 from .model_file import content_hash, read_model
 from .normalize import normalize
-from .operators import TABLE
 from .options import Normalization, Options
 from .plan import Plan, PlanGroup, PlanMember, PlanPinned, weights_digest
+from .problem import Step, check_passes, check_supported, formulate
 from .proof import Proof, prove
 from .recipes import MADE_UP_MACS, resolved
 from .repairing import Patient, with_weights
@@ -43,13 +39,9 @@ from .sources import read_source
 from .synthetic import random_runs
 from .targets import Target, parse_target
 from .version import VERSION
-from .weights import Vector
 
 Source = str | Path | ModelProto | Graph | Any
 """A path, an import string, a model of ONNX or another framework (perhaps with example inputs), or a graph that was loaded."""
-
-Step = Callable[[str], None]
-"""Called with a short description when a stage begins; for progress displays."""
 
 
 @dataclass(frozen=True)
@@ -128,12 +120,12 @@ def prune(
     targets = [parse_target(text) for text in options.targets]
     if not targets and not options.ratios:
         raise UsageError("nothing to do: give a target such as macs=0.5, or a ratio for some layers")
-    _check_passes(options)
+    check_passes(options)
     step("reading and normalising")
     graph = load(source, input_shapes)
     step("finding groups")
     analysis = infer(graph, normalization=options.normalization)
-    _check_supported(analysis, options)
+    check_supported(analysis, options)
     model = CostModel(analysis)
     keep, weights = _decide(model, options, targets, input_shapes, step)
     return _finish(analysis, keep, weights, options, targets, input_shapes, step)
@@ -145,7 +137,7 @@ def _decide(
     """What is kept of each group, and the weights that repair passes change."""
     analysis = model.analysis
     evidence = Evidence.of(analysis, _calibration(model, options, input_shapes, step))
-    problem = _problem(evidence, model, options, targets, step)
+    problem = formulate(evidence, model, options, targets, step)
     step("selecting channels")
     keep = solve(problem, registry.make("selection", options.selection).path(problem))
     if all(len(units) == group.size for group, units in zip(problem.groups, keep.values(), strict=True)):
@@ -211,6 +203,13 @@ def _shrink() -> Any:
     return registry.load("rewrite", "shrink")
 
 
+def _nothing_pruned(options: Options) -> str:
+    return (
+        f"nothing was pruned: with --align {options.align} and --min-channels {options.min_channels} no group can shrink "
+        "for this target; lower them or the target"
+    )
+
+
 def apply_plan(source: Source, plan: Plan, verify: bool = True, weights: Mapping[str, Array] | None = None) -> Result:
     """Replay a plan on the model that it was made for: gives the same bytes again.
 
@@ -246,124 +245,6 @@ def verify(
     _check_weights(analysis, plan, present, changed)
     kept_of = _shrink().kept_indices(analysis, present)
     return prove(with_weights(analysis, changed, kept_of), present, model, kept_of, seed, input_shapes)
-
-
-# ---- from options to a problem ------------------------------------------------------------------
-
-
-def _check_passes(options: Options) -> None:
-    """Raises UsageError for specs that name nothing, MissingExtraError for passes whose extra is not installed."""
-    specs = [("importance", options.importance), ("selection", options.selection), *(("repair", s) for s in options.repair or ())]
-    for kind, spec in specs:
-        extra = registry.make(kind, spec).extra
-        if extra:
-            need(extra)
-
-
-def _check_supported(analysis: Analysis, options: Options) -> None:
-    if options.on_unsupported == "pin":
-        return
-    unknown = sorted({operator_name(node) for node in analysis.graph.nodes} - set(TABLE))
-    if unknown:
-        raise UnreachableError(f"operators without a rule: {', '.join(unknown)} (--on-unsupported pin keeps what they touch)")
-
-
-def _problem(evidence: Evidence, model: CostModel, options: Options, targets: Sequence[Target], step: Step) -> Problem:
-    """Groups that may shrink, with scores and bounds.  Raises UsageError and UnreachableError."""
-    analysis = evidence.analysis
-    if not analysis.groups:
-        raise UnreachableError("nothing can be pruned: every axis is pinned (`graphprune analyze` tells why)")
-    frozen = _matching(analysis, options.keep, "--keep", every_member=True)
-    fixed = _ratios(analysis, options)
-    criterion = registry.make("importance", options.importance)
-    if hasattr(criterion, "seed") and options.seed:
-        criterion = type(criterion)(seed=options.seed)
-    raw: list[Vector | None] = []
-    for batch in evidence.batches() if criterion.sees == "activations" else [analysis.groups]:
-        for group in batch:
-            step(f"scoring channels: group {len(raw) + 1} of {len(analysis.groups)}")
-            raw.append(criterion.score(group, evidence))
-    if all(score is None for score in raw):
-        raise UnreachableError(f"importance {criterion.name!r} has no say about any group of this model; try magnitude")
-    scores = [np.zeros(g.size) if s is None else s for g, s in zip(analysis.groups, raw, strict=True)]
-    sizes = np.array([group.size for group in analysis.groups], np.int64)
-    steps = np.array([alignment(group, options.align) for group in analysis.groups], np.int64)
-    lower = np.minimum(np.maximum(1, options.min_channels), sizes)
-    upper = sizes.copy()
-    for k, group in enumerate(analysis.groups):
-        if group.id in frozen or raw[k] is None:
-            lower[k] = sizes[k]
-        elif group.id in fixed:
-            wished = int(np.rint(fixed[group.id] * sizes[k] / steps[k])) * int(steps[k])
-            lower[k] = upper[k] = min(max(wished, int(lower[k])), int(sizes[k]))
-    return Problem(analysis.groups, scores, lower, upper, steps, model, targets)
-
-
-def alignment(group: Group, align: int | str) -> int:
-    """The step of a group's size, so that every axis it produces stays a multiple of the alignment.
-
-    `auto` is for ONNX Runtime's CPU kernels: blocks of 16 channels, and counts that are no multiple of 4 leave the blocked layout
-    (measured, docs/decisions/0003-alignment.md); small groups get smaller steps, so that a quarter of a group can leave.
-    """
-    if isinstance(align, str):
-        if align != "auto" and not align.isdigit():
-            raise UsageError(f"--align {align!r}: give 'auto' or a number")
-        value = int(align) if align != "auto" else next((s for s in (16, 8, 4) if group.size >= 4 * s), 4)
-        value = 1 if align == "auto" and group.size < 8 else value
-    else:
-        value = align
-    if value < 1:
-        raise UsageError(f"--align {align}: must be at least 1")
-    producers = [member for member in group.members if member.role == "producer"] or list(group.members)
-    repeats = min(int(np.bincount(member.units).max()) for member in producers)
-    return max(1, min(value // gcd(value, repeats), group.size))
-
-
-def _matching(analysis: Analysis, patterns: Sequence[str], option: str, every_member: bool) -> set[str]:
-    """Ids of the groups that any of the regular expressions matches.  Raises UsageError for one that matches nothing."""
-    found: set[str] = set()
-    for pattern in patterns:
-        try:
-            regex = re.compile(pattern)
-        except re.error as error:
-            raise UsageError(f"{option} {pattern!r} is not a regular expression: {error}") from error
-        hits = {g.id for g in analysis.groups if any(regex.search(n) for n in _names(analysis, g, every_member))}
-        if not hits and not _matches_pinned(analysis, regex):
-            raise UsageError(f"{option} {pattern!r} matches no group, tensor or node (see `graphprune analyze`)")
-        found |= hits
-    return found
-
-
-def _names(analysis: Analysis, group: Group, every_member: bool) -> set[str]:
-    members = [m for m in group.members if every_member or m.role == "producer"]
-    return {group.id, *(m.tensor for m in members), *(analysis.graph.nodes[m.node].name for m in members)}
-
-
-def _matches_pinned(analysis: Analysis, regex: re.Pattern[str]) -> bool:
-    return any(regex.search(name) for name in analysis.graph.initializers) or any(
-        regex.search(node.name) for node in analysis.graph.nodes
-    )
-
-
-def _ratios(analysis: Analysis, options: Options) -> dict[str, float]:
-    fixed: dict[str, float] = {}
-    for text in options.ratios:
-        pattern, equals, value = text.rpartition("=")
-        try:
-            ratio = float(value)
-        except ValueError:
-            ratio = -1.0
-        if not equals or not 0 < ratio <= 1:
-            raise UsageError(f"--ratio {text!r} is not of the form REGEX=VALUE with a value above 0 and at most 1")
-        fixed |= dict.fromkeys(_matching(analysis, [pattern], "--ratio", every_member=False), ratio)
-    return fixed
-
-
-def _nothing_pruned(options: Options) -> str:
-    return (
-        f"nothing was pruned: with --align {options.align} and --min-channels {options.min_channels} no group can shrink "
-        "for this target; lower them or the target"
-    )
 
 
 # ---- plans --------------------------------------------------------------------------------------

@@ -1,0 +1,138 @@
+"""From options to a problem: which passes are named, how units score, and the bounds that the user sets.
+
+Start reading at `formulate`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from math import gcd
+
+import numpy as np
+
+from . import registry
+from .budget import Problem
+from .cost import CostModel
+from .errors import UnreachableError, UsageError
+from .evidence import Evidence
+from .extras import need
+from .graph import operator_name
+from .groups import Group
+from .inference import Analysis
+from .operators import TABLE
+from .options import Options
+from .targets import Target
+from .weights import Vector
+
+Step = Callable[[str], None]
+"""Called with a short description when a stage begins; for progress displays."""
+
+
+def check_passes(options: Options) -> None:
+    """Raises UsageError for specs that name nothing, MissingExtraError for passes whose extra is not installed."""
+    specs = [("importance", options.importance), ("selection", options.selection), *(("repair", s) for s in options.repair or ())]
+    for kind, spec in specs:
+        extra = registry.make(kind, spec).extra
+        if extra:
+            need(extra)
+
+
+def check_supported(analysis: Analysis, options: Options) -> None:
+    """Raises UnreachableError where operators without a rule are not to be pinned."""
+    if options.on_unsupported == "pin":
+        return
+    unknown = sorted({operator_name(node) for node in analysis.graph.nodes} - set(TABLE))
+    if unknown:
+        raise UnreachableError(f"operators without a rule: {', '.join(unknown)} (--on-unsupported pin keeps what they touch)")
+
+
+def formulate(evidence: Evidence, model: CostModel, options: Options, targets: Sequence[Target], step: Step) -> Problem:
+    """Groups that may shrink, with scores and bounds.  Raises UsageError and UnreachableError."""
+    analysis = evidence.analysis
+    if not analysis.groups:
+        raise UnreachableError("nothing can be pruned: every axis is pinned (`graphprune analyze` tells why)")
+    frozen = _matching(analysis, options.keep, "--keep", every_member=True)
+    fixed = _ratios(analysis, options)
+    criterion = registry.make("importance", options.importance)
+    if hasattr(criterion, "seed") and options.seed:
+        criterion = type(criterion)(seed=options.seed)
+    raw: list[Vector | None] = []
+    for batch in evidence.batches() if criterion.sees == "activations" else [analysis.groups]:
+        for group in batch:
+            step(f"scoring channels: group {len(raw) + 1} of {len(analysis.groups)}")
+            raw.append(criterion.score(group, evidence))
+    if all(score is None for score in raw):
+        raise UnreachableError(f"importance {criterion.name!r} has no say about any group of this model; try magnitude")
+    scores = [np.zeros(g.size) if s is None else s for g, s in zip(analysis.groups, raw, strict=True)]
+    sizes = np.array([group.size for group in analysis.groups], np.int64)
+    steps = np.array([alignment(group, options.align) for group in analysis.groups], np.int64)
+    lower = np.minimum(np.maximum(1, options.min_channels), sizes)
+    upper = sizes.copy()
+    for k, group in enumerate(analysis.groups):
+        if group.id in frozen or raw[k] is None:
+            lower[k] = sizes[k]
+        elif group.id in fixed:
+            wished = int(np.rint(fixed[group.id] * sizes[k] / steps[k])) * int(steps[k])
+            lower[k] = upper[k] = min(max(wished, int(lower[k])), int(sizes[k]))
+    return Problem(analysis.groups, scores, lower, upper, steps, model, targets)
+
+
+def alignment(group: Group, align: int | str) -> int:
+    """The step of a group's size, so that every axis it produces stays a multiple of the alignment.
+
+    `auto` is for ONNX Runtime's CPU kernels: blocks of 16 channels, and counts that are no multiple of 4 leave the blocked layout
+    (measured, docs/decisions/0003-alignment.md); small groups get smaller steps, so that a quarter of a group can leave.
+    """
+    if isinstance(align, str):
+        if align != "auto" and not align.isdigit():
+            raise UsageError(f"--align {align!r}: give 'auto' or a number")
+        value = int(align) if align != "auto" else next((s for s in (16, 8, 4) if group.size >= 4 * s), 4)
+        value = 1 if align == "auto" and group.size < 8 else value
+    else:
+        value = align
+    if value < 1:
+        raise UsageError(f"--align {align}: must be at least 1")
+    producers = [member for member in group.members if member.role == "producer"] or list(group.members)
+    repeats = min(int(np.bincount(member.units).max()) for member in producers)
+    return max(1, min(value // gcd(value, repeats), group.size))
+
+
+def _matching(analysis: Analysis, patterns: Sequence[str], option: str, every_member: bool) -> set[str]:
+    """Ids of the groups that any of the regular expressions matches.  Raises UsageError for one that matches nothing."""
+    found: set[str] = set()
+    for pattern in patterns:
+        try:
+            regex = re.compile(pattern)
+        except re.error as error:
+            raise UsageError(f"{option} {pattern!r} is not a regular expression: {error}") from error
+        hits = {g.id for g in analysis.groups if any(regex.search(n) for n in _names(analysis, g, every_member))}
+        if not hits and not _matches_pinned(analysis, regex):
+            raise UsageError(f"{option} {pattern!r} matches no group, tensor or node (see `graphprune analyze`)")
+        found |= hits
+    return found
+
+
+def _names(analysis: Analysis, group: Group, every_member: bool) -> set[str]:
+    members = [m for m in group.members if every_member or m.role == "producer"]
+    return {group.id, *(m.tensor for m in members), *(analysis.graph.nodes[m.node].name for m in members)}
+
+
+def _matches_pinned(analysis: Analysis, regex: re.Pattern[str]) -> bool:
+    return any(regex.search(name) for name in analysis.graph.initializers) or any(
+        regex.search(node.name) for node in analysis.graph.nodes
+    )
+
+
+def _ratios(analysis: Analysis, options: Options) -> dict[str, float]:
+    fixed: dict[str, float] = {}
+    for text in options.ratios:
+        pattern, equals, value = text.rpartition("=")
+        try:
+            ratio = float(value)
+        except ValueError:
+            ratio = -1.0
+        if not equals or not 0 < ratio <= 1:
+            raise UsageError(f"--ratio {text!r} is not of the form REGEX=VALUE with a value above 0 and at most 1")
+        fixed |= dict.fromkeys(_matching(analysis, [pattern], "--ratio", every_member=False), ratio)
+    return fixed
