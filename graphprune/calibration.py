@@ -8,7 +8,7 @@ reading at `Calibration.gather`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -138,6 +138,10 @@ class Calibration:
     def forget(self) -> None:
         """Give the memory of all moments back."""
         self._moments.clear()
+
+    def copy(self) -> Calibration:
+        """One that starts from what was gathered: which rows are drawn next then depends on no other job's draws."""
+        return replace(self, _moments=dict(self._moments), _spreads=dict(self._spreads), _tails=dict(self._tails))
 
     def moments(self, node: Linear) -> Moments:
         """The moments of a node's rows."""

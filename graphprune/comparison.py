@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,14 +22,14 @@ from .errors import UnreachableError, UsageError
 from .evaluation import accuracy
 from .graph import Array, Graph
 from .options import Options
+from .problem import Step
 from .recipes import RECIPES
 from .samples import LABELS
 from .shape_inference import InputShapes
+from .targets import parse_target
 
 BASELINES = {"random": "random/uniform", "uniform magnitude": "magnitude/uniform"}
 """Always compared with: what a recipe must beat to be worth its time."""
-
-Step = Callable[[str], None]
 
 
 @dataclass
@@ -43,6 +43,7 @@ class Point:
     params: float = 1.0
     accuracy: float = 0.0
     seconds: float = 0.0
+    """What this point takes alone, scoring included."""
     proven: bool = False
     problem: str = ""
     """Why there is no result, if there is none."""
@@ -86,8 +87,11 @@ def compare(
 ) -> Comparison:
     """Prune by every recipe to every target and measure accuracy on `samples`, which have labels, and latency, interleaved.
 
-    `options` has what all have in common.  Raises UsageError for unknown recipes and where a sample is used for both.
+    `options` has what all have in common.  Each recipe scores once for all its targets.  Raises UsageError for unknown recipes
+    and malformed targets, and where a sample is used for both.
     """
+    for target in targets:
+        parse_target(target)
     if isinstance(options.calibration, Mapping):
         check_apart(options.calibration, samples)
     everybody = contestants(recipes)
@@ -96,9 +100,7 @@ def compare(
     result = Comparison(accuracy(original, dict(samples)), len(samples[LABELS]))
     models: list[ModelProto] = [original]
     for name, own in everybody.items():
-        for target in targets:
-            step(f"{name} at {target}")
-            point, model = _pruned(graph, name, target, options.updated(own), input_shapes)
+        for point, model in _pruned(graph, name, targets, options.updated(own), input_shapes, step):
             result.points.append(point)
             if model is not None:
                 point.accuracy = accuracy(model, dict(samples))
@@ -111,11 +113,28 @@ def compare(
 
 
 def _pruned(
-    graph: Graph, name: str, target: str, options: Options, input_shapes: InputShapes | None
-) -> tuple[Point, ModelProto | None]:
+    graph: Graph, name: str, targets: Sequence[str], options: Options, input_shapes: InputShapes | None, step: Step
+) -> Iterator[tuple[Point, ModelProto | None]]:
+    """One recipe at every target, with the model where there is one."""
+    step(f"{name}: scoring channels")
     start = time.perf_counter()
     try:
-        result = pipeline.prune(graph, options, input_shapes, targets=target)
+        scored = pipeline.score(graph, options, input_shapes)
+    except UnreachableError as error:
+        yield from ((Point(name, target, problem=str(error)), None) for target in targets)
+        return
+    scoring = time.perf_counter() - start
+    for target in targets:
+        step(f"{name} at {target}")
+        point, model = _pruned_to(scored, name, target)
+        point.seconds += scoring
+        yield point, model
+
+
+def _pruned_to(scored: pipeline.Scored, name: str, target: str) -> tuple[Point, ModelProto | None]:
+    start = time.perf_counter()
+    try:
+        result = pipeline.prune_scored(scored, target)
     except UnreachableError as error:
         return Point(name, target, problem=str(error)), None
     before, after = result.before, result.after

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from . import registry
-from .budget import solve
+from .budget import Problem, solve
 from .calibration import RUN_BYTES, Calibration, linear_nodes
 from .cost import Cost, CostModel
 from .errors import ProofError, UnreachableError, UsageError
@@ -83,6 +83,16 @@ class Result:
         return _plan(self.analysis, self.keep, self.weights, self.options)
 
 
+@dataclass(frozen=True)
+class Scored:
+    """A network with scores and bounds: all that does not hang on a target, so that several targets share it."""
+
+    evidence: Evidence
+    problem: Problem
+    options: Options
+    input_shapes: InputShapes | None
+
+
 def load(source: Source, input_shapes: InputShapes | None = None) -> Graph:
     """Read (or copy) a model and bring it into normal form.  Raises InvalidModelError."""
     if isinstance(source, Graph):
@@ -120,6 +130,21 @@ def prune(
     targets = [parse_target(text) for text in options.targets]
     if not targets and not options.ratios:
         raise UsageError("nothing to do: give a target such as macs=0.5, or a ratio for some layers")
+    decided = _decide(score(source, options, input_shapes, step), targets, step)
+    return _finish(*decided, options, targets, input_shapes, step)
+
+
+def score(
+    source: Source,
+    options: Options,
+    input_shapes: InputShapes | None = None,
+    step: Step = lambda text: None,
+) -> Scored:
+    """Everything up to the scores; targets in `options` are not looked at.
+
+    Raises UsageError, InvalidModelError or UnreachableError.
+    """
+    options = resolved(options)
     check_passes(options)
     step("reading and normalising")
     graph = load(source, input_shapes)
@@ -127,22 +152,25 @@ def prune(
     analysis = infer(graph, normalization=options.normalization)
     check_supported(analysis, options)
     model = CostModel(analysis)
-    keep, weights = _decide(model, options, targets, input_shapes, step)
-    return _finish(analysis, keep, weights, options, targets, input_shapes, step)
-
-
-def _decide(
-    model: CostModel, options: Options, targets: Sequence[Target], input_shapes: InputShapes | None, step: Step
-) -> tuple[dict[str, list[int]], dict[str, Array]]:
-    """What is kept of each group, and the weights that repair passes change."""
-    analysis = model.analysis
     evidence = Evidence.of(analysis, _calibration(model, options, input_shapes, step))
-    problem = formulate(evidence, model, options, targets, step)
+    return Scored(evidence, formulate(evidence, model, options, step), options, input_shapes)
+
+
+def prune_scored(scored: Scored, target: str, step: Step = lambda text: None) -> Result:
+    """What `prune` gives for one target, from what `score` found.  Raises UsageError, UnreachableError or ProofError."""
+    options, targets = scored.options.updated({"targets": target}), [parse_target(target)]
+    return _finish(*_decide(scored, targets, step), options, targets, scored.input_shapes, step)
+
+
+def _decide(scored: Scored, targets: Sequence[Target], step: Step) -> tuple[Analysis, dict[str, list[int]], dict[str, Array]]:
+    """What is kept of each group, and the weights that repair passes change."""
+    analysis, options = scored.evidence.analysis, scored.options
+    problem = replace(scored.problem, targets=targets, required={})
     step("selecting channels")
     keep = solve(problem, registry.make("selection", options.selection).path(problem))
     if all(len(units) == group.size for group, units in zip(problem.groups, keep.values(), strict=True)):
         raise UnreachableError(_nothing_pruned(options))
-    return keep, _repaired_weights(evidence, analysis.present(keep), options, step)
+    return analysis, keep, _repaired_weights(scored.evidence, analysis.present(keep), options, step)
 
 
 def _finish(
@@ -191,7 +219,7 @@ def _repaired_weights(evidence: Evidence, present: NDArray[np.bool_], options: O
         return {}
     analysis = evidence.analysis
     kept_of = _shrink().kept_indices(analysis, present)
-    patient = Patient(analysis, present, _shrink().shrink(analysis, present), kept_of, evidence.calibration)
+    patient = Patient(analysis, present, _shrink().shrink(analysis, present), kept_of, evidence.calibration.copy())
     for spec in options.repair:
         repair = registry.make("repair", spec)
         patient.tick = lambda share, name=repair.name: step(f"repairing ({name}): {share:.0%}")  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""From options to a problem: which passes are named, how units score, and the bounds that the user sets.
+"""From options to a problem: which passes are named, how units score, and the bounds that the user sets.  Targets come later.
 
 Start reading at `formulate`.
 """
@@ -22,7 +22,6 @@ from .groups import Group
 from .inference import Analysis
 from .operators import TABLE
 from .options import Options
-from .targets import Target
 from .weights import Vector
 
 Step = Callable[[str], None]
@@ -47,8 +46,8 @@ def check_supported(analysis: Analysis, options: Options) -> None:
         raise UnreachableError(f"operators without a rule: {', '.join(unknown)} (--on-unsupported pin keeps what they touch)")
 
 
-def formulate(evidence: Evidence, model: CostModel, options: Options, targets: Sequence[Target], step: Step) -> Problem:
-    """Groups that may shrink, with scores and bounds.  Raises UsageError and UnreachableError."""
+def formulate(evidence: Evidence, model: CostModel, options: Options, step: Step) -> Problem:
+    """Groups that may shrink, with scores and bounds, without targets.  Raises UsageError and UnreachableError."""
     analysis = evidence.analysis
     if not analysis.groups:
         raise UnreachableError("nothing can be pruned: every axis is pinned (`graphprune analyze` tells why)")
@@ -75,7 +74,7 @@ def formulate(evidence: Evidence, model: CostModel, options: Options, targets: S
         elif group.id in fixed:
             wished = int(np.rint(fixed[group.id] * sizes[k] / steps[k])) * int(steps[k])
             lower[k] = upper[k] = min(max(wished, int(lower[k])), int(sizes[k]))
-    return Problem(analysis.groups, scores, lower, upper, steps, model, targets)
+    return Problem(analysis.groups, scores, lower, upper, steps, model)
 
 
 def alignment(group: Group, align: int | str) -> int:

@@ -13,6 +13,7 @@ from nets import net, write
 from onnx import ModelProto
 
 import graphprune
+from graphprune import calibration, pipeline, registry
 from graphprune.comparison import check_apart, compare, contestants
 from graphprune.errors import UsageError
 from graphprune.options import Options
@@ -57,6 +58,46 @@ def test_baselines_and_recipes_at_every_target() -> None:
     assert found.accuracy == accuracy(graph.model, evaluation)
     again = graphprune.prune(classifier(), targets="macs=0.5", importance="magnitude", selection="uniform", align=1)
     assert found.points[3].accuracy == accuracy(again.model, evaluation)
+
+
+def test_a_recipe_scores_once_for_all_its_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanda = registry.load("importance", "wanda")
+    scored, score = [], wanda.score
+    monkeypatch.setattr(wanda, "score", lambda self, group, evidence: scored.append(group.id) or score(self, group, evidence))
+    graph = graphprune.load(classifier())
+    compare(graph, ["wanda/global"], ["macs=0.8", "macs=0.5"], samples(8), Options(calibration=samples(20), align=1))
+    assert scored == [group.id for group in graphprune.analyze(graph).groups]
+
+
+def three_layers() -> ModelProto:
+    return net("""
+        three (float[1,2,7,7] x) => (float[1,3,7,7] y) <float[8,2,1,1] a, float[8,8,1,1] b, float[3,8,1,1] c> {
+            p = Conv(x, a)
+            q = Relu(p)
+            r = Conv(q, b)
+            s = Relu(r)
+            y = Conv(s, c)
+        }""")
+
+
+@pytest.mark.parametrize("spec", ["magnitude", "wanda"])
+def test_a_target_gets_what_it_would_get_alone(monkeypatch: pytest.MonkeyPatch, spec: str) -> None:
+    """Repairs draw rows at random: what an earlier target drew must not change what a later one draws."""
+    monkeypatch.setattr(calibration, "LEAST_ROWS", 40)
+    monkeypatch.setattr(calibration, "ROWS_PER_COLUMN", 1)
+    images = {"x": RNG.normal(size=(4, 2, 7, 7)).astype(np.float32)}
+    options = Options(importance=spec, selection="global", repair=("obs",), calibration=images, align=1)
+    scored = pipeline.score(three_layers(), options)
+    for target in ("channels=0.95", "channels=0.5"):
+        together = pipeline.prune_scored(scored, target)
+        alone = graphprune.prune(three_layers(), options, targets=target)
+        assert together.model.SerializeToString(deterministic=True) == alone.model.SerializeToString(deterministic=True)
+        assert together.plan.to_json() == alone.plan.to_json()
+
+
+def test_a_malformed_target_is_said_before_any_work() -> None:
+    with pytest.raises(UsageError, match="unknown kind 'mac'"):
+        compare(graphprune.load(classifier()), ["nonsense"], ["mac=0.5"], samples(4), Options())
 
 
 def test_what_cannot_be_reached_is_a_row_with_the_reason() -> None:
