@@ -7,15 +7,15 @@ A criterion never learns what operator it looks at.  `Evidence.weights` gives ma
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .calibration import Calibration
-from .gradients import Gradients, gather_gradients
+from .gradients import ByWeight, averaged, batch_curvatures, batch_gradients
 from .graph import Array
 from .groups import Group, Member
 from .inference import Analysis
@@ -24,6 +24,8 @@ from .linear import Linear
 from .weights import Weights, scored_members
 
 Wide = NDArray[np.float64]
+Cells = Callable[[Array, Array], Array]
+"""From a weight and what was found for it, elementwise."""
 
 WIDEST = 6144
 """Linear maps with more columns than this are left out: their covariance would not fit."""
@@ -73,7 +75,6 @@ class Evidence:
     analysis: Analysis
     weights: Weights
     calibration: Calibration | None = None
-    _changes: dict[str, list[Wide]] = field(default_factory=lambda: defaultdict(list))
 
     @classmethod
     def of(cls, analysis: Analysis, calibration: Calibration | None = None) -> Evidence:
@@ -124,32 +125,46 @@ class Evidence:
         return groups
 
     @cached_property
-    def gradients(self) -> Gradients | None:
-        """The gradients of the loss by weight (`graphprune.gradients`); None without calibration data."""
-        if self.calibration is None:
-            return None
-        return gather_gradients(self.calibration, self._add_changes)
+    def gradient_sizes(self) -> ByWeight:
+        """The mean over the batches of |g|, with the gradient g of the loss (`graphprune.gradients`); empty without samples."""
+        return averaged(self._gradients(), np.abs)
+
+    @cached_property
+    def gradient_squares(self) -> ByWeight:
+        """The mean over the batches of g ** 2; empty without samples."""
+        return averaged(self._gradients(), np.square)
+
+    @cached_property
+    def curvatures(self) -> ByWeight:
+        """The mean over the batches of H g, with the Hessian H of the loss; empty without samples."""
+        return averaged(batch_curvatures(self.calibration)) if self.calibration else {}
 
     def changes(self, group: Group) -> Wide | None:
         """[batches, units]: the sum of w * g over the weights that produce a unit (that read it, where none does)."""
-        return np.stack(self._changes[group.id]) if self.gradients is not None and self._changes[group.id] else None
+        return self._changes.get(group.id)
 
-    def _add_changes(self, gradients: Mapping[str, Array]) -> None:
-        for group in self.analysis.groups:
-            members = [member for member in scored_members(group) if member.tensor in gradients]
-            ours = [member for member in members if member.role == "producer"] or members
-            if ours:
-                parts = [
-                    self.weights.unit_sums(group, member, self._weight(member) * gradients[member.tensor]) for member in ours
-                ]
-                self._changes[group.id].append(np.sum(parts, axis=0))
+    @cached_property
+    def _changes(self) -> dict[str, Wide]:
+        found: dict[str, list[Wide]] = defaultdict(list)
+        for gradients in self._gradients():
+            for group in self.analysis.groups:
+                members = _members_in(gradients, group)
+                ours = [member for member in members if member.role == "producer"] or members
+                if ours:
+                    found[group.id].append(self._total(group, ours, gradients, np.multiply))
+        return {name: np.stack(sums) for name, sums in found.items()}
 
-    def summed(self, group: Group, cells: Callable[[str, Array], Array]) -> Wide | None:
-        """For each unit the sum of `cells(name, weight)`, shaped like the weight, over its weights that have gradients."""
-        found = self.gradients
-        members = [member for member in scored_members(group) if found is not None and member.tensor in found.square]
-        parts = [self.weights.unit_sums(group, member, cells(member.tensor, self._weight(member))) for member in members]
-        return np.asarray(np.sum(parts, axis=0), np.float64) if parts else None
+    def _gradients(self) -> Iterator[ByWeight]:
+        return batch_gradients(self.calibration) if self.calibration else iter(())
+
+    def summed_weights(self, group: Group, found: ByWeight, cells: Cells) -> Wide | None:
+        """For each unit the sum of `cells(weight, found[its name])` over its weights that are in `found`."""
+        members = _members_in(found, group)
+        return self._total(group, members, found, cells) if members else None
+
+    def _total(self, group: Group, members: list[Member], found: ByWeight, cells: Cells) -> Wide:
+        values = [(member, cells(self._weight(member), found[member.tensor])) for member in members]
+        return np.asarray(np.sum([self.weights.unit_sums(group, *each) for each in values], axis=0), np.float64)
 
     def _weight(self, member: Member) -> Array:
         weight = self.analysis.graph.constant(member.tensor)
@@ -183,6 +198,10 @@ class Evidence:
                 if (unit >= 0).any():
                     reads.append(Read(unit, matrix[block], moments.mean[block], moments.covariance(block), total))
         return reads
+
+
+def _members_in(found: ByWeight, group: Group) -> list[Member]:
+    return [member for member in scored_members(group) if member.tensor in found]
 
 
 def moment_bytes(node: Linear) -> int:

@@ -1,14 +1,13 @@
-"""Gradients of a loss with respect to the weights, gathered over calibration samples for the criteria that ask for them.
+"""Gradients of a loss with respect to the weights, batch by batch of the calibration samples.
 
 With labels the loss is the cross-entropy of the first output.  Without, it is the squared distance of all float outputs to
 themselves plus noise of their own spread: the gradients then sample the Gauss-Newton matrix, and no answer is needed.  Needs the
-extra `torch`.  Start reading at `gather_gradients`.
+extra `torch`.  Start reading at `batch_gradients`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -22,56 +21,56 @@ from .graph import Array
 from .samples import Runs, sample_count
 
 Tensor = Any
-Visit = Callable[["dict[str, Array]"], None]
+ByWeight = dict[str, Array]
+"""An array for each float weight, in its shape."""
 
 
-@dataclass
-class Gradients:
-    """Means over the batches, by weight and in its shape."""
-
-    batches: int = 0
-    size: dict[str, Array] = field(default_factory=dict)
-    """Of |g|."""
-    square: dict[str, Array] = field(default_factory=dict)
-    """Of g ** 2."""
-    curved: dict[str, Array] = field(default_factory=dict)
-    """Of H g, with the Hessian H of the loss."""
-
-    def add(self, found: dict[str, tuple[Array, Array]]) -> None:
-        """Take in g and H g of one batch."""
-        self.batches += 1
-        for name, (gradient, curved) in found.items():
-            for sums, value in ((self.size, np.abs(gradient)), (self.square, gradient**2), (self.curved, curved)):
-                sums[name] = sums[name] + (value - sums[name]) / self.batches if name in sums else value
-
-
-def gather_gradients(calibration: Calibration, visit: Visit) -> Gradients:
-    """One pass over the samples; `visit` sees the gradients of each batch.
+def batch_gradients(calibration: Calibration) -> Iterator[ByWeight]:
+    """The gradient g of each batch, in one pass over the samples.
 
     Raises CalibrationError where an operator has no derivative or no output is a float.
     """
+    torch = need("torch")
+    for weights, loss in _losses(calibration):
+        gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True, materialize_grads=True)
+        yield _by_weight(weights, gradients)
+
+
+def batch_curvatures(calibration: Calibration) -> Iterator[ByWeight]:
+    """H g of each batch, with the Hessian H of the loss, in one pass over the samples; raises as `batch_gradients`."""
+    torch = need("torch")
+    for weights, loss in _losses(calibration):
+        leaves = list(weights.values())
+        gradients = torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True, materialize_grads=True)
+        along = sum((gradient * gradient.detach()).sum() for gradient in gradients)
+        yield _by_weight(weights, torch.autograd.grad(along, leaves, allow_unused=True, materialize_grads=True))
+
+
+def averaged(batches: Iterable[ByWeight], of: Callable[[Array], Array] = np.asarray) -> ByWeight:
+    """The mean over the batches of `of`, taken of each array."""
+    means: ByWeight = {}
+    for number, found in enumerate(batches, start=1):
+        for name, array in found.items():
+            value = of(array)
+            means[name] = means[name] + (value - means[name]) / number if name in means else value
+    return means
+
+
+def _losses(calibration: Calibration) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+    """The weights and, batch by batch, the loss as a function of them."""
     torch = need("torch")
     network = Differentiable(calibration.runnable)
     weights = network.weights
     for weight in weights.values():
         weight.requires_grad_(True)
-    gathered = Gradients()
     noise = torch.Generator().manual_seed(calibration.seed)
     for number, (feeds, labels) in enumerate(_batches(calibration.runs, calibration.labels)):
-        loss = _loss(network, feeds, labels, noise)
-        gradients = torch.autograd.grad(
-            loss, list(weights.values()), create_graph=True, allow_unused=True, materialize_grads=True
-        )
-        along = sum((gradient * gradient.detach()).sum() for gradient in gradients)
-        curved = torch.autograd.grad(along, list(weights.values()), allow_unused=True, materialize_grads=True)
-        found = {
-            name: (gradient.detach().numpy(), curve.numpy())
-            for name, gradient, curve in zip(weights, gradients, curved, strict=True)
-        }
-        gathered.add(found)
-        visit({name: gradient for name, (gradient, _) in found.items()})
+        yield weights, _loss(network, feeds, labels, noise)
         calibration.tick((number + 1) / len(calibration.runs))
-    return gathered
+
+
+def _by_weight(weights: dict[str, Tensor], found: Iterable[Tensor]) -> ByWeight:
+    return {name: value.numpy() for name, value in zip(weights, found, strict=True)}
 
 
 def _batches(runs: Runs, labels: Array | None) -> Iterator[tuple[dict[str, Array], Array | None]]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import pytest
 from nets import initializer, net
@@ -9,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 import graphprune
-from graphprune import registry
+from graphprune import evidence, registry
 from graphprune.calibration import Calibration
 from graphprune.errors import CalibrationError
 from graphprune.evidence import Evidence
@@ -31,6 +34,17 @@ def dense() -> ModelProto:
         }""")
 
 
+def two_groups() -> ModelProto:
+    return net("""
+        two (float[N,6] x) => (float[N,3] y) <float[7,6] a, float[5,7] b, float[3,5] c> {
+            p = Gemm<transB = 1>(x, a)
+            q = Relu(p)
+            r = Gemm<transB = 1>(q, b)
+            s = Relu(r)
+            y = Gemm<transB = 1>(s, c)
+        }""")
+
+
 def images() -> ModelProto:
     return net("""
         images (float[N,2,6,5] x) => (float[N,3,6,5] y, float[N,4,6,5] q)
@@ -45,9 +59,9 @@ def scores(model: ModelProto, spec: str, feeds: dict[str, np.ndarray], labels: n
     """The scores of the only inner group."""
     analysis = graphprune.analyze(without_probe(model))
     runs = runs_of(feeds, analysis.graph, 16)
-    evidence = Evidence.of(analysis, Calibration(analysis.graph, runs, labels=labels))
+    seen = Evidence.of(analysis, Calibration(analysis.graph, runs, labels=labels))
     (group,) = analysis.groups
-    found = registry.make("importance", spec).score(group, evidence)
+    found = registry.make("importance", spec).score(group, seen)
     assert found is not None
     return np.asarray(found, np.float64)
 
@@ -167,6 +181,26 @@ def test_gradients_without_labels(name: str) -> None:
     found = scores(dense(), name, rows())
     assert np.isfinite(found).all()
     assert len(np.unique(found)) == 7
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(("name", "first", "second"), [("taylor", 1, 0), ("snip", 1, 0), ("fisher", 1, 0), ("grasp", 0, 1)])
+def test_a_criterion_costs_one_pass_of_the_order_that_it_needs(
+    monkeypatch: pytest.MonkeyPatch, name: str, first: int, second: int
+) -> None:
+    passes = {"batch_gradients": 0, "batch_curvatures": 0}
+
+    def counted(order: str, function: Callable[[Calibration], object], calibration: Calibration) -> object:
+        passes[order] += 1
+        return function(calibration)
+
+    for order in passes:
+        monkeypatch.setattr(evidence, order, partial(counted, order, getattr(evidence, order)))
+    analysis = graphprune.analyze(two_groups())
+    seen = Evidence.of(analysis, Calibration(analysis.graph, runs_of(rows(16), analysis.graph, 8)))
+    found = [registry.make("importance", name).score(group, seen) for group in analysis.groups]
+    assert [len(each) for each in found] == [7, 5]
+    assert passes == {"batch_gradients": first, "batch_curvatures": second}
 
 
 @pytest.mark.torch

@@ -25,6 +25,5 @@ class Crop(Importance):
 
     def score(self, group: Group, evidence: Evidence) -> Vector | None:
         """I(c) = |sum over the coupled weights of w * (H g)|."""
-        found = evidence.gradients
-        sums = evidence.summed(group, lambda name, weight: weight * found.curved[name]) if found else None
+        sums = evidence.summed_weights(group, evidence.curvatures, np.multiply)
         return None if sums is None else normalized(np.abs(sums), self.normalizer)

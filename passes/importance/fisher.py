@@ -23,6 +23,5 @@ class Fisher(Importance):
 
     def score(self, group: Group, evidence: Evidence) -> Vector | None:
         """I(c) = 1/2 * sum over the coupled weights of w ** 2 * E[g ** 2]."""
-        found = evidence.gradients
-        sums = evidence.summed(group, lambda name, weight: 0.5 * weight**2 * found.square[name]) if found else None
+        sums = evidence.summed_weights(group, evidence.gradient_squares, lambda weight, square: 0.5 * weight**2 * square)
         return None if sums is None else normalized(sums, self.normalizer)

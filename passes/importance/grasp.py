@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from graphprune.evidence import Evidence
 from graphprune.groups import Group
 from graphprune.weights import Vector
@@ -23,6 +25,5 @@ class Grasp(Importance):
 
     def score(self, group: Group, evidence: Evidence) -> Vector | None:
         """I(c) = sum over the coupled weights of w * (H g)."""
-        found = evidence.gradients
-        sums = evidence.summed(group, lambda name, weight: weight * found.curved[name]) if found else None
+        sums = evidence.summed_weights(group, evidence.curvatures, np.multiply)
         return None if sums is None else normalized(sums, self.normalizer)

@@ -25,6 +25,5 @@ class Snip(Importance):
 
     def score(self, group: Group, evidence: Evidence) -> Vector | None:
         """I(c) = sum over the coupled weights of |w| * E|g|."""
-        found = evidence.gradients
-        sums = evidence.summed(group, lambda name, weight: np.abs(weight) * found.size[name]) if found else None
+        sums = evidence.summed_weights(group, evidence.gradient_sizes, lambda weight, size: np.abs(weight) * size)
         return None if sums is None else normalized(sums, self.normalizer)
