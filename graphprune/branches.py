@@ -34,7 +34,7 @@ def hoist_branches(model: ModelProto, inferred: ModelProto) -> None:
     nodes: list[NodeProto] = []
     for node in model.graph.node:
         nodes += _hoisted(model, node, taken) if operator_name(node) == "If" else [node]
-    _replace_nodes(model.graph, nodes)
+    replace_nodes(model.graph, nodes)
     if not any(entry.domain == DOMAIN for entry in model.opset_import):
         model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
 
@@ -106,8 +106,11 @@ def keep_in_branch(node: NodeProto, others: list[NodeProto]) -> None:
 
 
 def with_branches(model: ModelProto) -> ModelProto:
-    """The model as ONNX has it; the same object where no branch was hoisted."""
-    if not has_branches(model):
+    """The model as ONNX has it; the same object where it has no node of graphprune's own.
+
+    A `graphprune::Take` that is still there (`graphprune.taking`) takes everything.
+    """
+    if not any(node.domain == DOMAIN for node in model.graph.node):
         return model
     result = ModelProto()
     result.CopyFrom(model)
@@ -116,8 +119,10 @@ def with_branches(model: ModelProto) -> ModelProto:
     for node in result.graph.node:
         copy = NodeProto()
         copy.CopyFrom(node)
-        if copy.domain == DOMAIN:
+        if copy.domain == DOMAIN and copy.op_type == "If":
             _refill(copy, bodies)
+        elif copy.domain == DOMAIN:
+            copy.domain, copy.op_type = "", "Identity"
         scope = [entry.value for entry in copy.metadata_props if entry.key == SCOPE]
         if scope:
             kept = [entry for entry in copy.metadata_props if entry.key != SCOPE]
@@ -126,7 +131,7 @@ def with_branches(model: ModelProto) -> ModelProto:
             bodies[scope[-1]].append(copy)
         else:
             main.append(copy)
-    _replace_nodes(result.graph, main)
+    replace_nodes(result.graph, main)
     inside = {name for node in model.graph.node for name in node.output} - {name for node in main for name in node.output}
     values = [value for value in model.graph.value_info if value.name not in inside]
     del result.graph.value_info[:]
@@ -159,7 +164,7 @@ def _refill(node: NodeProto, bodies: dict[str, list[NodeProto]]) -> None:
 
 def has_branches(model: ModelProto) -> bool:
     """Whether branches of the model were hoisted."""
-    return any(node.domain == DOMAIN for node in model.graph.node)
+    return any(node.domain == DOMAIN and node.op_type == "If" for node in model.graph.node)
 
 
 def take_branch(model: ModelProto, then: bool) -> None:
@@ -177,7 +182,8 @@ def _set_conditions(graph: GraphProto, name: str) -> None:
             _set_conditions(inner, name)
 
 
-def _replace_nodes(graph: GraphProto, nodes: list[NodeProto]) -> None:
+def replace_nodes(graph: GraphProto, nodes: list[NodeProto]) -> None:
+    """Let a graph have these nodes, some of which may be its own."""
     copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)

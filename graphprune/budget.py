@@ -199,6 +199,11 @@ def _empty_axes(problem: Problem, kept: list[list[int]]) -> list[tuple[int, int]
         present[group.labels[units]] = True
         owner[group.labels], unit[group.labels] = k, np.arange(group.size)
         score[group.labels] = problem.scores[k]
+    for outer, inner in analysis.taken_leaves:
+        free = owner[outer[:, 0]] < 0
+        for values in (owner, unit, score):
+            values[outer[free, 0]] = values[inner[free, 0]]
+    present = analysis.closed(present)
     revived: set[tuple[int, int]] = set()
     for rows in analysis.emptied_axes(present):
         best = rows[np.argmax(np.where(owner[rows] >= 0, score[rows], 0).sum(axis=1))]

@@ -11,13 +11,13 @@ import sys
 import traceback
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from . import registry
 from .errors import ExitCode, GraphpruneError, UsageError
-from .options import Normalization, Options
+from .options import Masks, Mode, Normalization, Options
 from .terminal import (
     check_output,
     describe,
@@ -137,6 +137,20 @@ def analyze(model: Path, normalization: Normalization, shapes: tuple[str, ...], 
 @click.option("--selection", default=DEFAULTS.selection, metavar="SPEC", help="How the budget is spread.")
 @click.option("--repair", multiple=True, metavar="SPEC|none", help="How weights make up for what left; repeat for several.")
 @click.option("--calibration", metavar="FILE.npz|random", help="Unlabelled samples; keys are the input names.")
+@click.option(
+    "--mode",
+    type=click.Choice(get_args(Mode)),
+    default=DEFAULTS.mode,
+    show_default=True,
+    help="Whether all readers of a value drop the same channels, or each its own.",
+)
+@click.option(
+    "--masks",
+    type=click.Choice(get_args(Masks)),
+    default=DEFAULTS.masks,
+    show_default=True,
+    help="With --mode unconstrained: one ranking of channels for all readers, or one each.",
+)
 @click.option("--align", default=str(DEFAULTS.align), show_default=True, metavar="auto|N", help="Step of channel counts.")
 @click.option("--keep", multiple=True, metavar="REGEX", help="Leave matching groups, tensors or nodes as they are.")
 @click.option("--ratio", "ratios", multiple=True, metavar="REGEX=VALUE", help="Keep this share of matching layers' outputs.")

@@ -68,12 +68,13 @@ class CostModel:
             if is_parameter(tensor):
                 params.append((constant, factors))
         self._macs, self._params, self._bytes = (self._terms(terms) for terms in (macs, params, sizes))
-        units = [group.labels for group in analysis.groups]
+        units = [group.labels for group in analysis.decided]
         self._units: Ids = np.concatenate(units) if units else np.zeros(0, np.int32)
         self._finish()
 
     def cost(self, present: NDArray[np.bool_]) -> Cost:
-        """The cost with these labels present."""
+        """The cost with these labels present, and what readers take of others."""
+        present = self.analysis.closed(present)
         counts = self.counts(present)
         macs, params, size = (round(terms.values(counts).sum()) for terms in (self._macs, self._params, self._bytes))
         return Cost(macs, params, size, int(present[self._units].sum()))
@@ -85,6 +86,7 @@ class CostModel:
 
     def savings(self, present: NDArray[np.bool_], kinds: Sequence[str]) -> NDArray[np.float64]:
         """For every label what its leaving would save, to first order, as a share of the original; kinds add up."""
+        present = self.analysis.closed(present)
         counts, saved = self.counts(present), np.zeros(len(present))
         slope = np.zeros(len(counts))
         for kind in kinds:
@@ -101,7 +103,7 @@ class CostModel:
             worth = np.where(alive, np.repeat(slope[: len(sizes)], sizes), 0)
             for leaf, repeated in zip(self._leaves.T, _repeats(self._leaves), strict=True):
                 saved += np.bincount(leaf, np.where(repeated, 0, worth), minlength=len(present))
-        return saved
+        return self.analysis.shared_by_readers(saved, present)
 
     def counts(self, present: NDArray[np.bool_]) -> NDArray[np.float64]:
         """The kept size of every distinct axis; the last entry is the constant 1."""

@@ -109,7 +109,7 @@ class Evidence:
         """
         batch: list[Group] = []
         wanted: dict[tuple[object, ...], Linear] = {}
-        for group in self.analysis.groups:
+        for group in self.analysis.decided:
             more = wanted | {node.view: node for node, _ in self.readers[group.id]}
             if batch and sum(moment_bytes(node) for node in more.values()) > MOMENT_BYTES:
                 yield self._prepared(batch)
@@ -147,7 +147,7 @@ class Evidence:
     def _changes(self) -> dict[str, Wide]:
         found: dict[str, list[Wide]] = defaultdict(list)
         for gradients in self._gradients():
-            for group in self.analysis.groups:
+            for group in self.analysis.decided:
                 members = _members_in(gradients, group)
                 ours = [member for member in members if member.role == "producer"] or members
                 if ours:

@@ -42,6 +42,8 @@ class Group:
     id: str
     labels: Ids
     members: tuple[Member, ...]
+    follows: bool = False
+    """Whether what stays of it is what its readers take (`graphprune.taking`); nobody decides about it then."""
 
     @property
     def size(self) -> int:
@@ -85,8 +87,24 @@ def build_groups(ledger: Ledger) -> list[Group]:
     for members in units:
         unit_of[members] = np.arange(len(members), dtype=np.int32)
     members_of = _members(ledger, arrays, group_of, unit_of)
-    taken: Counter[str] = Counter()
-    return [Group(_group_name(members_of[k], taken), units[k], tuple(members_of[k])) for k in range(len(units))]
+    names: Counter[str] = Counter()
+    read = _read_by_takes(ledger)
+    return [
+        Group(_group_name(members_of[k], names), units[k], tuple(members_of[k]), _follows(members_of[k], read[units[k]]))
+        for k in range(len(units))
+    ]
+
+
+def _read_by_takes(ledger: Ledger) -> NDArray[np.bool_]:
+    """For every label whether a Take reads it."""
+    read = np.zeros(len(ledger.labels), dtype=bool)
+    for taken in ledger.taken:
+        read[ledger.labels.leaves(taken.outer)] = True
+    return read
+
+
+def _follows(members: list[Member], read: NDArray[np.bool_]) -> bool:
+    return bool(read.all()) and all(member.role != "consumer" for member in members)
 
 
 def list_pinned(graph: Graph, ledger: Ledger) -> list[Pinned]:
@@ -263,8 +281,8 @@ def _runs(ledger: Ledger, arrays: _Arrays, group_of: Ids, unit_of: Ids) -> list[
     return runs
 
 
-def _group_name(members: list[Member], taken: Counter[str]) -> str:
+def _group_name(members: list[Member], names: Counter[str]) -> str:
     first = next((member for member in members if member.role == "producer"), members[0])
     name = f"{first.tensor}:{first.axis}"
-    taken[name] += 1
-    return name if taken[name] == 1 else f"{name}/{taken[name]}"
+    names[name] += 1
+    return name if names[name] == 1 else f"{name}/{names[name]}"

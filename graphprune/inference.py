@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,13 @@ class Analysis:
     ledger: Ledger
     groups: list[Group]
     pinned: list[Pinned]
+    moves: NDArray[np.int64] | None = None
+    """For every label by how many places it moves in its axes (`graphprune.reorder`); None where all stay."""
+
+    @cached_property
+    def decided(self) -> list[Group]:
+        """The groups that selection decides about: all but those that follow from what single readers take of them."""
+        return [group for group in self.groups if not group.follows]
 
     @property
     def contractions(self) -> list[Contraction]:
@@ -50,7 +58,51 @@ class Analysis:
             if group.id in keep:
                 present[group.labels] = False
                 present[group.labels[keep[group.id]]] = True
-        return present
+        return self.closed(present)
+
+    def kept(self, present: NDArray[np.bool_]) -> dict[str, list[int]]:
+        """The kept units of each group, for labels as `present` returns them."""
+        return {group.id: np.flatnonzero(present[group.labels]).tolist() for group in self.groups}
+
+    def closed(self, present: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """The labels that stay when those of decided groups do: what a reader takes must be there to be read."""
+        if not self.taken_leaves:
+            return present
+        result = present & ~self._following
+        count = -1
+        while count != (count := int(result.sum())):
+            for outer, inner in self.taken_leaves:
+                result[outer[result[inner].all(axis=1)].ravel()] = True
+        return result
+
+    @cached_property
+    def _following(self) -> NDArray[np.bool_]:
+        """The labels that stay only where a reader takes them: those of groups that follow, but for what nobody ever takes."""
+        following = np.zeros(len(self.ledger.labels), dtype=bool)
+        for group in self.groups:
+            following[group.labels] = group.follows
+        wanted = ~following
+        for outer, inner in self.taken_leaves:
+            wanted[outer[wanted[inner].all(axis=1)].ravel()] = True
+        return following & wanted
+
+    def shared_by_readers(self, worth: NDArray[np.float64], present: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """What labels are worth, with that of each label that is read shared out among its readers: all must let it go."""
+        if not self.taken_leaves:
+            return worth
+        worth, readers = worth.copy(), np.zeros(len(worth))
+        for outer, inner in self.taken_leaves:
+            np.add.at(readers, outer[present[inner].all(axis=1)], 1)
+        for outer, inner in reversed(self.taken_leaves):
+            share = np.where(present[inner].all(axis=1), (worth[outer] / np.maximum(readers[outer], 1)).sum(axis=1), 0)
+            np.add.at(worth, inner[:, 0], share)
+        return worth
+
+    @cached_property
+    def taken_leaves(self) -> list[tuple[Ids, Ids]]:
+        """The leaf labels of what is read and of what is taken, the last reader first."""
+        leaves = self.ledger.labels.leaves
+        return [(leaves(taken.outer), leaves(taken.inner)) for taken in reversed(self.ledger.taken)]
 
     def index_mask(self, ids: Ids, present: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """For every index of an axis whether it stays."""
@@ -89,6 +141,7 @@ def infer(graph: Graph, table: dict[str, Operator] = TABLE, normalization: Norma
         _pin_value(graph, ledger, value.name, Reason(f"network output {value.name!r} keeps its shape"))
     for name in _overridable(graph):
         _pin_value(graph, ledger, name, Reason(f"the caller may override {name!r}"))
+    _pin_what_is_always_taken(ledger)
     ledger.settle()
     return Analysis(graph, ledger, build_groups(ledger), list_pinned(graph, ledger))
 
@@ -137,6 +190,16 @@ def _pin_value(graph: Graph, ledger: Ledger, name: str, reason: Reason) -> None:
         axes = ledger.loose[name] = [OpenAxis(size) for size in graph.initializers[name].dims]
     for axis in axes or ():
         ledger.labels.pin_axis(axis, reason)
+
+
+def _pin_what_is_always_taken(ledger: Ledger) -> None:
+    """Pin what a reader cannot do without."""
+    labels, count = ledger.labels, -1
+    while count != (count := labels.pinned_count):
+        for taken in reversed(ledger.taken):
+            always = labels.is_pinned(taken.inner) & ~labels.is_pinned(taken.outer)
+            for leaf in labels.leaves(taken.outer[always]).T if always.any() else ():
+                labels.unify(leaf, taken.inner[always])
 
 
 def _overridable(graph: Graph) -> list[str]:

@@ -115,6 +115,17 @@ class Labels:
         """Labels of the flattened axis (rows x columns), row-major; length len(rows) * len(columns)."""
         return self.product(np.repeat(rows, len(columns)), np.tile(columns, len(rows)))
 
+    def copied(self, ids: Ids) -> Ids:
+        """Labels with the structure of these, of new variables in place of theirs; what is pinned stays pinned."""
+        leaves = self.leaves(ids)
+        free = ~self._pinned[leaves]
+        old, number = np.unique(leaves[free], return_inverse=True)
+        leaves[free] = self.fresh(len(old))[number]
+        result: Ids = leaves[:, 0]
+        for column in leaves.T[1:]:
+            result = self.product(result, column)
+        return result
+
     # ---- reading labels ------------------------------------------------------------------------
 
     def find(self, ids: Ids) -> Ids:
@@ -127,6 +138,11 @@ class Labels:
             root, above = above, self._parent[above]
         self._parent[ids] = root
         return root
+
+    @property
+    def pinned_count(self) -> int:
+        """How many labels are pinned by now."""
+        return int(self._pinned[self.find(np.arange(self._size, dtype=np.int32))].sum())
 
     def is_pinned(self, ids: Ids) -> NDArray[np.bool_]:
         """True where a label is pinned (a product is pinned once both its factors are)."""

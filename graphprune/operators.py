@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from . import attention, contractions, indexing, linear, movement, quantization, recurrent, regroup, statistics
+from . import attention, contractions, indexing, linear, movement, quantization, recurrent, regroup, statistics, taking
 from .edit import Edit
 from .elementwise import broadcast, elementwise
 from .linear import Linear
@@ -244,6 +244,7 @@ _ENTRIES: list[Operator] = [
         "[...,_] [...,_] [_] -> [...,_]",
         statistics.skip_layer_norm,
     ),
+    Operator("graphprune::Take", taking.take, "[...] -> [...] (channels of its own)", taking.mend_take, shape_like="Identity"),
     Operator("LpNormalization", statistics.lp_norm, "pins axis, carries the others"),
     typed("LRN", "[b,_,_...] -> [b,_,_...]"),
     *each("AveragePool MaxPool LpPool", SPATIAL, statistics.pooling),

@@ -15,6 +15,10 @@ Normalization = Literal["pin", "kept"]
 """What becomes of channels that a normalisation averages over: pinned, or free with averages over what is kept."""
 
 
+Mode = Literal["coupled", "unconstrained"]
+Masks = Literal["nested", "independent"]
+
+
 @dataclass(frozen=True)
 class Options:
     """What the user asks for; the defaults are those of the command line, which takes them from here."""
@@ -30,6 +34,10 @@ class Options:
     align: int | str = "auto"
     keep: tuple[str, ...] = ()
     ratios: tuple[str, ...] = ()
+    mode: Mode = "coupled"
+    """Whether all readers of a value drop the same channels, or each its own."""
+    masks: Masks = "nested"
+    """In unconstrained mode: whether readers share one ranking of channels, or each has its own."""
     min_channels: int = 1
     seed: int = 0
     normalization: Normalization = "pin"

@@ -22,6 +22,7 @@ from .groups import Group
 from .inference import Analysis
 from .operators import TABLE
 from .options import Options
+from .unconstrained import nested
 from .weights import Vector
 
 Step = Callable[[str], None]
@@ -56,25 +57,28 @@ def formulate(evidence: Evidence, model: CostModel, options: Options, step: Step
     criterion = registry.make("importance", options.importance)
     if hasattr(criterion, "seed") and options.seed:
         criterion = type(criterion)(seed=options.seed)
+    groups = analysis.decided
     raw: list[Vector | None] = []
-    for batch in evidence.batches() if criterion.sees == "activations" else [analysis.groups]:
+    for batch in evidence.batches() if criterion.sees == "activations" else [groups]:
         for group in batch:
-            step(f"scoring channels: group {len(raw) + 1} of {len(analysis.groups)}")
+            step(f"scoring channels: group {len(raw) + 1} of {len(groups)}")
             raw.append(criterion.score(group, evidence))
     if all(score is None for score in raw):
         raise UnreachableError(f"importance {criterion.name!r} has no say about any group of this model; try magnitude")
-    scores = [np.zeros(g.size) if s is None else s for g, s in zip(analysis.groups, raw, strict=True)]
-    sizes = np.array([group.size for group in analysis.groups], np.int64)
-    steps = np.array([alignment(group, options.align) for group in analysis.groups], np.int64)
+    scores = [np.zeros(g.size) if s is None else s for g, s in zip(groups, raw, strict=True)]
+    if options.mode == "unconstrained" and options.masks == "nested":
+        scores = nested(analysis, groups, scores)
+    sizes = np.array([group.size for group in groups], np.int64)
+    steps = np.array([alignment(group, options.align) for group in groups], np.int64)
     lower = np.minimum(np.maximum(1, options.min_channels), sizes)
     upper = sizes.copy()
-    for k, group in enumerate(analysis.groups):
+    for k, group in enumerate(groups):
         if group.id in frozen or raw[k] is None:
             lower[k] = sizes[k]
         elif group.id in fixed:
             wished = int(np.rint(fixed[group.id] * sizes[k] / steps[k])) * int(steps[k])
             lower[k] = upper[k] = min(max(wished, int(lower[k])), int(sizes[k]))
-    return Problem(analysis.groups, scores, lower, upper, steps, model)
+    return Problem(groups, scores, lower, upper, steps, model)
 
 
 def alignment(group: Group, align: int | str) -> int:

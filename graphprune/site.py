@@ -73,6 +73,16 @@ class Statistic:
 
 
 @dataclass(frozen=True)
+class Taken:
+    """A node takes some of axis `axis` of its input: what it takes (`inner`) stays in the input (`outer`), index by index."""
+
+    node: int
+    axis: int
+    outer: Ids
+    inner: Ids
+
+
+@dataclass(frozen=True)
 class MacTerm:
     """Multiply-accumulates of one node: `constant` times the sizes of the axes in `factors`."""
 
@@ -95,6 +105,8 @@ class Ledger:
     tensor_axes: list[TensorAxis] = field(default_factory=list)
     contractions: list[Contraction] = field(default_factory=list)
     statistics: list[Statistic] = field(default_factory=list)
+    taken: list[Taken] = field(default_factory=list)
+    """What single readers take (`graphprune.taking`), in the order of the nodes."""
     mac_terms: list[MacTerm] = field(default_factory=list)
     kernel_axes: set[tuple[str, int]] = field(default_factory=set)
     origins: dict[str, str] = field(default_factory=dict)

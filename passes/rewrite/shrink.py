@@ -9,14 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, numpy_helper
 
-from graphprune.branches import keep_in_branch, with_branches
+from graphprune import taking
+from graphprune.branches import keep_in_branch, replace_nodes, with_branches
 from graphprune.edit import Edit, Indices, KeptOf
 from graphprune.errors import InternalError
-from graphprune.graph import Graph, copy_model, operator_name
+from graphprune.graph import Graph, Shape, copy_model, operator_name
 from graphprune.inference import Analysis
 from graphprune.model_file import load_what_fits
 from graphprune.normalize import shape_like
 from graphprune.operators import TABLE
+from graphprune.reorder import places
 from graphprune.shape_inference import infer_shapes
 
 
@@ -27,20 +29,21 @@ def shrink(analysis: Analysis, present: NDArray[np.bool_]) -> ModelProto:
     """
     graph = analysis.graph
     kept_of = kept_indices(analysis, present)
+    ascending = _ascending(kept_of)
     model = _copy_with_cut_weights(graph, kept_of)
     nodes: list[NodeProto] = []
     for position, node in enumerate(model.graph.node):
         entry = TABLE.get(operator_name(node))
-        edit = Edit(graph, position, model, kept_of)
+        edit = Edit(graph, position, model, kept_of if operator_name(node) == taking.OPERATOR else ascending)
         if entry is not None and entry.shrink is not None and _touched(edit):
             entry.shrink(edit)
         keep_in_branch(node, edit.appended)
         nodes += [node, *edit.appended]
     if len(nodes) != len(model.graph.node):
-        copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
-        del model.graph.node[:]
-        model.graph.node.extend(copies)
-    _refresh_shapes(model, graph, kept_of)
+        replace_nodes(model.graph, nodes)
+    shapes = _refresh_shapes(model, graph, kept_of)
+    if analysis.ledger.taken:
+        taking.settle(model, graph, shapes)
     return with_branches(model)
 
 
@@ -52,13 +55,33 @@ def kept_indices(analysis: Analysis, present: NDArray[np.bool_]) -> KeptOf:
         return lambda name, axis: None
     mask = analysis.index_mask(np.concatenate(list(arrays.values())), present)
     parts = np.split(mask, np.cumsum([len(ids) for ids in arrays.values()])[:-1])
-    kept = {key: None if part.all() else np.flatnonzero(part) for key, part in zip(arrays, parts, strict=True)}
+    moved = places(analysis, list(arrays.values()))
+    kept = {key: _kept(part, place) for key, part, place in zip(arrays, parts, moved, strict=True)}
 
     def kept_of(name: str, axis: int) -> Indices | None:
         axes = values.get(name)
         return None if axes is None or axis >= len(axes) else kept.get(id(axes[axis]))
 
     return kept_of
+
+
+def _ascending(kept_of: KeptOf) -> KeptOf:
+    """What nodes see: channels that change places do so alike in all that a node reads and writes, so it need not know."""
+
+    def sorted_kept_of(name: str, axis: int) -> Indices | None:
+        kept = kept_of(name, axis)
+        return None if kept is None else np.sort(kept)
+
+    return sorted_kept_of
+
+
+def _kept(mask: NDArray[np.bool_], place: Indices | None) -> Indices | None:
+    """The indices of an axis that stay, in their new order; None where nothing changes."""
+    if place is None:
+        return None if mask.all() else np.flatnonzero(mask)
+    order = np.argsort(place, kind="stable")
+    kept = order[mask[order]]
+    return None if np.array_equal(kept, np.arange(len(mask))) else kept
 
 
 def cut_axes(graph: Graph, name: str, kept_of: KeptOf) -> dict[int, Indices]:
@@ -94,8 +117,8 @@ def _touched(edit: Edit) -> bool:
     return any(kept(index, axis) is not None for kept, index, shape in (*inputs, *outputs) for axis in range(len(shape or ())))
 
 
-def _refresh_shapes(model: ModelProto, graph: Graph, kept_of: KeptOf) -> None:
-    """Infer all shapes anew and check them against what the analysis promised."""
+def _refresh_shapes(model: ModelProto, graph: Graph, kept_of: KeptOf) -> dict[str, Shape]:
+    """Infer all shapes anew, check them against what the analysis promised, and return them."""
     shapes = infer_shapes(model, shape_like())
     for name, before in graph.shapes.items():
         after = shapes.get(name)
@@ -117,3 +140,4 @@ def _refresh_shapes(model: ModelProto, graph: Graph, kept_of: KeptOf) -> None:
             kept = kept_of(value.name, axis)
             if kept is not None:
                 dim.dim_value = len(kept)
+    return shapes

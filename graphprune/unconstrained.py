@@ -1,0 +1,82 @@
+"""Unconstrained mode: finding groups for every reader, and one ranking for all readers of a channel.
+
+Start reading at `infer_unconstrained`; what a Take is, `graphprune.taking` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .graph import Graph
+from .groups import Group
+from .inference import Analysis, infer
+from .options import Normalization
+from .reorder import NO_CLASS, channel_classes, places
+from .taking import with_takes
+from .weights import Vector
+
+
+def infer_unconstrained(graph: Graph, normalization: Normalization = "pin") -> Analysis:
+    """The analysis of a normalised graph in which readers of a value take channels of their own.
+
+    A Take whose channels no weight belongs to would never be decided about; those are left out.
+    """
+    useless: set[str] = set()
+    while True:
+        analysis = infer(with_takes(graph, useless), normalization=normalization)
+        undecided = _undecided(analysis) - useless
+        if not undecided:
+            return analysis
+        useless |= undecided
+
+
+def _undecided(analysis: Analysis) -> set[str]:
+    """The Takes of which some free label is in no group."""
+    labels = analysis.ledger.labels
+    known = np.zeros(len(labels), dtype=bool)
+    for group in analysis.groups:
+        known[group.labels] = True
+    return {
+        analysis.graph.nodes[taken.node].name
+        for taken in analysis.ledger.taken
+        if not (known | labels.are_pinned_roots(np.arange(len(labels), dtype=np.int32)))[labels.leaves(taken.inner)].all()
+    }
+
+
+def nested(analysis: Analysis, groups: Sequence[Group], scores: Sequence[Vector]) -> list[Vector]:
+    """Scores that rank a channel alike for all its readers, so that what one takes lies within what another does.
+
+    A channel's rank is by the sum of what its readers give it, each scaled to a mean of 1; the scores of a group are its own, in
+    that order.  Nested sets can always be laid out as ranges (`graphprune.reorder`).
+    """
+    classes = channel_classes(analysis)
+    pooled = np.zeros(int(classes.max(initial=NO_CLASS)) + 1)
+    for group, own in zip(groups, scores, strict=True):
+        number = classes[group.labels]
+        known = number != NO_CLASS
+        np.add.at(pooled, number[known], (own / max(float(np.abs(own).mean()), 1e-30))[known])
+    return [_in_order_of(own, pooled, classes[group.labels]) for group, own in zip(groups, scores, strict=True)]
+
+
+def _in_order_of(own: Vector, pooled: Vector, number: NDArray[np.int32]) -> Vector:
+    """The values of `own`, the largest where `pooled` is largest; those without a channel of their own stay."""
+    result = own.copy()
+    known = np.flatnonzero(number != NO_CLASS)
+    result[known[np.lexsort((-number[known], pooled[number[known]]))]] = np.sort(own[known])
+    return result
+
+
+def taken_by_readers(analysis: Analysis, present: NDArray[np.bool_]) -> list[tuple[str, int, int, list[int]]]:
+    """(node, input, axis, indices) for each reader that takes less than is there; indices are those of the original, in order."""
+    found = []
+    for taken in analysis.ledger.taken:
+        inner = analysis.index_mask(taken.inner, present)
+        if inner.sum() < analysis.index_mask(taken.outer, present).sum():
+            use = analysis.graph.uses[analysis.graph.nodes[taken.node].output[0]][0]
+            (place,) = places(analysis, [taken.inner])
+            order = np.arange(len(inner)) if place is None else np.argsort(place, kind="stable")
+            found.append((analysis.graph.nodes[use.node].name, use.input, taken.axis, order[inner[order]].tolist()))
+    return found
