@@ -17,7 +17,7 @@ from .extras import need
 from .graph import Array, Graph, attributes, canonical_domain, operator_name, to_array
 
 if TYPE_CHECKING:
-    from .torch_operators import Node
+    from .torch_functions import Node
 
 Tensor = Any
 
@@ -30,7 +30,8 @@ class Differentiable:
 
     def __init__(self, model: ModelProto) -> None:
         torch = need("torch")
-        from .torch_operators import FUNCTIONS, Node
+        from .torch_functions import Node
+        from .torch_operators import FUNCTIONS
 
         graph = Graph(model)
         self.nodes = list(graph.nodes)
