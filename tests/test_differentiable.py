@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from nets import net
+from nets import block, net
 from onnx import ModelProto
 from random_graphs import Network, networks
 
@@ -93,23 +93,6 @@ def test_cases_without_a_route_are_named() -> None:
 
 
 # ---- polish -------------------------------------------------------------------------------------
-
-
-def block() -> ModelProto:
-    return net("""
-        block (float[N,6,8,8] x) => (float[N,5] y)
-        <float[6,6,3,3] s, float[6] t, float[12,6,3,3] a, float[12] b, float[6,12,1,1] c, float[6] d, float[5,6] h, float[5] i> {
-            u = Conv<pads = [1, 1, 1, 1]>(x, s, t)
-            v = Relu(u)
-            p = Conv<pads = [1, 1, 1, 1]>(v, a, b)
-            q = Relu(p)
-            r = Conv(q, c, d)
-            w = Add(v, r)
-            z = Relu(w)
-            g = GlobalAveragePool(z)
-            f = Flatten(g)
-            y = Gemm<transB = 1>(f, h, i)
-        }""")
 
 
 def samples(count: int, seed: int) -> dict[str, np.ndarray]:
