@@ -71,7 +71,7 @@ class Differentiable:
     def _results(self, node: NodeProto, function: Any, described: Node, inputs: list[Tensor]) -> dict[str, Tensor]:
         try:
             found = function(described, *inputs)
-        except (NotImplementedError, RuntimeError, TypeError, IndexError) as error:
+        except (RuntimeError, TypeError, IndexError) as error:  # torch's for types and sizes; NotImplementedError is the first
             raise _no_gradients(f"{node.op_type} {node.name!r}: {str(error).splitlines()[0]}") from error
         results = found if isinstance(found, list | tuple) else (found,)
         if self.read & set(node.output[len(results) :]):

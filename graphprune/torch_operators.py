@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import reduce
 
 import torch
+from onnx import TensorProto
 from torch.nn import functional as F
 
 from . import torch_functions as functions
@@ -41,6 +42,12 @@ def _clip(n: Node, x: Tensor, low: Tensor = None, high: Tensor = None) -> Tensor
     low, high = (n(name) if given is None else given for given, name in ((low, "min"), (high, "max")))
     x = x if low is None else torch.maximum(x, torch.as_tensor(low, dtype=x.dtype))
     return x if high is None else torch.minimum(x, torch.as_tensor(high, dtype=x.dtype))
+
+
+def _cast(n: Node, x: Tensor) -> Tensor:
+    if n("to") not in _DTYPES:
+        raise NotImplementedError(f"Cast to {TensorProto.DataType.Name(n('to'))}")
+    return x.to(_DTYPES[n("to")])
 
 
 def _divide(n: Node, a: Tensor, b: Tensor) -> Tensor:
@@ -120,7 +127,7 @@ FUNCTIONS: dict[str, Function] = {
     "TopK": functions.top_k,
     "ArgMax": functions.arg(torch.argmax),
     "ArgMin": functions.arg(torch.argmin),
-    "Cast": lambda n, x: x.to(_DTYPES[n("to")]),
+    "Cast": _cast,
     "CastLike": lambda n, x, like: x.to(like.dtype),
     "ReduceMean": _reduced(lambda x, axes, keep: x.mean(axes, keepdim=keep)),
     "ReduceSum": _reduced(lambda x, axes, keep: x.sum(axes, keepdim=keep)),

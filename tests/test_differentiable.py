@@ -92,6 +92,12 @@ def test_cases_without_a_route_are_named() -> None:
         in_torch(model, {"x": np.zeros((1, 2, 4, 4), np.float32)})
 
 
+def test_types_that_torch_lacks_are_named() -> None:
+    model = net("c (float[1,6] x) => (float[1,6] y) { s = Cast<to = 8>(x)  y = Cast<to = 1>(s) }")
+    with pytest.raises(CalibrationError, match=r"Cast .*Cast to STRING; use passes that need none"):
+        in_torch(model, {"x": np.zeros((1, 6), np.float32)})
+
+
 # ---- polish -------------------------------------------------------------------------------------
 
 
