@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from training import train
 
 import graphprune
 from graphprune.evaluation import accuracy
@@ -75,24 +76,15 @@ def encoded(sentences: list[list[str]], index: dict[str, int]) -> np.ndarray:
 def trained(x: np.ndarray, y: np.ndarray, epochs: int) -> Encoder:
     """AdamW, one cycle, words dropped at random."""
     torch.manual_seed(0)
-    model, batch = Encoder(), 128
-    steps = epochs * (len(x) // batch)
+    model = Encoder()
     descent = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(descent, 1e-3, total_steps=steps, pct_start=0.1)
-    tokens, labels = torch.from_numpy(x), torch.from_numpy(y)
-    for epoch in range(epochs):
-        model.train()
-        order = torch.randperm(len(x))
-        for k in range(0, len(x) - batch + 1, batch):
-            rows = tokens[order[k : k + batch]]
-            rows = torch.where((torch.rand(rows.shape) < 0.1) & (rows > 0), 1, rows)
-            loss = F.cross_entropy(model(rows), labels[order[k : k + batch]])
-            descent.zero_grad()
-            loss.backward()
-            descent.step()
-            schedule.step()
-        print(f"epoch {epoch + 1}: loss {loss.item():.3f}", flush=True)
+    train(model, torch.from_numpy(x), torch.from_numpy(y), epochs, descent, 0.1, with_unknown_words)
     return model.eval()
+
+
+def with_unknown_words(tokens: Tensor) -> Tensor:
+    """A tenth of the words become unknown ones."""
+    return torch.where((torch.rand(tokens.shape) < 0.1) & (tokens > 0), 1, tokens)
 
 
 def main() -> None:

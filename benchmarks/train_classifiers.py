@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import sys
-import time
 from pathlib import Path
 
 import classifiers
@@ -19,8 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-BATCH = 128
+from training import train
 
 
 def build(name: str) -> nn.Module:
@@ -64,25 +62,12 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
     return hits / len(x)
 
 
-def train(model: nn.Module, x: Tensor, y: Tensor, epochs: int) -> None:
-    """SGD with a one-cycle rate; flips and shifts by two pixels."""
-    steps = epochs * (len(x) // BATCH)
-    descent = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(descent, 0.1, total_steps=steps, pct_start=0.2)
-    for epoch in range(epochs):
-        model.train()
-        start, order = time.time(), torch.randperm(len(x))
-        for k in range(0, len(x) - BATCH + 1, BATCH):
-            batch = F.pad(x[order[k : k + BATCH]], [2, 2, 2, 2])
-            dx, dy = torch.randint(0, 5, (2,)).tolist()
-            batch = batch[:, :, dy : dy + 28, dx : dx + 28]
-            batch = batch.flip(3) if torch.rand(()) < 0.5 else batch
-            loss = F.cross_entropy(model(batch), y[order[k : k + BATCH]])
-            descent.zero_grad()
-            loss.backward()
-            descent.step()
-            schedule.step()
-        print(f"epoch {epoch + 1}: loss {loss.item():.3f}, {time.time() - start:.0f} s", flush=True)
+def shifted(batch: Tensor) -> Tensor:
+    """Shifts by up to two pixels, and flips."""
+    batch = F.pad(batch, [2, 2, 2, 2])
+    dx, dy = torch.randint(0, 5, (2,)).tolist()
+    batch = batch[:, :, dy : dy + 28, dx : dx + 28]
+    return batch.flip(3) if torch.rand(()) < 0.5 else batch
 
 
 def main() -> None:
@@ -94,7 +79,8 @@ def main() -> None:
     for name in NAMES:
         torch.manual_seed(0)
         model = build(name)
-        train(model, x, y, epochs)
+        descent = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
+        train(model, x, y, epochs, descent, 0.2, shifted)
         model = reestimated(model, x)
         share = accuracy(model, images(data["x_test"]), torch.from_numpy(data["y_test"].astype(np.int64)))
         print(f"{name}: {share:.2%}", flush=True)

@@ -17,7 +17,7 @@ from .extras import need
 from .graph import Array, Graph, attributes, canonical_domain, operator_name, to_array
 
 if TYPE_CHECKING:
-    from .torch_operators import Node
+    from .torch_functions import Node
 
 Tensor = Any
 
@@ -30,7 +30,8 @@ class Differentiable:
 
     def __init__(self, model: ModelProto) -> None:
         torch = need("torch")
-        from .torch_operators import FUNCTIONS, Node
+        from .torch_functions import Node
+        from .torch_operators import FUNCTIONS
 
         graph = Graph(model)
         self.nodes = list(graph.nodes)
@@ -70,7 +71,7 @@ class Differentiable:
     def _results(self, node: NodeProto, function: Any, described: Node, inputs: list[Tensor]) -> dict[str, Tensor]:
         try:
             found = function(described, *inputs)
-        except (NotImplementedError, RuntimeError, TypeError, IndexError) as error:
+        except (RuntimeError, TypeError, IndexError) as error:  # torch's for types and sizes; NotImplementedError is the first
             raise _no_gradients(f"{node.op_type} {node.name!r}: {str(error).splitlines()[0]}") from error
         results = found if isinstance(found, list | tuple) else (found,)
         if self.read & set(node.output[len(results) :]):

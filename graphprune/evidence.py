@@ -62,11 +62,6 @@ class Read:
         """[columns]: the mean square of each column."""
         return np.asarray(self.variance + self.mean**2)
 
-    def per_unit(self, values: Wide, size: int) -> Wide:
-        """Values of columns added up for each of `size` units."""
-        ours = self.unit >= 0
-        return np.asarray(np.bincount(self.unit[ours], values[ours], minlength=size), np.float64)
-
 
 @dataclass
 class Evidence:
@@ -182,6 +177,10 @@ class Evidence:
             found.setdefault(node.data, (value[:, ours], units[ours]))
         return list(found.values())
 
+    def summed_maps(self, group: Group, values: Callable[[Array], Wide]) -> Wide | None:
+        """For each unit the sum of `values(maps)`, one for each channel, over all `maps` that are read of it."""
+        return _per_unit(group, [(unit, values(maps)) for maps, unit in self.maps(group)])
+
     def reads(self, group: Group) -> list[Read]:
         """The linear maps that read a group, block by block; empty without calibration data."""
         if self.calibration is None:
@@ -199,9 +198,19 @@ class Evidence:
                     reads.append(Read(unit, matrix[block], moments.mean[block], moments.covariance(block), total))
         return reads
 
+    def summed_reads(self, group: Group, values: Callable[[Read], Wide]) -> Wide | None:
+        """For each unit the sum of `values(read)`, one for each column, over the linear maps that read it."""
+        return _per_unit(group, [(read.unit, values(read)) for read in self.reads(group)])
+
 
 def _members_in(found: ByWeight, group: Group) -> list[Member]:
     return [member for member in scored_members(group) if member.tensor in found]
+
+
+def _per_unit(group: Group, parts: list[tuple[Ids, Wide]]) -> Wide | None:
+    """Values added up for the unit that each belongs to, those of none left out; None without any part."""
+    sums = [np.bincount(unit[unit >= 0], values[unit >= 0], minlength=group.size) for unit, values in parts]
+    return np.asarray(np.sum(sums, axis=0), np.float64) if sums else None
 
 
 def moment_bytes(node: Linear) -> int:

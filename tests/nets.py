@@ -153,3 +153,38 @@ def residual() -> ModelProto:
             f = Flatten(p)
             y = Gemm<transB = 1>(f, head, bias)
         }""")
+
+
+def block() -> ModelProto:
+    """A residual block with a product before and one behind; channels of `a` are pruned."""
+    return net("""
+        block (float[N,6,8,8] x) => (float[N,5] y)
+        <float[6,6,3,3] s, float[6] t, float[12,6,3,3] a, float[12] b, float[6,12,1,1] c, float[6] d, float[5,6] h, float[5] i> {
+            u = Conv<pads = [1, 1, 1, 1]>(x, s, t)
+            v = Relu(u)
+            p = Conv<pads = [1, 1, 1, 1]>(v, a, b)
+            q = Relu(p)
+            r = Conv(q, c, d)
+            w = Add(v, r)
+            z = Relu(w)
+            g = GlobalAveragePool(z)
+            f = Flatten(g)
+            y = Gemm<transB = 1>(f, h, i)
+        }""")
+
+
+def wide() -> ModelProto:
+    """Enough channels that a target can be met closely."""
+    return net("""
+        wide (float[N,3,8,8] x) => (float[N,10] y)
+        <float[48,3,3,3] w1, float[48] b1, float[64,48,3,3] w2, float[64] b2, float[48,64,1,1] w3, float[10,48] w4> {
+            a = Conv<pads = [1,1,1,1]>(x, w1, b1)
+            r = Relu(a)
+            b = Conv<pads = [1,1,1,1]>(r, w2, b2)
+            s = Relu(b)
+            c = Conv(s, w3)
+            d = Add(c, r)
+            p = GlobalAveragePool(d)
+            f = Flatten(p)
+            y = Gemm<transB = 1>(f, w4)
+        }""")

@@ -4,7 +4,7 @@ A `Builder` (network_builder.py) keeps a list of values with known shapes and ap
 every choice, so a failing network shrinks to a small one.  Axis 1 is the channel axis of whatever operator wants one, also after
 a Transpose put another axis there: the analysis may not rely on layouts.
 
-Start reading at `networks`; the operators are in random_nodes.py.
+Start reading at `networks`; the operators are in random_nodes.py, random_layers.py and random_movement.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from math import prod
 from hypothesis import strategies as st
 from network_builder import BATCH, Builder, Draw
 from onnx import ModelProto
-from random_nodes import KINDS, conv, matmul
+from random_layers import conv, matmul
+from random_nodes import KINDS
 
 
 def _head(b: Builder, name: str) -> str:

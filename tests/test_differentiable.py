@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from nets import net
+from nets import block, net
 from onnx import ModelProto
 from random_graphs import Network, networks
 
@@ -92,24 +92,13 @@ def test_cases_without_a_route_are_named() -> None:
         in_torch(model, {"x": np.zeros((1, 2, 4, 4), np.float32)})
 
 
+def test_types_that_torch_lacks_are_named() -> None:
+    model = net("c (float[1,6] x) => (float[1,6] y) { s = Cast<to = 8>(x)  y = Cast<to = 1>(s) }")
+    with pytest.raises(CalibrationError, match=r"Cast .*Cast to STRING; use passes that need none"):
+        in_torch(model, {"x": np.zeros((1, 6), np.float32)})
+
+
 # ---- polish -------------------------------------------------------------------------------------
-
-
-def block() -> ModelProto:
-    return net("""
-        block (float[N,6,8,8] x) => (float[N,5] y)
-        <float[6,6,3,3] s, float[6] t, float[12,6,3,3] a, float[12] b, float[6,12,1,1] c, float[6] d, float[5,6] h, float[5] i> {
-            u = Conv<pads = [1, 1, 1, 1]>(x, s, t)
-            v = Relu(u)
-            p = Conv<pads = [1, 1, 1, 1]>(v, a, b)
-            q = Relu(p)
-            r = Conv(q, c, d)
-            w = Add(v, r)
-            z = Relu(w)
-            g = GlobalAveragePool(z)
-            f = Flatten(g)
-            y = Gemm<transB = 1>(f, h, i)
-        }""")
 
 
 def samples(count: int, seed: int) -> dict[str, np.ndarray]:

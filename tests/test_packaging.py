@@ -90,6 +90,7 @@ def test_every_import_of_a_library_is_declared(setup: configparser.ConfigParser)
     comes_with = {"google": "onnx", "onnx_ir": "onnxscript"}
     behind_an_extra = {
         "graphprune/differentiable.py": "torch",
+        "graphprune/torch_functions.py": "torch",
         "graphprune/torch_operators.py": "torch",
         "graphprune/charts.py": "matplotlib",
         "passes/selection/knapsack.py": "scipy",

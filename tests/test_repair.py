@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import Result as Outcome
-from nets import initializer, net, set_initializer, write
+from nets import block, initializer, net, set_initializer, write
 from onnx import ModelProto
 
 import graphprune
@@ -21,24 +21,6 @@ from graphprune.synthetic import dead_leaves, image_layout, random_runs
 from graphprune.walk import Walk
 
 RNG = np.random.default_rng(7)
-
-
-def block() -> ModelProto:
-    """A residual block with a product before and one behind; channels of `a` are pruned."""
-    return net("""
-        block (float[N,6,8,8] x) => (float[N,5] y)
-        <float[6,6,3,3] s, float[6] t, float[12,6,3,3] a, float[12] b, float[6,12,1,1] c, float[6] d, float[5,6] h, float[5] i> {
-            u = Conv<pads = [1, 1, 1, 1]>(x, s, t)
-            v = Relu(u)
-            p = Conv<pads = [1, 1, 1, 1]>(v, a, b)
-            q = Relu(p)
-            r = Conv(q, c, d)
-            w = Add(v, r)
-            z = Relu(w)
-            g = GlobalAveragePool(z)
-            f = Flatten(g)
-            y = Gemm<transB = 1>(f, h, i)
-        }""")
 
 
 def samples(count: int = 64, seed: int = 1) -> dict[str, np.ndarray]:

@@ -24,8 +24,5 @@ class Activation(Importance):
 
     def score(self, group: Group, evidence: Evidence) -> Vector | None:
         """I(c) = sqrt(sum over the columns of c of E[x ** 2])."""
-        reads = evidence.reads(group)
-        if not reads:
-            return None
-        squares = np.sum([read.per_unit(read.square, group.size) for read in reads], axis=0)
-        return normalized(np.sqrt(squares), self.normalizer)
+        squares = evidence.summed_reads(group, lambda read: read.square)
+        return None if squares is None else normalized(np.sqrt(squares), self.normalizer)

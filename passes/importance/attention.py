@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from graphprune.evidence import Evidence
+from graphprune.graph import Array
 from graphprune.groups import Group
 from graphprune.weights import Vector
 
@@ -28,13 +29,12 @@ class Attention(Importance):
 
     def score(self, group: Group, evidence: Evidence) -> Vector | None:
         """I(c) = mean over the samples of the inner product of |x_c| ** p with the attention map."""
-        found = evidence.maps(group)
-        if not found:
-            return None
-        total = np.zeros(group.size)
-        for maps, unit in found:
-            powers = np.abs(maps.reshape(*maps.shape[:2], -1)).astype(np.float64) ** self.p
-            attention = powers.sum(axis=1)
-            attention /= np.maximum(np.linalg.norm(attention, axis=1, keepdims=True), 1e-12)
-            total += np.bincount(unit, np.einsum("sup,sp->u", powers, attention) / len(maps), minlength=group.size)
-        return normalized(total, self.normalizer)
+        sums = evidence.summed_maps(group, self._agreement)
+        return None if sums is None else normalized(sums, self.normalizer)
+
+    def _agreement(self, maps: Array) -> Vector:
+        """[channels], from maps [samples, channels, ...]."""
+        powers = np.abs(maps.reshape(*maps.shape[:2], -1)).astype(np.float64) ** self.p
+        attention = powers.sum(axis=1)
+        attention /= np.maximum(np.linalg.norm(attention, axis=1, keepdims=True), 1e-12)
+        return np.asarray(np.einsum("scp,sp->c", powers, attention) / len(maps), np.float64)

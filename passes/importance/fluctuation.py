@@ -27,9 +27,7 @@ class Fluctuation(Importance):
 
     def score(self, group: Group, evidence: Evidence) -> Vector | None:
         """I(c) = sum over the columns j of c of Var[x_j] * |W_j|_2 ** 2."""
-        reads = evidence.reads(group)
-        if not reads:
-            return None
-        weighed = [read.per_unit(read.variance * np.square(read.matrix).sum(axis=1), group.size) for read in reads]
-        scores = np.asarray(np.sum(weighed, axis=0), np.float64)
-        return (scores - scores.mean()) / max(float(scores.std()), 1e-12) if self.standardize else scores
+        sums = evidence.summed_reads(group, lambda read: read.variance * np.square(read.matrix).sum(axis=1))
+        if sums is None or not self.standardize:
+            return sums
+        return np.asarray((sums - sums.mean()) / max(float(sums.std()), 1e-12))

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from graphprune.evidence import Evidence
+from graphprune.graph import Array
 from graphprune.groups import Group
 from graphprune.weights import Vector
 
@@ -27,13 +28,13 @@ class HRank(Importance):
 
     def score(self, group: Group, evidence: Evidence) -> Vector | None:
         """I(c) = mean over the samples of rank(x_c)."""
-        found = evidence.maps(group)
-        if not found:
-            return None
-        total = np.zeros(group.size)
-        for maps, unit in found:
-            deep = maps.ndim >= 4
-            matrices = maps.reshape(*maps.shape[:3], -1) if deep else maps.reshape(*maps.shape[:2], -1).swapaxes(0, 1)
-            ranks = np.linalg.matrix_rank(matrices).astype(np.float64)
-            total += np.bincount(unit, ranks.mean(axis=0) if deep else ranks, minlength=group.size)
-        return normalized(total, self.normalizer)
+        sums = evidence.summed_maps(group, _ranks)
+        return None if sums is None else normalized(sums, self.normalizer)
+
+
+def _ranks(maps: Array) -> Vector:
+    """[channels], from maps [samples, channels, ...]."""
+    if maps.ndim < 4:
+        maps = maps.reshape(1, *maps.shape[:2], -1).swapaxes(1, 2)
+    ranks = np.linalg.matrix_rank(maps.reshape(*maps.shape[:3], -1))
+    return np.asarray(ranks.mean(axis=0), np.float64)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from graphprune.evidence import Evidence
 from graphprune.groups import Group
 from graphprune.weights import Vector
@@ -27,7 +25,5 @@ class Variance(Importance):
 
     def score(self, group: Group, evidence: Evidence) -> Vector | None:
         """I(c) = sum over the columns of c of Var[x]."""
-        reads = evidence.reads(group)
-        if not reads:
-            return None
-        return normalized(np.sum([read.per_unit(read.variance, group.size) for read in reads], axis=0), self.normalizer)
+        sums = evidence.summed_reads(group, lambda read: read.variance)
+        return None if sums is None else normalized(sums, self.normalizer)

@@ -24,8 +24,5 @@ class Wanda(Importance):
 
     def score(self, group: Group, evidence: Evidence) -> Vector | None:
         """I(c) = sum over the columns j of c of |W_j|_1 * sqrt(E[x_j ** 2])."""
-        reads = evidence.reads(group)
-        if not reads:
-            return None
-        weighed = [read.per_unit(np.sqrt(read.square) * np.abs(read.matrix).sum(axis=1), group.size) for read in reads]
-        return normalized(np.sum(weighed, axis=0), self.normalizer)
+        sums = evidence.summed_reads(group, lambda read: np.sqrt(read.square) * np.abs(read.matrix).sum(axis=1))
+        return None if sums is None else normalized(sums, self.normalizer)

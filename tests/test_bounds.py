@@ -1,0 +1,188 @@
+"""What bounds the number of kept channels: what the user fixes, alignment, axes that must not be empty."""
+
+from __future__ import annotations
+
+import pytest
+from halving import halve
+from nets import initializer, net, plain, residual, set_initializer, wide
+from onnx import ModelProto
+from selecting import SELECTIONS, counts, prune
+
+import graphprune
+from graphprune.errors import UnreachableError, UsageError
+
+
+def test_a_ratio_per_layer() -> None:
+    result = prune(ratios=["w1=0.25"])
+    assert counts(result) == {"w1:0": 12, "w2:0": 64}
+    result = prune("channels=0.5", ratios=["^w2$=0.75"])
+    assert counts(result)["w2:0"] == 48
+    assert sum(counts(result).values()) == 56
+
+
+def test_a_ratio_of_a_node_by_its_name() -> None:
+    model = plain()
+    for number, node in enumerate(model.graph.node):
+        node.name = f"layer{number}"
+    assert counts(prune(ratios=["layer2=0.5"], model=model)) == {"w1:0": 8, "w2:0": 6}
+
+
+def test_keep_leaves_a_group_as_it_is() -> None:
+    result = prune("channels=0.6", keep=["w2:0"])
+    assert counts(result)["w2:0"] == 64
+    assert sum(counts(result).values()) == 67
+    with pytest.raises(UnreachableError, match=r"nothing|reach"):
+        prune("channels=0.6", keep=["w"])
+
+
+def test_keep_matches_readers_and_carriers_too() -> None:
+    with pytest.raises(UnreachableError, match="the smallest network has 112"):
+        prune("channels=0.6", keep=["^w2$"])
+    assert counts(prune("channels=0.9", keep=["^b2$"]))["w2:0"] == 64
+
+
+@pytest.mark.parametrize(("option", "value"), [("keep", ["nobody"]), ("ratios", ["nobody=0.5"])])
+def test_a_pattern_that_matches_nothing(option: str, value: list[str]) -> None:
+    with pytest.raises(UsageError, match="'nobody' matches no group, tensor or node"):
+        prune("channels=0.5", **{option: value})
+
+
+@pytest.mark.parametrize(("option", "value"), [("keep", ["w("]), ("ratios", ["w(=0.5"])])
+def test_a_pattern_that_is_no_regular_expression(option: str, value: list[str]) -> None:
+    with pytest.raises(UsageError, match="is not a regular expression"):
+        prune("channels=0.5", **{option: value})
+
+
+@pytest.mark.parametrize("ratio", ["w1", "w1=", "w1=0", "w1=1.5", "w1=half", "w1=nan"])
+def test_a_ratio_that_is_none(ratio: str) -> None:
+    with pytest.raises(UsageError, match="is not of the form REGEX=VALUE with a value above 0 and at most 1"):
+        prune(ratios=[ratio])
+
+
+def test_a_regular_expression_may_contain_an_equals_sign() -> None:
+    assert counts(prune(ratios=["w(?=1)=0.5"])) == {"w1:0": 24, "w2:0": 64}
+
+
+def test_a_pinned_layer_may_be_kept() -> None:
+    assert prune("channels=0.5", keep=["w4"], model=wide()).after.channels > 0
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_no_group_falls_below_the_minimum(selection: str) -> None:
+    result = prune("channels=0.3", min_channels=15, selection=selection)
+    assert min(counts(result).values()) >= 15
+    assert sum(counts(result).values()) == 33
+
+
+def test_the_minimum_is_at_most_the_size() -> None:
+    model = plain()
+    result = prune("channels=0.9", min_channels=10, model=model)
+    assert counts(result)["w1:0"] == 8
+    assert counts(result)["w2:0"] == 10
+
+
+def test_options_are_checked() -> None:
+    with pytest.raises(UsageError, match="unknown option 'target'"):
+        graphprune.prune(plain(), target="macs=0.5")
+    with pytest.raises(UsageError, match="no selection is called 'best'"):
+        prune("macs=0.5", selection="best")
+
+
+def test_operators_without_a_rule_may_be_an_error() -> None:
+    model = net(
+        """
+        unknown (float[N,3,4,4] x) => (float[N,2,4,4] y)
+        <float[8,3,1,1] w1, float[6,8,1,1] w2, float[2,6,1,1] w3, float[N,8,4,4] b> {
+            a = Conv(x, w1)
+            b = com.microsoft.SampleOp(a)
+            c = Conv(b, w2)
+            y = Conv(c, w3)
+        }""",
+        domains=("com.microsoft",),
+    )
+    assert counts(prune("channels=0.5", model=model)) == {"w2:0": 3}
+    with pytest.raises(UnreachableError, match=r"operators without a rule: com\.microsoft::SampleOp"):
+        prune("channels=0.5", model=model, on_unsupported="error")
+
+
+# ---- alignment ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("align", [2, 4, 8, 16, "auto"])
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_every_produced_axis_is_a_multiple(align: int | str, selection: str) -> None:
+    result = prune("channels=0.5", align=align, selection=selection)
+    step = 4 if align == "auto" else int(align)
+    assert all(count % step == 0 for count in counts(result).values())
+    assert result.after.channels <= 56
+
+
+def test_automatic_alignment_takes_blocks_of_the_target() -> None:
+    assert all(count % 16 == 0 for name, count in counts(prune("channels=0.5", align="auto")).items() if name == "w2:0")
+
+
+def test_alignment_counts_channels_not_units() -> None:
+    """DepthToSpace: one unit is four channels, so that every number of units is a multiple of four."""
+    model = net("""
+        depth (float[N,3,6,6] x) => (float[N,4,12,12] y) <float[40,3,1,1] w1, float[4,10,1,1] w2> {
+            a = Conv(x, w1)
+            b = DepthToSpace<blocksize = 2>(a)
+            y = Conv(b, w2)
+        }""")
+    result = prune("channels=0.7", align=4, model=model)
+    assert counts(result) == {"w1:0": 7}
+    assert counts(prune("channels=0.7", align=8, model=model)) == {"w1:0": 6}
+
+
+def test_small_groups_can_still_shrink_with_automatic_alignment() -> None:
+    assert counts(prune("channels=0.5", align="auto", model=residual(), selection="uniform")) == {"stem:0": 4, "inner:0": 3}
+
+
+def test_an_alignment_larger_than_every_group_prunes_nothing() -> None:
+    with pytest.raises(UnreachableError):
+        prune("channels=0.5", align=128)
+
+
+@pytest.mark.parametrize("align", [0, -4, "some", "0", "1.5"])
+def test_an_alignment_that_is_none(align: int | str) -> None:
+    with pytest.raises(UsageError, match="--align"):
+        prune("channels=0.5", align=align)
+
+
+# ---- nothing is emptied ---------------------------------------------------------------------------
+
+
+def halves() -> ModelProto:
+    """A Split whose second part holds the least important channels."""
+    model = net("""
+        halves (float[N,3,4,4] x) => (float[N,2,4,4] y)
+        <float[8,3,1,1] w1, int64[2] sizes = {5, 3}, float[2,5,1,1] w2, float[2,3,1,1] w3> {
+            a = Conv(x, w1)
+            p, q = Split<axis = 1>(a, sizes)
+            b = Conv(p, w2)
+            c = Conv(q, w3)
+            y = Add(b, c)
+        }""")
+    weight = initializer(model, "w1").copy()
+    weight[5:] *= 1e-3
+    set_initializer(model, "w1", weight)
+    set_initializer(model, "w3", initializer(model, "w3") * 1e-3)
+    return model
+
+
+def test_no_part_of_a_split_is_emptied() -> None:
+    for ratio in (0.7, 0.5, 0.25):
+        result = halve(halves(), channels=ratio)
+        assert any(unit >= 5 for unit in result.plan.keep["w1:0"])
+        assert any(unit < 5 for unit in result.plan.keep["w1:0"])
+
+
+def test_a_ratio_that_would_empty_a_part_keeps_its_best_channel() -> None:
+    result = prune(ratios=["w1=0.25"], model=halves())
+    kept = result.plan.keep["w1:0"]
+    assert len([unit for unit in kept if unit >= 5]) == 1
+
+
+def test_no_target_leaves_an_axis_without_an_index() -> None:
+    result = prune("channels=0.02", model=wide())
+    assert min(counts(result).values()) == 1
