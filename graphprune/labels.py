@@ -304,12 +304,17 @@ class Labels:
         else:
             for one, other in pairs:
                 self.unify(one, other)
-            columns = self._free_columns(a).T
-            common = columns[0] if len(columns) else self._innermost(a)
-            for column in columns[1:]:
-                common = self.product(common, column)
+            common = self._common(a)
         self._parent[self.find(a)] = common
         self._parent[self.find(b)] = common
+
+    def _common(self, ids: Ids) -> Ids:
+        """One product of plain variables for all labels with the same factors: two would be unified for ever."""
+        columns = self._free_columns(ids)
+        if not columns.shape[1]:
+            return self._innermost(ids)
+        rows, which = np.unique(columns, axis=0, return_inverse=True)
+        return self._join(rows)[which.reshape(-1)]
 
     def _free_columns(self, ids: Ids) -> Ids:
         """The leaf matrix without the columns that are pinned throughout."""

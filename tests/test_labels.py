@@ -278,3 +278,14 @@ def test_a_batch_of_pairs_of_every_kind_loses_none() -> None:
     labels.unify(np.concatenate([single, a[1:2]]), np.concatenate([b[:1], b[2:3]]))
     assert set(labels.leaves(single)[0]) == set(labels.leaves(b[:1])[0])
     assert set(labels.leaves(a[1:2])[0]) == set(labels.leaves(b[2:3])[0])
+
+
+def test_products_that_are_unified_with_their_own_permutation() -> None:
+    """Channels joined with themselves in another order: the links between them must not close a cycle."""
+    labels = Labels()
+    rows, columns = labels.fresh(2), labels.fresh(3)
+    ids = labels.outer(rows, columns)
+    labels.unify(ids, ids[[1, 0, 2, 3, 5, 4]])
+    found = labels.find(ids)
+    assert found[0] == found[1]
+    assert found[4] == found[5]
