@@ -98,7 +98,7 @@ def _check_tensors(analysis: Analysis, plan: Plan, present: NDArray[np.bool_]) -
     """The index vectors that the plan lists must be those that its groups lead to."""
     shrink = shrink_pass()
     kept_of = shrink.kept_indices(analysis, present)
-    for name in {*plan.tensors, *analysis.graph.initializers}:
+    for name in sorted({*plan.tensors, *analysis.graph.initializers}):
         if name not in analysis.graph.initializers:
             raise UsageError(f"the plan cuts the tensor {name!r}, which is not in this model")
         cuts = {str(axis): ids.tolist() for axis, ids in shrink.cut_axes(analysis.graph, name, kept_of).items()}

@@ -295,6 +295,14 @@ def constant_of_shape(n: Node, shape: Tensor) -> Tensor:
     return value.reshape(()).expand([int(v) for v in shape]).clone()
 
 
+def cumsum(n: Node, x: Tensor, axis: Tensor) -> Tensor:
+    """CumSum (opset 14)."""
+    at = int(axis)
+    row = x.flip(at) if n("reverse", 0) else x
+    total = row.cumsum(at) - (row if n("exclusive", 0) else 0)
+    return total.flip(at) if n("reverse", 0) else total
+
+
 def top_k(n: Node, x: Tensor, k: Tensor) -> Any:
     return torch.topk(x, int(k), n("axis", -1), bool(n("largest", 1)), bool(n("sorted", 1)))
 

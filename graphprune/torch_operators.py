@@ -123,7 +123,7 @@ FUNCTIONS: dict[str, Function] = {
     "Size": lambda n, x: torch.tensor(x.numel()),
     "Range": lambda n, a, b, step: torch.arange(a.item(), b.item(), step.item(), dtype=a.dtype),
     "ConstantOfShape": functions.constant_of_shape,
-    "CumSum": lambda n, x, axis: torch.cumsum(x, int(axis)),
+    "CumSum": functions.cumsum,
     "TopK": functions.top_k,
     "ArgMax": functions.arg(torch.argmax),
     "ArgMin": functions.arg(torch.argmin),

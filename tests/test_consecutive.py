@@ -35,9 +35,7 @@ def test_an_order_is_found_wherever_there_is_one(seed: int, channels: int, consu
 @settings(max_examples=60)
 def test_as_many_sets_as_possible_are_consecutive(seed: int, channels: int, consumers: int) -> None:
     rng = np.random.default_rng(seed)
-    sets = [
-        frozenset(rng.choice(channels, int(rng.integers(1, channels + 1)), replace=False).tolist()) for _ in range(consumers)
-    ]
+    sets = [frozenset(rng.choice(channels, int(rng.integers(1, channels + 1)), replace=False).tolist()) for _ in range(consumers)]
     order, chosen = best_order(sets, range(channels))
     assert all(consecutive(order, sets[k]) for k in chosen)
     most = max(sum(consecutive(list(each), members) for members in sets) for each in permutations(range(channels)))

@@ -133,14 +133,17 @@ def test_channels_of_a_flatten_move_with_their_positions() -> None:
 
 
 def test_parts_of_a_split_do_not_mix() -> None:
-    model = net("""parts (float[N,3,4,4] x) => (float[N,4,4,4] y, float[N,5,4,4] z)
+    model = net(
+        """parts (float[N,3,4,4] x) => (float[N,4,4,4] y, float[N,5,4,4] z)
         <float[12,3,3,3] w, float[4,6,1,1] v, float[5,12,1,1] u> {
             c = Conv <pads=[1,1,1,1]> (x, w)
             a, b = Split <axis=1, num_outputs=2> (c)
             s = Add (a, b)
             y = Conv (s, v)
             z = Conv (c, u)
-        }""", opset=18)
+        }""",
+        opset=18,
+    )
     halve(model, **MODE, masks="independent")
 
 
@@ -155,13 +158,15 @@ def test_repair_goes_with_the_mode() -> None:
 
 
 def test_a_plan_whose_order_cannot_be_is_refused() -> None:
-    model = net("""parts (float[N,3,4,4] x) => (float[N,4,4,4] y, float[N,4,4,4] z)
+    model = net(
+        """parts (float[N,3,4,4] x) => (float[N,4,4,4] y, float[N,4,4,4] z)
         <float[12,3,3,3] w, float[4,5,1,1] v, float[4,7,1,1] u> {
             c = Conv <pads=[1,1,1,1]> (x, w)
             a, b = Split <axis=1> (c, sizes)
             y = Conv (a, v)
             z = Conv (b, u)
-        }""".replace("> {", ", int64[2] sizes = {5, 7}> {"))
+        }""".replace("> {", ", int64[2] sizes = {5, 7}> {")
+    )
     plan = graphprune.prune(model, targets=["channels=0.5"], align=1, importance="magnitude").plan
     groups = [replace(group, keep=group.keep[::-1]) for group in plan.groups]
     with pytest.raises(UsageError, match="its units cannot change places"):
