@@ -131,7 +131,13 @@ def analyze(model: Path, normalization: Normalization, shapes: tuple[str, ...], 
 @main.command()
 @click.argument("model", type=MODEL)
 @click.option("-o", "--output", type=MODEL, required=True, help="The pruned ONNX file.")
-@click.option("--target", "targets", multiple=True, metavar="KIND=VALUE", help="macs=0.5, params=300K, bytes=2MB, channels=0.7.")
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="KIND=VALUE",
+    help="macs=0.5, params=300K, bytes=2MB, channels=0.7, latency=8ms.",
+)
 @click.option("--recipe", default=DEFAULTS.recipe, metavar="fast|balanced|best", help="Names the passes left open.")
 @click.option("--importance", default=DEFAULTS.importance, metavar="SPEC", help="How channels are scored.")
 @click.option("--selection", default=DEFAULTS.selection, metavar="SPEC", help="How the budget is spread.")
@@ -159,7 +165,9 @@ def analyze(model: Path, normalization: Normalization, shapes: tuple[str, ...], 
 @click.option("--plan", "plan_to", type=MODEL, help="Write the plan: what was kept of every group.")
 @click.option("--eval", "eval_from", type=MODEL, metavar="FILE.npz", help="Measure accuracy on these labelled samples.")
 @click.option("--measure", is_flag=True, help="Measure latency before and after.")
-@click.option("--threads", default=1, show_default=True, type=NUMBER, help="For --measure.")
+@click.option(
+    "--threads", default=1, show_default=True, type=NUMBER, help="For --measure and latency targets; 0: the runtime decides."
+)
 @NORMALIZATION
 @click.option("--on-unsupported", type=click.Choice(["pin", "error"]), default=DEFAULTS.on_unsupported, show_default=True)
 @click.option("--no-verify", is_flag=True, help="Leave out the proof.")
@@ -190,7 +198,10 @@ def prune(
         source = pipeline.load(model, input_shapes)
         samples = _samples(eval_from, source)
         result = pipeline.prune(
-            source, Options(**options, repair=named_repairs(repair), verify=not no_verify), input_shapes, step=describe(bar)
+            source,
+            Options(**options, repair=named_repairs(repair), threads=threads, verify=not no_verify),
+            input_shapes,
+            step=describe(bar),
         )
         models = [with_branches(result.original.model), result.model]
         latency = _latency(models, threads, input_shapes, bar) if measure else []

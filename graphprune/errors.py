@@ -63,3 +63,9 @@ class MissingExtraError(GraphpruneError):
     """An optional dependency is needed and not installed."""
 
     exit_code = ExitCode.MISSING_EXTRA
+
+
+class NotFasterError(GraphpruneError):
+    """The result is slower than the original where latency was asked for."""
+
+    exit_code = ExitCode.NOT_FASTER

@@ -40,6 +40,8 @@ class Options:
     """In unconstrained mode: whether readers share one ranking of channels, or each has its own."""
     min_channels: int = 1
     seed: int = 0
+    threads: int = 1
+    """Threads that latency is measured with; 0: the runtime decides."""
     normalization: Normalization = "pin"
     on_unsupported: str = "pin"
     verify: bool = True

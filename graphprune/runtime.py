@@ -32,10 +32,31 @@ def session(model: ModelProto, threads: int = 0, optimize: bool = True) -> onnxr
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = threads
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+    return _session(model, options, threads)
+
+
+@contextmanager
+def profiled(model: ModelProto, threads: int, folder: Path) -> Iterator[onnxruntime.InferenceSession]:
+    """A session that profiles its runs and writes what it saw, as JSON, into a folder when it ends."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.enable_profiling = True
+    options.profile_file_prefix = str(folder / "profile")
+    active = _session(model, options, threads)
+    try:
+        yield active
+    finally:
+        active.end_profiling()
+
+
+def _session(model: ModelProto, options: onnxruntime.SessionOptions, threads: int) -> onnxruntime.InferenceSession:
+    import onnxruntime as ort
+
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
     providers = ["CPUExecutionProvider"]
     if fits_message(model):
         return ort.InferenceSession(model.SerializeToString(), options, providers=providers)

@@ -64,8 +64,8 @@ def prune_json(
 ) -> dict[str, Any]:
     """The same for scripts."""
     report: dict[str, Any] = {
-        "before": asdict(result.before) | {"file_bytes": sizes[0]},
-        "after": asdict(result.after) | {"file_bytes": sizes[1]},
+        "before": result.before.as_dict() | {"file_bytes": sizes[0]},
+        "after": result.after.as_dict() | {"file_bytes": sizes[1]},
         "targets": [asdict(item) | {"realised": item.fraction} for item in result.realised],
         "groups": [{"id": group.id, "size": group.size, "kept": len(group.keep)} for group in result.plan.groups],
         "pinned": len(result.plan.pinned),
@@ -127,7 +127,7 @@ def analysis_json(analysis: Analysis, cost: Cost) -> dict[str, Any]:
         {"tensor": p.tensor, "axis": p.axis, "indices": p.indices, "reason": p.reason.text, "node": p.reason.node}
         for p in analysis.pinned
     ]
-    return {"groups": members, "pinned": pinned, "cost": asdict(cost)}
+    return {"groups": members, "pinned": pinned, "cost": cost.as_dict()}
 
 
 def difference_table(difference: Difference) -> Table:
