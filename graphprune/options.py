@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge
 
 from .errors import UsageError
 
@@ -30,10 +32,10 @@ class Options:
     align: int | str = "auto"
     keep: tuple[str, ...] = ()
     ratios: tuple[str, ...] = ()
-    min_channels: int = 1
-    seed: int = 0
+    min_channels: Annotated[int, Ge(1)] = 1
+    seed: Annotated[int, Ge(0)] = 0
     normalization: Normalization = "pin"
-    on_unsupported: str = "pin"
+    on_unsupported: Literal["pin", "error"] = "pin"
     verify: bool = True
 
     def as_dict(self) -> dict[str, Any]:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from .cost import KINDS, Cost
 from .errors import UsageError
 
-_UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+"""What a number may be followed by, in capitals."""
+
 _VALUE = re.compile(r"([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Z]*)")
 
 
@@ -39,11 +41,11 @@ def parse_target(text: str) -> Target:
     if kind not in KINDS:
         raise UsageError(f"target {text!r}: unknown kind {kind!r}; there are: {', '.join(KINDS)}")
     match = _VALUE.fullmatch(value)
-    if not match or match[2].upper() not in _UNITS:
+    if not match or match[2].upper() not in UNITS:
         raise UsageError(f"target {text!r}: {value!r} is neither a fraction nor a number with a unit (K, M, G, KB, MB, ...)")
     number, unit = float(match[1]), match[2].upper()
     if unit:
-        return Target(kind, number * _UNITS[unit], absolute=True)
+        return Target(kind, number * UNITS[unit], absolute=True)
     if kind == "channels" and number > 1:
         return Target(kind, number, absolute=True)
     if not 0 < number <= 1:
