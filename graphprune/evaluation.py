@@ -47,6 +47,8 @@ def labelled_samples(path: Path, graph: Graph) -> dict[str, Array]:
 def _score(source: str, function: Callable[[ModelProto], float], model: ModelProto) -> float:
     try:
         score = float(function(model))
+    except MemoryError:
+        raise
     except Exception as error:  # whatever the user's code raises
         raise UsageError(f"{source} failed: {type(error).__name__}: {error}") from error
     if not math.isfinite(score):
