@@ -18,6 +18,9 @@ from .errors import UsageError
 from .terminal import check_output, progress, report, write_text
 
 MODEL = click.Path(path_type=Path)
+KINDS = ("config", "batch", "plan")
+"""Files that have a schema."""
+
 _EXAMPLES = 5
 """Groups that a new configuration names."""
 
@@ -96,7 +99,7 @@ def option_helps() -> dict[str, str]:
 
 
 @click.command()
-@click.argument("kind", type=click.Choice(["config", "batch", "plan"]), default="config")
+@click.argument("kind", type=click.Choice(KINDS), default="config")
 def schema(kind: str) -> None:
     """Print the JSON Schema of a kind of file, for editors."""
     click.echo(json.dumps(schema_of(kind), indent=2, sort_keys=True, ensure_ascii=False))

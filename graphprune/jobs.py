@@ -89,7 +89,10 @@ def read_jobs(path: Path) -> Batch:
     order = list(document.value["matrix"]) if matrix else []
     exclude = [_entry(entry, folder) for entry in matrix.pop("exclude", ())]
     include = [_entry(entry, folder) for entry in matrix.pop("include", ())]
-    axes = {key: [located({key: value}, folder)[key] for value in entries] for key, entries in sorted(matrix.items(), key=lambda item: order.index(item[0]))}
+    axes = {
+        key: [located({key: value}, folder)[key] for value in entries]
+        for key, entries in sorted(matrix.items(), key=lambda item: order.index(item[0]))
+    }
     models = _models(document, values.get("models", ()), folder)
     if models:
         axes = {"model": models} | axes

@@ -155,7 +155,9 @@ def test_paths_are_relative_to_the_file(place: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_jobs_in_toml(place: Path) -> None:
-    text = 'models = "plain.onnx"\n[options]\nalign = 1\n[matrix]\ntarget = ["channels=0.5", "channels=0.7"]\n[limits]\ntime = 5.0\n'
+    text = (
+        'models = "plain.onnx"\n[options]\nalign = 1\n[matrix]\ntarget = ["channels=0.5", "channels=0.7"]\n[limits]\ntime = 5.0\n'
+    )
     found = read_jobs(jobs(place, text, "jobs.toml"))
     assert len(found.jobs) == 2
     assert found.limits.time == 5
@@ -176,7 +178,10 @@ def test_jobs_in_toml(place: Path) -> None:
         ("models: plain.onnx\noptions:\n  model: x.onnx\n", "jobs.yaml:3: options.model: unknown key here"),
         ("models: plain.onnx\nlimits:\n  time: 0\n", "jobs.yaml:3: limits.time: Input should be greater than 0"),
         ("models: plain.onnx\nlimits:\n  memory: 4 apples\n", "limits.memory: '4 apples' is no amount of memory"),
-        ("models: plain.onnx\nlimits:\n  retries: -1\n", "jobs.yaml:3: limits.retries: Input should be greater than or equal to 0"),
+        (
+            "models: plain.onnx\nlimits:\n  retries: -1\n",
+            "jobs.yaml:3: limits.retries: Input should be greater than or equal to 0",
+        ),
         ("matrix:\n  include:\n  - target: macs=0.5\n", "jobs.yaml:2: a job of `include` has no `model`"),
         ("models: plain.onnx\noptions:\n  require: accuracy>=1\n", "jobs.yaml:2: --require: accuracy needs --eval"),
         ("models: plain.onnx\nmodels: x\n", "jobs.yaml:2: the key 'models' is there twice"),
@@ -209,9 +214,16 @@ KEYS = st.sampled_from(
     ["models", "options", "matrix", "limits", "target", "include", "exclude", "time", "memory", "seed", "keep", "x", "<<", "on"]
 )
 SCALARS = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.sampled_from(["macs=0.5", "4GB", "*.onnx", "a:b"])
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=8),
+    st.sampled_from(["macs=0.5", "4GB", "*.onnx", "a:b"]),
 )
-VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=12)
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=12
+)
 
 
 @settings(max_examples=150)
