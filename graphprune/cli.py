@@ -17,8 +17,9 @@ from typing import Any
 import click
 
 from . import registry
-from .errors import ExitCode, GraphpruneError, UsageError
-from .options import Normalization, Options
+from .configuration_commands import CONFIG, SAVE_CONFIG, config_beside, write_config
+from .errors import ExitCode, GraphpruneError
+from .options import MOST_THREADS, Normalization, Options
 from .terminal import (
     check_output,
     describe,
@@ -29,7 +30,6 @@ from .terminal import (
     report,
     sizes_of_inputs,
     write_json,
-    write_text,
 )
 from .version import VERSION
 
@@ -38,6 +38,7 @@ MODEL = click.Path(path_type=Path)
 KINDS = ["importance", "selection", "repair", "importers", "exporters", "operators"]
 COUNT = click.IntRange(min=1)
 NUMBER = click.IntRange(min=0)
+THREADS = click.IntRange(min=0, max=MOST_THREADS)
 JSON = click.option("--json", "json_to", metavar="FILE|-", help="Also write the result as JSON; '-' is standard output.")
 SHAPE = click.option(
     "--input-shape", "shapes", multiple=True, metavar="NAME=1,3,224,224", help="Size of an input with dynamic dimensions."
@@ -103,38 +104,6 @@ def main() -> None:
     """A structured pruning compiler over ONNX: a trained network goes in, a smaller and proven one comes out."""
 
 
-def _defaults_from(context: click.Context, parameter: click.Parameter, path: Path | None) -> None:
-    """Take a configuration's values where the command line says nothing."""
-    if path is None:
-        return
-    from .configuration import read_configuration
-
-    values = read_configuration(path)
-    names = {max(p.opts, key=len).removeprefix("--"): p.name for p in context.command.params}
-    context.default_map = {str(names[key]): value for key, value in values.items()}
-    context.obj = path
-
-
-def _config_beside(output: Path) -> Path | None:
-    """Where a run that reads a configuration writes all its options.  Raises UsageError where that is what it reads."""
-    source: Path | None = click.get_current_context().obj
-    if source is None:
-        return None
-    beside = output.with_suffix(".config" + source.suffix)
-    if beside.resolve() == source.resolve():
-        raise UsageError(f"{beside}: all options of the run would overwrite the configuration; name another --save-config")
-    return beside
-
-
-def _save_config(job: Any, files: dict[str, Path | None]) -> None:
-    from .configuration import rendered, values_of
-
-    path = files.pop("save-config")
-    if path is not None:
-        named = {key: str(value) for key, value in files.items() if value is not None}
-        write_text(path, rendered(values_of(job) | named, path))
-
-
 # ---- verbs --------------------------------------------------------------------------------------
 
 
@@ -181,8 +150,8 @@ def analyze(model: Path, normalization: Normalization, shapes: tuple[str, ...], 
 @main.command()
 @click.argument("model", type=MODEL)
 @click.option("-o", "--output", type=MODEL, required=True, help="The pruned ONNX file.")
-@click.option("--config", type=MODEL, is_eager=True, expose_value=False, callback=_defaults_from, help="Options from a file.")
-@click.option("--save-config", type=MODEL, help="Write all options of the run; with --config by default beside the output.")
+@CONFIG
+@SAVE_CONFIG
 @click.option("--target", "targets", multiple=True, metavar="KIND=VALUE", help="macs=0.5, params=300K, bytes=2MB, channels=0.7.")
 @click.option("--recipe", default=DEFAULTS.recipe, metavar="fast|balanced|best", help="Names the passes left open.")
 @click.option("--importance", default=DEFAULTS.importance, metavar="SPEC", help="How channels are scored.")
@@ -197,7 +166,7 @@ def analyze(model: Path, normalization: Normalization, shapes: tuple[str, ...], 
 @click.option("--plan", "plan_to", type=MODEL, help="Write the plan: what was kept of every group.")
 @click.option("--eval", metavar="FILE.npz|MODULE:FUNCTION", help="Measure accuracy on labelled samples, or by a function.")
 @click.option("--measure/--no-measure", help="Measure latency before and after.")
-@click.option("--threads", default=1, show_default=True, type=NUMBER, help="For --measure.")
+@click.option("--threads", default=1, show_default=True, type=THREADS, help="For --measure.")
 @click.option("--require", default="", metavar="METRIC<=VALUE,...", help="Write nothing, exit code 8, where this is not met.")
 @NORMALIZATION
 @click.option(
@@ -207,7 +176,7 @@ def analyze(model: Path, normalization: Normalization, shapes: tuple[str, ...], 
     show_default=True,
     help="What becomes of operators without a rule.",
 )
-@click.option("--verify/--no-verify", default=DEFAULTS.verify, help="Leave out the proof.")
+@click.option("--verify/--no-verify", default=DEFAULTS.verify, help="Prove the result, or do not.")
 @SHAPE
 @JSON
 def prune(
@@ -227,7 +196,7 @@ def prune(
     """Prune a model to a target and prove that the result equals the masked original."""
     from . import run as runs
 
-    files = {"output": output, "plan": plan_to, "save-config": save_config or _config_beside(output)}
+    files = {"output": output, "plan": plan_to, "save-config": save_config or config_beside(output)}
     for path in (*files.values(), json_path(json_to)):
         check_output(path)
     job = runs.Job(str(model), Options(**options, repair=named_repairs(repair)), shapes, eval, measure, threads, require)
@@ -235,7 +204,7 @@ def prune(
         outcome = runs.run(job, describe(bar))
     if not outcome.unmet:
         outcome.write(output, plan_to)
-        _save_config(job, files)
+        write_config(job, files)
     sizes = outcome.sizes(output)
     from . import tables
 
@@ -298,7 +267,7 @@ def verify(model: Path, plan: Path, pruned: Path, seed: int, shapes: tuple[str, 
 @main.command()
 @click.argument("models", nargs=-1, required=True, type=MODEL)
 @click.option("--backend", type=click.Choice(["onnxruntime"]), default="onnxruntime", show_default=True)
-@click.option("--threads", default=1, show_default=True, type=NUMBER, help="0: the runtime decides.")
+@click.option("--threads", default=1, show_default=True, type=THREADS, help="0: the runtime decides.")
 @click.option("--batch", default=1, show_default=True, type=COUNT, help="For models with a dynamic batch.")
 @SHAPE
 @JSON
@@ -339,7 +308,7 @@ def diff(model: Path, pruned: Path, json_to: str | None) -> None:
 @click.option("--align", default=str(DEFAULTS.align), show_default=True, metavar="auto|N", help="Step of channel counts.")
 @click.option("--keep", multiple=True, metavar="REGEX", help="Leave matching groups, tensors or nodes as they are.")
 @click.option("--seed", default=DEFAULTS.seed, show_default=True, type=NUMBER, help="For random scores and samples.")
-@click.option("--threads", default=1, show_default=True, type=NUMBER, help="For the latency.")
+@click.option("--threads", default=1, show_default=True, type=THREADS, help="For the latency.")
 @click.option("--plot", "plot_to", type=MODEL, metavar="FILE.svg|png|pdf", help="Draw the curves (extra plots).")
 @NORMALIZATION
 @SHAPE

@@ -73,9 +73,11 @@ def validated(document: Document, model: type[BaseModel]) -> dict[str, Any]:
         problems: dict[Place, list[str]] = {}
         for item in error.errors(include_url=False):
             place = document.known(item["loc"])
+            if len(problems) >= _SHOWN and place not in problems:
+                break
             problems.setdefault(place, []).append(_problem(item, model))
         texts = [_described(document, place, messages) for place, messages in problems.items()]
-        raise UsageError("\n".join(texts[:_SHOWN])) from error
+        raise UsageError("\n".join(texts)) from error
 
 
 def _described(document: Document, place: Place, messages: list[str]) -> str:

@@ -10,12 +10,15 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .errors import UsageError
 from .terminal import check_output, progress, report, write_text
+
+if TYPE_CHECKING:
+    from .run import Job
 
 MODEL = click.Path(path_type=Path)
 KINDS = ("config", "batch", "plan")
@@ -23,6 +26,47 @@ KINDS = ("config", "batch", "plan")
 
 _EXAMPLES = 5
 """Groups that a new configuration names."""
+
+
+def _defaults_from(context: click.Context, parameter: click.Parameter, path: Path | None) -> None:
+    """Take a configuration's values where the command line says nothing."""
+    if path is None:
+        return
+    from .configuration import read_configuration
+
+    values = read_configuration(path)
+    names = {max(p.opts, key=len).removeprefix("--"): p.name for p in context.command.params}
+    context.default_map = {str(names[key]): value for key, value in values.items()}
+    context.obj = path
+
+
+CONFIG = click.option(
+    "--config", type=MODEL, is_eager=True, expose_value=False, callback=_defaults_from, help="Options from a YAML or TOML file."
+)
+SAVE_CONFIG = click.option(
+    "--save-config", type=MODEL, help="Write all options of the run; with --config by default beside the output."
+)
+
+
+def config_beside(output: Path) -> Path | None:
+    """Where a run that reads a configuration writes all its options.  Raises UsageError where that is what it reads."""
+    source: Path | None = click.get_current_context().obj
+    if source is None:
+        return None
+    beside = output.with_suffix(".config" + source.suffix)
+    if beside.resolve() == source.resolve():
+        raise UsageError(f"{beside}: all options of the run would overwrite the configuration; name another --save-config")
+    return beside
+
+
+def write_config(job: Job, files: dict[str, Path | None]) -> None:
+    """Write all options of a run, with the files that it writes, to the one that `save-config` names, if any."""
+    from .configuration import rendered, values_of
+
+    path = files.pop("save-config")
+    if path is not None:
+        named = {key: str(value) for key, value in files.items() if value is not None}
+        write_text(path, rendered(values_of(job) | named, path))
 
 
 @click.command()
@@ -95,7 +139,7 @@ def option_helps() -> dict[str, str]:
     for parameter in prune.params:
         if isinstance(parameter, click.Option):
             texts[max(parameter.opts, key=len).removeprefix("--")] = parameter.help or ""
-    return texts | {"verify": "Prove the result."}
+    return texts
 
 
 @click.command()

@@ -49,6 +49,8 @@ def content_digest(text: str) -> str:
 
 
 def _digest(path: Path) -> str:
+    if not path.is_file() and not path.is_dir():
+        raise InvalidModelError(f"{path}: there is no such file or folder")
     try:
         found = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else _with_external(path)
         parts = [f"{os.path.relpath(each, path)} {_file(each, each.stat().st_mtime_ns, each.stat().st_size)}" for each in found]

@@ -18,7 +18,9 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from .errors import UsageError
 
-MOST_BYTES = 2**20
+MOST_BYTES = {"YAML": 2**18, "TOML": 2**16}
+"""The readers take seconds for files of this size."""
+
 MOST_VALUES = 100_000
 """Values in one file, those that aliases repeat counted each time."""
 
@@ -49,19 +51,20 @@ def read_document(path: Path) -> Document:
 
     Raises UsageError with file and line where it cannot be read, is malformed, too large or names a key twice.
     """
+    language = "TOML" if path.suffix == ".toml" else "YAML"
     try:
         with path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
+            data = file.read(MOST_BYTES[language] + 1)
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: cannot read the file: {getattr(error, 'strerror', error)}") from error
-    if len(data) > MOST_BYTES:
-        raise UsageError(f"{path}: larger than {MOST_BYTES >> 20} MiB; that is no configuration")
+    if len(data) > MOST_BYTES[language]:
+        raise UsageError(f"{path}: larger than {MOST_BYTES[language] >> 10} KiB, which is the limit for {language}")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
     try:
-        return _toml(path, text) if path.suffix == ".toml" else _yaml(path, text)
+        return _toml(path, text) if language == "TOML" else _yaml(path, text)
     except RecursionError as error:
         raise UsageError(f"{path}: nested too deeply") from error
 
@@ -126,7 +129,13 @@ _HEADER = re.compile(rf"\s*(\[\[?)\s*({_PART}(?:\s*\.\s*{_PART})*)\s*\]")
 _ASSIGNMENT = re.compile(rf"\s*({_PART}(?:\s*\.\s*{_PART})*)\s*=")
 
 
+_ENDLESS = re.compile(r"^[\s\[]*(?:[A-Za-z0-9_-]+\s*\.\s*){100}", re.MULTILINE)
+"""A dotted key for which tomllib takes a time that grows with the square."""
+
+
 def _toml(path: Path, text: str) -> Document:
+    if _ENDLESS.search(text):
+        raise UsageError(f"{path}: nested too deeply")
     try:
         value = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

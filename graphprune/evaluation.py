@@ -32,7 +32,7 @@ def evaluator(source: str, graph: Graph) -> Callable[[ModelProto], float]:
         return lambda model: accuracy(model, samples)
     function = imported(source)
     if not callable(function):
-        raise UsageError(f"{source}: a {type(function).__name__} cannot be called; --eval takes a function of an ONNX model")
+        raise UsageError(f"{source}: it is of type {type(function).__name__}; --eval takes a function of an ONNX model")
     return lambda model: _score(source, function, model)
 
 

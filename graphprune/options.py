@@ -16,6 +16,9 @@ from .errors import UsageError
 Normalization = Literal["pin", "kept"]
 """What becomes of channels that a normalisation averages over: pinned, or free with averages over what is kept."""
 
+MOST_THREADS = 1024
+"""For measuring; more would only stop the machine."""
+
 
 @dataclass(frozen=True)
 class Options:

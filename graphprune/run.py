@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from .errors import RequirementError, UsageError
-from .options import Options
+from .options import MOST_THREADS, Options
 from .requirements import Checked, Requirement, check, needs, parse_requirements
 from .terminal import file_size, sizes_of_inputs, source_size, write_text
 
@@ -36,7 +36,7 @@ class Job:
     eval: str | None = None
     """An .npz with labels, or an import string of a function that scores a model."""
     measure: bool = False
-    threads: Annotated[int, Ge(0)] = 1
+    threads: Annotated[int, Ge(0), Le(MOST_THREADS)] = 1
     require: str = ""
     """Requirements, joined by commas (`graphprune.requirements`)."""
 

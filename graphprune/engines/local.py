@@ -15,7 +15,6 @@ from graphprune.worker import Report, Task, end_with_parent, work
 
 from .base import Engine
 
-
 PRELOADED = ["graphprune.pipeline", "graphprune.tables", "graphprune.evaluation", "graphprune.engines.local"]
 """What every job imports: once, in the process that theirs are forked from."""
 
