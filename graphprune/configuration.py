@@ -75,7 +75,7 @@ def validated(document: Document, model: type[BaseModel]) -> dict[str, Any]:
             place = document.known(item["loc"])
             if len(problems) >= _SHOWN and place not in problems:
                 break
-            problems.setdefault(place, []).append(_problem(item, model))
+            problems.setdefault(place or item["loc"][:1], []).append(_problem(item, model))
         texts = [_described(document, place, messages) for place, messages in problems.items()]
         raise UsageError("\n".join(texts)) from error
 

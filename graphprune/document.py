@@ -144,7 +144,11 @@ def _toml(path: Path, text: str) -> Document:
         raise UsageError(f"{path}{line}: not valid TOML: {error}") from error
     except ValueError as error:  # a date or number that is none
         raise UsageError(f"{path}: not valid TOML: {error}") from error
-    return Document(path, value, dict(_toml_lines(text)))
+    lines: dict[Place, int] = {}
+    for place, line in _toml_lines(text):
+        for size in range(1, len(place) + 1):
+            lines.setdefault(place[:size], line)
+    return Document(path, value, lines)
 
 
 def _toml_lines(text: str) -> Iterator[tuple[Place, int]]:
