@@ -116,8 +116,8 @@ def _sweep(folder: Path) -> None:
     """Throw away what was not finished."""
     unfinished = folder / "unfinished"
     if unfinished.is_dir() and not unfinished.is_symlink():
-        shutil.rmtree(unfinished)
-    unfinished.mkdir()
+        shutil.rmtree(unfinished, ignore_errors=True)  # a process that another batch left on a cluster may still write there
+    unfinished.mkdir(exist_ok=True)
 
 
 def _prepared(batch: Batch, folder: Path) -> tuple[list[Record], list[Task]]:

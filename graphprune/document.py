@@ -145,9 +145,9 @@ def _toml(path: Path, text: str) -> Document:
     except ValueError as error:  # a date or number that is none
         raise UsageError(f"{path}: not valid TOML: {error}") from error
     lines: dict[Place, int] = {}
-    for place, line in _toml_lines(text):
+    for place, number in _toml_lines(text):
         for size in range(1, len(place) + 1):
-            lines.setdefault(place[:size], line)
+            lines.setdefault(place[:size], number)
     return Document(path, value, lines)
 
 

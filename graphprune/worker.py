@@ -13,7 +13,6 @@ import resource
 import shutil
 import threading
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -63,13 +62,15 @@ class Report:
 
 def work(task: Task) -> Report:
     """Do a job; its result appears in one step.  What it prints goes to `logs/`, since standard output is the table's."""
+    if task.result.is_dir():  # on a cluster a process of a batch that was killed may have been faster
+        return Report("done")
     task.log.write("job_started", job=task.name, digest=task.digest, attempt=task.attempt)
     start = time.monotonic()
     _capture_output(task.folder / "logs" / f"{task.digest}.log")
     if task.memory is not None:
         _limit_memory(task.memory)
     try:
-        _work(task, start)
+        is_first = _work(task, start)
     except GraphpruneError as error:
         return Report("failed", str(error), int(error.exit_code))
     except MemoryError:
@@ -78,7 +79,8 @@ def work(task: Task) -> Report:
         return Report("failed", "the model is nested too deeply", int(ExitCode.INVALID_MODEL))
     except Exception as error:  # a bug must not stop the other jobs
         return Report("failed", f"internal error ({type(error).__name__}: {error})", int(ExitCode.INTERNAL))
-    task.log.write("job_finished", job=task.name, digest=task.digest, seconds=round(time.monotonic() - start, 3))
+    event = "job_finished" if is_first else "job_reused"
+    task.log.write(event, job=task.name, digest=task.digest, seconds=round(time.monotonic() - start, 3))
     return Report("done")
 
 
@@ -87,7 +89,8 @@ def _over_memory(task: Task) -> str:
     return f"out of memory: the job needs more than {limit}"
 
 
-def _work(task: Task, start: float) -> None:
+def _work(task: Task, start: float) -> bool:
+    """Whether the result is this process's, and not that of another that was faster."""
     unfinished = task.folder / "unfinished" / f"{task.digest}-{os.getpid()}-{task.attempt}"
     unfinished.mkdir()
     try:
@@ -100,25 +103,26 @@ def _work(task: Task, start: float) -> None:
         write_text(unfinished / "config.yaml", rendered(values, task.result / "config.yaml"))
         if job_digest(task.job) != task.digest:
             raise UsageError("the model or its data changed while the job ran; resume the batch")
-        _publish(unfinished, task.result)
+        return _publish(unfinished, task.result)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _publish(unfinished: Path, result: Path) -> None:
-    """Move a folder to its place, on disk before it is there; where another process was first, its result stays."""
+def _publish(unfinished: Path, result: Path) -> bool:
+    """Move a folder to its place, on disk before it is there; False where another process was first, whose result stays."""
     for path in (*unfinished.iterdir(), unfinished):
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
-    with suppress(FileExistsError):
-        try:
-            os.rename(unfinished, result)
-        except OSError as error:
-            if not result.is_dir():
-                raise UsageError(f"{result}: cannot write there: {error.strerror}") from error
+    try:
+        os.rename(unfinished, result)
+    except OSError as error:
+        if not result.is_dir():
+            raise UsageError(f"{result}: cannot write there: {error.strerror}") from error
+        return False
+    return True
 
 
 def _capture_output(path: Path) -> None:

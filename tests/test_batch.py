@@ -495,6 +495,22 @@ def test_nothing_stays_behind_when_only_the_main_process_is_killed(place: Path, 
     check_log(out, 1)
 
 
+def test_a_result_that_another_process_had_first_stays(tmp_path: Path) -> None:
+    """On a cluster a process of a killed batch may still be at work."""
+    from graphprune.worker import _publish
+
+    unfinished, result = tmp_path / "unfinished", tmp_path / "result"
+    for folder, text in ((unfinished, "late"), (result, "first")):
+        folder.mkdir()
+        (folder / "model.onnx").write_text(text)
+    assert not _publish(unfinished, result)
+    assert (result / "model.onnx").read_text() == "first"
+    assert _publish(unfinished, tmp_path / "other")
+    assert (tmp_path / "other" / "model.onnx").read_text() == "late"
+    with pytest.raises(UsageError, match="cannot write there"):
+        _publish(tmp_path / "other", tmp_path / "gone" / "result")
+
+
 # ---- Ray ----------------------------------------------------------------------------------------
 
 
@@ -548,7 +564,8 @@ def test_ray_with_a_worker_killed_and_the_driver_killed(place: Path) -> None:
     check_whole(out)
     out = place / "again"
     process = start(path, "-o", out, "--engine", "ray", "--workers", "2", "--resume")
-    time.sleep(4)
+    while not (out / "events.jsonl").exists() or len(events(out, "job_finished")) < 3:
+        time.sleep(0.1)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     process = start(path, "-o", out, "--engine", "ray", "--workers", "2", "--resume")
