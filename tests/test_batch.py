@@ -450,7 +450,7 @@ def test_killed_again_and_again(place: Path) -> None:
     out = place / "out"
     for _ in range(5):
         process = start(path, "-o", out, "--resume", "--workers", "2")
-        time.sleep(seeds.uniform(0.3, 2.0))
+        time.sleep(seeds.uniform(0.5, 1.5))
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         check_whole(out)
