@@ -18,6 +18,7 @@ from .cost import Cost
 from .difference import Difference
 from .inference import Analysis
 from .pipeline import Result
+from .requirements import Checked
 
 
 def amount(value: float) -> str:
@@ -59,8 +60,23 @@ def recipe_line(result: Result) -> str:
     return f"recipe {options['recipe']}: {', '.join(passes)} ({repaired}{hint})"
 
 
+def requirements_table(requirements: Sequence[Checked]) -> Table:
+    """What was required, what was measured, and whether that will do."""
+    table = Table(title="requirements", title_justify="left")
+    for name in ("required", "measured", ""):
+        table.add_column(name, justify="right" if name == "measured" else "left")
+    for item in requirements:
+        measured = f"{item.measured:.4g}{'x' if item.unit == 'share' else ''}"
+        table.add_row(item.requirement, measured, "met" if item.passed else "not met")
+    return table
+
+
 def prune_json(
-    result: Result, sizes: tuple[int, int], latency: Sequence[Latency] = (), accuracies: Sequence[float] = ()
+    result: Result,
+    sizes: tuple[int, int],
+    latency: Sequence[Latency] = (),
+    accuracies: Sequence[float] = (),
+    requirements: Sequence[Checked] = (),
 ) -> dict[str, Any]:
     """The same for scripts."""
     report: dict[str, Any] = {
@@ -78,6 +94,8 @@ def prune_json(
         report["latency"] = {"before": latency[0].as_dict(), "after": latency[1].as_dict()}
     if accuracies:
         report["accuracy"] = {"before": accuracies[0], "after": accuracies[1]}
+    if requirements:
+        report["requirements"] = [asdict(item) for item in requirements]
     return report
 
 

@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from .cost import KINDS, Cost
 from .errors import UsageError
 
-_UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-_TIMES = {"": 1.0, "NS": 1.0, "US": 1e3, "MS": 1e6, "S": 1e9}
+UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+"""What a number may be followed by, in capitals."""
+
+TIMES = {"": 1.0, "NS": 1.0, "US": 1e3, "MS": 1e6, "S": 1e9}
+"""The same for latencies, in nanoseconds."""
+
 _VALUE = re.compile(r"([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Z]*)")
 
 
@@ -42,7 +46,7 @@ def parse_target(text: str) -> Target:
     if kind not in KINDS:
         raise UsageError(f"target {text!r}: unknown kind {kind!r}; there are: {', '.join(KINDS)}")
     match = _VALUE.fullmatch(value)
-    units = _TIMES if kind == "latency" else _UNITS
+    units = TIMES if kind == "latency" else UNITS
     if not match or match[2].upper() not in units:
         known = "ms, us, s" if kind == "latency" else "K, M, G, KB, MB, ..."
         raise UsageError(f"target {text!r}: {value!r} is neither a fraction nor a number with a unit ({known})")

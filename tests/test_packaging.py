@@ -87,7 +87,7 @@ def test_heavy_libraries_are_no_requirements(setup: configparser.ConfigParser) -
 def test_every_import_of_a_library_is_declared(setup: configparser.ConfigParser) -> None:
     required = {line.split(">")[0].strip() for line in lines(setup["options"]["install_requires"])}
     provided = {name.replace("-", "_") for name in required}
-    comes_with = {"google": "onnx", "onnx_ir": "onnxscript"}
+    comes_with = {"google": "onnx", "onnx_ir": "onnxscript", "yaml": "pyyaml"}
     behind_an_extra = {
         "graphprune/differentiable.py": "torch",
         "graphprune/torch_functions.py": "torch",
