@@ -43,9 +43,9 @@ def prune_table(
         share = f"{after / before:.1%}" if before else "-"
         table.add_row(title, amount(before), amount(after), share, wished.get(kind, ""))
     table.add_row("file size", amount(sizes[0]) + "B", amount(sizes[1]) + "B", f"{sizes[1] / max(1, sizes[0]):.1%}", "")
-    if latency:
-        old, new = (f"{item.median_ms:.3g} ms" for item in latency)
-        table.add_row("latency", old, new, f"{latency[1].median_ms / latency[0].median_ms:.1%}", "")
+    old, new = (item.median_ms for item in latency) if latency else (result.before.latency / 1e6, result.after.latency / 1e6)
+    if old:
+        table.add_row("latency", f"{old:.3g} ms", f"{new:.3g} ms", f"{new / old:.1%}", wished.get("latency", ""))
     if accuracies:
         table.add_row("accuracy", *(f"{value:.2%}" for value in accuracies), f"{accuracies[1] - accuracies[0]:+.2%}", "")
     return table

@@ -56,7 +56,8 @@ def parse_target(text: str) -> Target:
     if kind == "channels" and number > 1:
         return Target(kind, number, absolute=True)
     if not 0 < number <= 1:
+        example = "8ms" if kind == "latency" else "300M"
         raise UsageError(
-            f"target {text!r}: a fraction lies above 0 and is at most 1; write a unit for absolute numbers (300M, 8ms)"
+            f"target {text!r}: a fraction lies above 0 and is at most 1; write a unit for absolute numbers ({example})"
         )
     return Target(kind, number)

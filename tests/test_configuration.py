@@ -233,8 +233,10 @@ def test_quoted_text_reads_back_in_both_languages(text: str) -> None:
 
 @pytest.mark.parametrize("suffix", [".yaml", ".toml"])
 def test_what_was_written_reads_back(tmp_path: Path, suffix: str) -> None:
-    options = Options(("macs=0.5",), calibration=str(tmp_path / "c.npz"), keep=("^a\\.b$", 'q"ü\n'), align="8", repair=())
-    job = Job(str(tmp_path / "m" / "model.onnx"), options, ("x=1,2",), "module:function", True, 2, "macs<=1x")
+    options = Options(
+        ("macs=0.5",), calibration=str(tmp_path / "c.npz"), keep=("^a\\.b$", 'q"ü\n'), align="8", repair=(), threads=2
+    )
+    job = Job(str(tmp_path / "m" / "model.onnx"), options, ("x=1,2",), "module:function", True, "macs<=1x")
     path = tmp_path / "out" / f"c{suffix}"
     path.parent.mkdir()
     path.write_text(rendered(values_of(job), path))

@@ -62,6 +62,7 @@ def test_every_option_that_decides_about_the_result_is_recorded() -> None:
         "mode": "coupled",
         "masks": "nested",
         "seed": 7,
+        "threads": 1,
         "normalization": "pin",
         "on_unsupported": "pin",
     }
