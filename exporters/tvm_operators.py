@@ -173,9 +173,7 @@ def product(data: Expr, weight: Expr, shape: list[Any], tile: Tile) -> Expr:
         *row, c = index
         return te.sum(data[(*row, k)] * weight[c // lanes, k, c % lanes], axis=k)
 
-    full = te.compute(
-        [*shape[:-2], rows, blocks * lanes], element, name="contraction", attrs={TILE: [tile.positions, lanes]}
-    )
+    full = te.compute([*shape[:-2], rows, blocks * lanes], element, name="contraction", attrs={TILE: [tile.positions, lanes]})
     return _cut(full, shape)
 
 

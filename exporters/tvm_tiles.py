@@ -41,7 +41,7 @@ def product_tile(machine: Machine, width: int, channels: int) -> Tile:
         for vectors in range(1, machine.registers // 2 + 1)
         if positions * vectors + vectors + 1 <= machine.registers
     ]
-    return min(tiles, key=lambda tile: (_cycles(machine, tile, width, channels), -tile.lanes, -tile.positions))
+    return min(tiles, key=lambda tile: (_cycles(machine, tile, width, channels), -tile.positions))
 
 
 def _cycles(machine: Machine, tile: Tile, width: int, channels: int) -> float:
