@@ -19,7 +19,7 @@ import numpy as np
 from onnx import ModelProto, helper
 
 from graphprune.branches import with_branches
-from graphprune.errors import InvalidModelError, ProofError, UsageError
+from graphprune.errors import ProofError, UsageError
 from graphprune.extras import require
 from graphprune.graph import Array, Graph
 from graphprune.model_file import atomic_file
@@ -93,10 +93,7 @@ class TvmExporter(Exporter):
         start = time.perf_counter()
         step("compiling")
         module = tvm_module.scheduled(module, target)
-        try:
-            executable = tvm_module.built(module, target)
-        except Exception as error:  # TVM raises many unrelated types
-            raise InvalidModelError(f"TVM cannot compile the model: {tvm_module.first_line(error)}") from error
+        executable = tvm_module.built(module, target)
         with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
             library = Path(folder) / f"library{path.suffix}"
             executable.export_library(str(library), **({"fcompile": link} if link else {}))

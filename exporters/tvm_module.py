@@ -72,16 +72,16 @@ def unsupported(model: ModelProto) -> set[str]:
 
 
 def lowered(module: Module, target: Any) -> Module:
-    """Fused loop functions without a schedule, contractions packed for the target's vector unit."""
+    """Fused loop functions without a schedule, contractions packed for the target's vector unit.  Raises InvalidModelError."""
     passes = relax.transform
     steps = [
         passes.DecomposeOpsForInference(),
         passes.CanonicalizeBindings(),
-        folded_layouts,
+        simplified,
         passes.FoldConstant(),
         passes.ConvertLayout({"relax.nn.conv2d": ["NHWC", "OHWI"]}),
         passes.CanonicalizeBindings(),
-        folded_layouts,
+        simplified,
         passes.FoldConstant(),
         passes.LegalizeOps(lowerings(machine_of(target))),
         passes.AnnotateTIROpPattern(),
@@ -90,8 +90,11 @@ def lowered(module: Module, target: Any) -> Module:
         passes.FuseTIR(),
         passes.DeadCodeElimination(),
     ]
-    with target:
-        return tvm.transform.Sequential(steps)(module)
+    try:
+        with target:
+            return tvm.transform.Sequential(steps)(module)
+    except Exception as error:  # TVM raises many unrelated types
+        raise InvalidModelError(f"TVM cannot compile the model: {first_line(error)}") from error
 
 
 def scheduled(module: Module, target: Any) -> Module:
@@ -101,8 +104,11 @@ def scheduled(module: Module, target: Any) -> Module:
 
 
 def built(module: Module, target: Any) -> Any:
-    """Machine code for a scheduled module."""
-    return tvm.compile(module, target=target)
+    """Machine code for a scheduled module.  Raises InvalidModelError."""
+    try:
+        return tvm.compile(module, target=target)
+    except Exception as error:  # TVM raises many unrelated types
+        raise InvalidModelError(f"TVM cannot compile the model: {first_line(error)}") from error
 
 
 def kernels(module: Module) -> list[str]:
@@ -122,35 +128,57 @@ def runs_here(target: Any, same_family: bool) -> bool:
 
 
 @relax.expr_functor.mutator
-class _Layouts(relax.PyExprMutator):  # type: ignore[misc]
-    """Transposes and reshapes of constants, computed here: TVM compiles a function for each."""
+class _Simpler(relax.PyExprMutator):  # type: ignore[misc]
+    """What TVM's own passes leave: see `simplified`."""
 
     def visit_call_(self, call: Any) -> Any:
         call = self.visit_expr_post_order(call)
         name = getattr(call.op, "name", "")
-        if name not in ("relax.permute_dims", "relax.reshape"):
+        if name == "relax.call_tir":
+            return self._bound(call)
+        if name not in FOLDED:
             return call
-        source = call.args[0]
-        if isinstance(source, relax.Var):
-            source = self.lookup_binding(source)
-        if not isinstance(source, GenericConst):
-            return call
-        values = source.value.numpy()
-        if name == "relax.permute_dims":
-            axes = call.attrs.axes
-            return relax.const(np.ascontiguousarray(values.transpose(None if axes is None else [int(axis) for axis in axes])))
+        values = [self._constant(argument) for argument in call.args if isinstance(argument, GenericConst | relax.Var)]
         shape = call.ty.shape
-        if shape is None or not all(isinstance(size, tvm.tirx.IntImm) for size in shape):
+        if any(value is None for value in values) or not values or not isinstance(shape, relax.ShapeExpr):
             return call
-        return relax.const(values.reshape([int(size) for size in shape]))
+        if not all(isinstance(size, tvm.tirx.IntImm) for size in shape):
+            return call
+        return relax.const(np.array(FOLDED[name](call, [int(size) for size in shape], *values), order="C"))
+
+    def _constant(self, argument: Any) -> Any:
+        """The values of a constant; None for anything else."""
+        if isinstance(argument, relax.Var):
+            argument = self.lookup_binding(argument)
+        return argument.value.numpy() if isinstance(argument, GenericConst) else None
+
+    def _bound(self, call: Any) -> Any:
+        """A limit of Clip, which the importer writes as a loop function, as an operator, of full rank: layouts pass through it."""
+        name = call.args[0].name_hint.rstrip("0123456789")
+        arguments = list(call.args[1]) if isinstance(call.args[1], relax.Tuple) else []
+        if name not in ("maximum", "minimum") or len(arguments) != 2:
+            return call
+        limit = self._constant(arguments[1])
+        if limit is None or limit.ndim:
+            return call
+        return getattr(relax.op, name)(arguments[0], relax.const(limit.reshape([1] * len(call.ty.shape))))
 
 
-@tvm.transform.module_pass(opt_level=0, name="FoldedLayouts")
-def folded_layouts(module: Module, context: Any) -> Module:
-    """Fold transposes and reshapes of constants."""
+FOLDED: dict[str, Any] = {
+    "relax.permute_dims": lambda call, shape, value: value.transpose(call.attrs.axes and [int(axis) for axis in call.attrs.axes]),
+    "relax.reshape": lambda call, shape, value: value.reshape(shape),
+    "relax.isnan": lambda call, shape, value: np.isnan(value),
+    "relax.where": lambda call, shape, condition, left, right: np.where(condition, left, right),
+}
+"""Operators on constants that are computed here, since TVM compiles a function for each."""
+
+
+@tvm.transform.module_pass(opt_level=0, name="Simplified")
+def simplified(module: Module, context: Any) -> Module:
+    """Fold operators on constants; write Clip in operators."""
     for name, function in module.functions_items():
         if isinstance(function, relax.Function):
-            module.update_func(name, _Layouts(module).visit_expr(function))
+            module.update_func(name, _Simpler(module).visit_expr(function))
     return relax.transform.CanonicalizeBindings()(module)
 
 

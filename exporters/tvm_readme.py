@@ -96,7 +96,7 @@ def program(stem: str, signature: Mapping[str, Any]) -> str:
         lines.append(
             f"  Tensor input{k} = Tensor::FromNDAlloc(Memory(), {{{shape}}}, DLDataType{{{kind}, {_bits(entry['type'])}, 1}}, "
             "DLDevice{kDLCPU, 0});\n"
-            f"  std::memset(input{k}.data_ptr(), 0, tvm::ffi::GetDataSize(*input{k}.operator->()));\n"
+            f"  std::memset(input{k}.data_ptr(), 0, tvm::ffi::GetDataSize(input{k}));\n"
         )
     arguments = ", ".join(f"input{k}" for k in range(len(signature["inputs"])))
     many = len(signature["outputs"]) > 1

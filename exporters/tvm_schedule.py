@@ -5,6 +5,7 @@ As they are written, TVM's loops run 15 to 100 times slower than ONNX Runtime.  
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,11 +151,19 @@ def _channels(schedule: Any, block: Block) -> int:
 
 
 def _tile(schedule: Any, block: Block, channels: int, lanes: int, machine: Machine) -> None:
-    """Unroll the positions and make the channels a vector, unless the last block of `channels` is not full."""
+    """Unroll the positions and make the channels vectors, unless the last block of `channels` is not full.
+
+    A vector of three registers, which LLVM handles badly, is written as three vectors.
+    """
     *_, position, channel = schedule.get_loops(block)
     schedule.unroll(position)
-    if machine.floats > 1 and channels and (channels % lanes == 0 or channels < lanes):
-        schedule.vectorize(channel)
+    if not channels or (channels % lanes and channels > lanes):
+        return
+    width = math.gcd(min(channels, lanes), machine.floats)
+    if width > 1:
+        vectors, vector = schedule.split(channel, [None, width])
+        schedule.unroll(vectors)
+        schedule.vectorize(vector)
 
 
 # ---- everything else ------------------------------------------------------------------------------
