@@ -12,7 +12,7 @@ from typing import Any
 
 from onnx import ModelProto
 
-from graphprune.extras import require
+from graphprune.extras import need
 from graphprune.graph import Array
 
 
@@ -21,7 +21,7 @@ def prepare(model: ModelProto, feeds: Mapping[str, Array], threads: int) -> Call
 
     Raises InvalidModelError for operators that TVM does not know, and MissingExtraError.
     """
-    require("tvm", "tvm")
+    need("tvm")
     from graphprune.normalize import fix_input_shapes
     from graphprune.pipeline import load
 
@@ -49,7 +49,7 @@ def loaded(library: Any, threads: int) -> Callable[[Mapping[str, Array]], list[A
 
 def bound(library: Any, feeds: Mapping[str, Array], threads: int) -> Callable[[], Any]:
     """A library with inputs given to it; the result runs it once."""
-    tvm = require("tvm", "tvm")
+    tvm = need("tvm")
     from tvm import relax
 
     _use_threads(threads)
@@ -60,6 +60,6 @@ def bound(library: Any, feeds: Mapping[str, Array], threads: int) -> Callable[[]
 
 def _use_threads(threads: int) -> None:
     """The size of TVM's thread pool, which all its models share; 0 is every core."""
-    tvm = require("tvm", "tvm")
+    tvm = need("tvm")
     big = 1
     tvm.get_global_func("runtime.config_threadpool")(big, threads or os.cpu_count() or 1)

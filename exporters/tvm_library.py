@@ -20,7 +20,7 @@ from onnx import ModelProto, helper
 
 from graphprune.branches import with_branches
 from graphprune.errors import ProofError, UsageError
-from graphprune.extras import require
+from graphprune.extras import need, require
 from graphprune.graph import Array, Graph
 from graphprune.model_file import atomic_file
 from graphprune.runtime import random_inputs, run
@@ -83,6 +83,8 @@ class TvmExporter(Exporter):
         options, link = self.check(path)
         from . import tvm_module
 
+        if self.tune_trials or self.tune_seconds:
+            refuse_dynamic(graph)
         target = tvm_module.target_of(options)
         model = with_branches(graph.model)
         start = time.perf_counter()
@@ -112,7 +114,7 @@ class TvmExporter(Exporter):
         options = target_options(self.target, self.threads)
         if path.suffix not in (".so", ".tar"):
             raise UsageError(f"{path}: the output is a library NAME.so, or NAME.tar with the objects to link elsewhere")
-        require("tvm", "tvm")
+        need("tvm")
         return options, linker(path, options)
 
     def _tuned(self, module: Any, options: Mapping[str, Any], step: Callable[[str], None]) -> tuple[Any, int]:
@@ -122,6 +124,17 @@ class TvmExporter(Exporter):
         from . import tvm_tuning
 
         return tvm_tuning.tuned(module, options, self.tune_trials, self.tune_seconds, self.database, step)
+
+
+def refuse_dynamic(graph: Graph) -> None:
+    """Raises UsageError where an input has a dynamic size: schedules are measured with real sizes."""
+    for value in graph.inputs:
+        open_ = [dim.dim_param or "?" for dim in value.type.tensor_type.shape.dim if not dim.HasField("dim_value")]
+        if open_:
+            sizes = ", ".join(open_)
+            raise UsageError(
+                f"tuning needs fixed sizes; input {value.name!r} has dynamic ones ({sizes}): give them by --input-shape"
+            )
 
 
 def linker(path: Path, options: Mapping[str, Any]) -> Any:

@@ -153,7 +153,7 @@ class _Simpler(relax.PyExprMutator):  # type: ignore[misc]
         return argument.value.numpy() if isinstance(argument, GenericConst) else None
 
     def _bound(self, call: Any) -> Any:
-        """A limit of Clip, which the importer writes as a loop function, as an operator, of full rank: layouts pass through it."""
+        """A limit of Clip, which the importer writes as a loop function, as an operator of full rank: layouts pass through it."""
         name = call.args[0].name_hint.rstrip("0123456789")
         arguments = list(call.args[1]) if isinstance(call.args[1], relax.Tuple) else []
         if name not in ("maximum", "minimum") or len(arguments) != 2:
@@ -165,7 +165,7 @@ class _Simpler(relax.PyExprMutator):  # type: ignore[misc]
 
 
 FOLDED: dict[str, Any] = {
-    "relax.permute_dims": lambda call, shape, value: value.transpose(call.attrs.axes and [int(axis) for axis in call.attrs.axes]),
+    "relax.permute_dims": lambda call, shape, value: value.transpose(None if call.attrs.axes is None else list(call.attrs.axes)),
     "relax.reshape": lambda call, shape, value: value.reshape(shape),
     "relax.isnan": lambda call, shape, value: np.isnan(value),
     "relax.where": lambda call, shape, condition, left, right: np.where(condition, left, right),
@@ -173,7 +173,7 @@ FOLDED: dict[str, Any] = {
 """Operators on constants that are computed here, since TVM compiles a function for each."""
 
 
-@tvm.transform.module_pass(opt_level=0, name="Simplified")
+@tvm.transform.module_pass(opt_level=0, name="Simplified")  # type: ignore[untyped-decorator]
 def simplified(module: Module, context: Any) -> Module:
     """Fold operators on constants; write Clip in operators."""
     for name, function in module.functions_items():

@@ -13,18 +13,19 @@ Compiled by graphprune with TVM for `{target}`.
 |---|---|---|---|
 {rows}
 
-It needs TVM's runtime of the version that compiled it (`libtvm_runtime.so` and `libtvm_ffi.so`, a few megabytes), and no compiler.
+It needs the runtime of the TVM that compiled it (`libtvm_runtime.so` and `libtvm_ffi.so`, a few megabytes), and no compiler.
 {link}
 ## Python
 
-`pip install apache-tvm apache-tvm-ffi`, or apache-tvm-ffi with a `libtvm_runtime.so` of your own, named by the variable `TVM_RUNTIME`. Then:
+`pip install apache-tvm apache-tvm-ffi numpy`; or apache-tvm-ffi and numpy, with a `libtvm_runtime.so` of your own that the
+variable `TVM_RUNTIME` names. Then:
 
 ```sh
 TVM_USE_RUNTIME_LIB=1 python {stem}-run.py inputs.npz outputs.npz --threads 1
 ```
 
-`{stem}-run.py` reads the arrays named above from the .npz, runs, and prints the median time. It is a page long: copy from it what you
-need. `TVM_NUM_THREADS` sets the number of threads in any program.
+`{stem}-run.py` reads the arrays named above from the .npz, runs, and prints the median time. It is a page long: copy from it what
+you need. `TVM_NUM_THREADS` sets the number of threads in any program.
 
 ## C++
 

@@ -74,7 +74,11 @@ def tile_of(function: Any) -> tuple[Tile, tuple[int, int], int] | None:
             positions, lanes = (int(size) for size in statement.annotations[TILE])
             row = statement.writes[0].source.shape[-2]
             length = int(row) if isinstance(row, tirx.IntImm) else positions
-            return Tile(positions, lanes), (length, int(statement.iter_vars[-1].dom.extent)), len(statement.writes[0].source.shape)
+            return (
+                Tile(positions, lanes),
+                (length, int(statement.iter_vars[-1].dom.extent)),
+                len(statement.writes[0].source.shape),
+            )
     return None
 
 

@@ -61,10 +61,10 @@ def _parsed(text: str) -> dict[str, Any]:
 
 
 def _native() -> dict[str, Any]:
-    """This machine, as LLVM sees it."""
+    """The machine that this runs on, as LLVM sees it."""
     from graphprune.extras import require
 
-    codegen = require("tvm.target.codegen", "tvm")
+    codegen: Any = require("tvm.target.codegen", "tvm")
     return {"kind": "llvm", "mtriple": codegen.llvm_get_system_triple(), "mcpu": codegen.llvm_get_system_cpu()}
 
 

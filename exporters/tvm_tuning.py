@@ -31,7 +31,7 @@ from .tvm_schedule import ORDERS, Walk, scheduled, tile_of
 from .tvm_tiles import Machine, machine_of
 
 AT_ONCE = 4
-"""Candidates of one kernel that are measured before the next kernel's turn."""
+"""Candidates of one kernel that are measured before the next kernel's turn, once each has a time."""
 
 REPEATS = 5
 """Each candidate's time is the least of so many samples: other programs only ever add to it."""
@@ -177,7 +177,7 @@ def search(module: Any, target: Any, trials: int, seconds: float, folder: Path, 
     first = 0.0
     while any(kernel.waiting for kernel in kernels):
         for kernel in _turns(kernels):
-            for _ in range(min(AT_ONCE, len(kernel.waiting))):
+            for _ in range(min(AT_ONCE if kernel.seconds else 1, len(kernel.waiting))):
                 if (trials and done >= trials) or (seconds and time.monotonic() - start >= seconds):
                     return
                 done += _try(kernel, kernel.waiting.pop(0), database, target, machine)
@@ -230,9 +230,7 @@ def _try(kernel: Kernel, walk: Walk, database: Any, target: Any, machine: Machin
     arguments = meta_schedule.arg_info.ArgInfo.from_prim_func(kernel.function)
     seconds = _measured(schedule.mod, arguments, target)
     workload = database.commit_workload(_workload(kernel.function))
-    database.commit_tuning_record(
-        meta_schedule.database.TuningRecord(schedule.trace, workload, [seconds], target, arguments)
-    )
+    database.commit_tuning_record(meta_schedule.database.TuningRecord(schedule.trace, workload, [seconds], target, arguments))
     kernel.seconds = min(kernel.seconds or float("inf"), seconds)
     return 1
 
