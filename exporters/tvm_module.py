@@ -167,6 +167,7 @@ class _Simpler(relax.PyExprMutator):  # type: ignore[misc]
 FOLDED: dict[str, Any] = {
     "relax.permute_dims": lambda call, shape, value: value.transpose(None if call.attrs.axes is None else list(call.attrs.axes)),
     "relax.reshape": lambda call, shape, value: value.reshape(shape),
+    "relax.expand_dims": lambda call, shape, value: value.reshape(shape),
     "relax.isnan": lambda call, shape, value: np.isnan(value),
     "relax.where": lambda call, shape, condition, left, right: np.where(condition, left, right),
 }

@@ -30,7 +30,14 @@ OUT_EWISE_FUSABLE = 4
 
 def lowerings(machine: Machine) -> dict[str, Callable[[Any, Any], Any]]:
     """For `relax.transform.LegalizeOps`: how convolutions and products become loops on this machine."""
-    return {"relax.nn.conv2d": _or_usual(_convolution, machine), "relax.matmul": _or_usual(_product, machine)}
+    found = {
+        "relax.nn.conv2d": _convolution,
+        "relax.matmul": _product,
+        "relax.sigmoid": _elementwise("sigmoid", _sigmoid),
+        "relax.nn.silu": _elementwise("silu", lambda x: topi.multiply(x, _sigmoid(x))),
+        "relax.tanh": _elementwise("tanh", topi.fast_tanh),
+    }
+    return {name: _or_usual(lower, machine) for name, lower in found.items()}
 
 
 def _or_usual(lower: Callable[[Machine, Any, Any], Expr | None], machine: Machine) -> Callable[[Any, Any], Expr]:
@@ -39,6 +46,19 @@ def _or_usual(lower: Callable[[Machine, Any, Any], Expr | None], machine: Machin
         return call.op.get_attr("FLegalize")(builder, call) if lowered is None else lowered
 
     return lowering
+
+
+def _elementwise(name: str, compute: Callable[[Any], Any]) -> Callable[[Machine, Any, Any], Expr | None]:
+    """Functions by polynomials, which make vectors; TVM's own call the C library for each element."""
+
+    def lower(machine: Machine, builder: Any, call: Any) -> Expr | None:
+        return builder.call_te(compute, call.args[0], primfunc_name_hint=name) if _is_float(call) else None
+
+    return lower
+
+
+def _sigmoid(x: Expr) -> Expr:
+    return topi.divide(1.0, topi.add(1.0, topi.fast_exp(topi.negative(x))))
 
 
 def _convolution(machine: Machine, builder: Any, call: Any) -> Expr | None:

@@ -249,6 +249,7 @@ def _measured(module: Any, shapes: list[Any], target: Any) -> float:
 
 def main() -> None:
     """The process of its own: a job on standard input, progress on standard output."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     job = json.load(sys.stdin)
     target = tvm.target.Target(job["options"])
     module = tvm.ir.load_json(job["module"])
