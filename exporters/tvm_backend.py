@@ -17,8 +17,9 @@ from graphprune.graph import Array
 
 
 def prepare(model: ModelProto, feeds: Mapping[str, Array], threads: int) -> Callable[[], object]:
-    """Compile a model for this machine, with the sizes of `feeds`; the result runs it once.
+    """TVM, compiled for this machine without tuning.
 
+    The result runs the model once, with the sizes of `feeds` (a backend for `graphprune.bench`).
     Raises InvalidModelError for operators that TVM does not know, and MissingExtraError.
     """
     need("tvm")

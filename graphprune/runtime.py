@@ -46,7 +46,10 @@ def session(model: ModelProto, threads: int = 0, optimize: bool = True) -> onnxr
 
 
 def prepare(model: ModelProto, feeds: Mapping[str, Array], threads: int) -> Callable[[], object]:
-    """ONNX Runtime as a backend to measure: the result runs the model once.  Raises UsageError where it cannot."""
+    """ONNX Runtime on the processor.
+
+    The result runs the model once (a backend for `graphprune.bench`).  Raises UsageError where the model cannot be run.
+    """
     try:
         active = session(model, threads)
         active.run(None, dict(feeds))
