@@ -44,8 +44,8 @@ shared: $(READY)  ## Run the tests on the trained models of $(SHARED)/data
 	@test -d $(SHARED)/data || { echo "$(SHARED)/data is not there: these tests need its models" >&2; exit 1; }
 	$(BIN)/pytest -m shared
 
-frameworks:  ## Test the importers, each framework in an environment of its own (gigabytes of downloads)
-	for each in torch==2.13.0:torch tensorflow:keras jax:jax paddlepaddle:paddle scikit-learn:sklearn; do \
+frameworks:  ## Test importers and TVM, each framework in an environment of its own (gigabytes of downloads)
+	for each in torch==2.13.0:torch tensorflow:keras jax:jax paddlepaddle:paddle scikit-learn:sklearn psutil:tvm; do \
 		name=$${each##*:}; $(PYTHON) -m venv .venv-$$name && .venv-$$name/bin/pip install --quiet $${each%%:*} && \
 		.venv-$$name/bin/pip install --quiet --editable ".[dev,$$name]" && .venv-$$name/bin/pytest -m $$name || exit 1; done
 

@@ -10,6 +10,7 @@ import os
 import sys
 import traceback
 from dataclasses import asdict
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
@@ -21,6 +22,11 @@ from .configuration_commands import CONFIG, SAVE_CONFIG, config_beside, write_co
 from .errors import ExitCode, GraphpruneError
 from .options import MOST_THREADS, Masks, Mode, Normalization, Options
 from .terminal import (
+    COUNT,
+    JSON,
+    MODEL,
+    NUMBER,
+    SHAPE,
     check_output,
     describe,
     file_size,
@@ -34,15 +40,8 @@ from .terminal import (
 from .version import VERSION
 
 DEFAULTS = Options()
-MODEL = click.Path(path_type=Path)
-KINDS = ["importance", "selection", "repair", "importers", "exporters", "operators"]
-COUNT = click.IntRange(min=1)
-NUMBER = click.IntRange(min=0)
 THREADS = click.IntRange(min=0, max=MOST_THREADS)
-JSON = click.option("--json", "json_to", metavar="FILE|-", help="Also write the result as JSON; '-' is standard output.")
-SHAPE = click.option(
-    "--input-shape", "shapes", multiple=True, metavar="NAME=1,3,224,224", help="Size of an input with dynamic dimensions."
-)
+KINDS = ["importance", "selection", "repair", "importers", "exporters", "backends", "operators"]
 
 NORMALIZATION = click.option(
     "--normalization",
@@ -55,6 +54,7 @@ NORMALIZATION = click.option(
 
 ELSEWHERE = {
     "batch": "batch_command:batch",
+    "compile": "compile_command:compile_",
     "init": "configuration_commands:init",
     "inspect": "configuration_commands:inspect",
     "schema": "configuration_commands:schema",
@@ -285,7 +285,7 @@ def verify(model: Path, plan: Path, pruned: Path, seed: int, shapes: tuple[str, 
 
 @main.command()
 @click.argument("models", nargs=-1, required=True, type=MODEL)
-@click.option("--backend", type=click.Choice(["onnxruntime"]), default="onnxruntime", show_default=True)
+@click.option("--backend", default="onnxruntime", show_default=True, metavar="NAME", help="Also: tvm (extra tvm).")
 @click.option("--threads", default=1, show_default=True, type=THREADS, help="0: the runtime decides.")
 @click.option("--batch", default=1, show_default=True, type=COUNT, help="For models with a dynamic batch.")
 @SHAPE
@@ -299,9 +299,10 @@ def bench(models: tuple[Path, ...], backend: str, threads: int, batch: int, shap
     input_shapes = sizes_of_inputs(shapes)
     with progress("measuring", total=benchmark.ROUNDS) as bar:
         loaded = [read_model(path) for path in models]
-        latencies = benchmark.measure(loaded, threads, batch, input_shapes, tick=lambda: bar.advance(bar.task_ids[0]))
+        tick = partial(bar.advance, bar.task_ids[0])
+        latencies = benchmark.measure(loaded, threads, batch, input_shapes, tick=tick, backend=backend)
     result = {"backend": backend, "models": [{"model": str(p), **t.as_dict()} for p, t in zip(models, latencies, strict=True)]}
-    report([tables.bench_table([str(path) for path in models], latencies)], lambda: result, json_to)
+    report([tables.bench_table([str(path) for path in models], latencies, backend)], lambda: result, json_to)
 
 
 @main.command()
@@ -370,7 +371,7 @@ def compare(
 @main.command("list")
 @click.argument("kind", required=False, type=click.Choice(KINDS))
 def list_(kind: str | None) -> None:
-    """List passes, importers, exporters or operators, with their options and defaults."""
+    """List passes, importers, exporters, backends or operators, with their options and defaults."""
     from .operators import TABLE
 
     for each in [kind] if kind else KINDS:

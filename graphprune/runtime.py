@@ -6,7 +6,7 @@ Start reading at `random_inputs` and `run`.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,6 +64,20 @@ def _session(model: ModelProto, options: onnxruntime.SessionOptions, threads: in
         path = Path(folder) / "model.onnx"
         write_model(model, path)
         return ort.InferenceSession(str(path), options, providers=providers)
+
+
+def prepare(model: ModelProto, feeds: Mapping[str, Array], threads: int) -> Callable[[], object]:
+    """ONNX Runtime on the processor.
+
+    The result runs the model once (a backend for `graphprune.bench`).  Raises UsageError where the model cannot be run.
+    """
+    try:
+        active = session(model, threads)
+        active.run(None, dict(feeds))
+    except Exception as error:  # onnxruntime raises many unrelated types
+        first = str(error).strip().splitlines()[0]
+        raise UsageError(f"ONNX Runtime cannot run the model: {first}. Check --input-shape") from error
+    return lambda: active.run(None, dict(feeds))
 
 
 @contextmanager

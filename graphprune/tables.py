@@ -6,7 +6,7 @@ Start reading at `prune_table`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -164,9 +164,24 @@ def difference_table(difference: Difference) -> Table:
     return table
 
 
-def bench_table(names: Sequence[str], latencies: Sequence[Latency]) -> Table:
+def compiled_table(facts: Mapping[str, Any]) -> Table:
+    """What `compile` wrote: the entries that an exporter's record gives."""
+    table = Table(title="compiled", title_justify="left", show_header=False)
+    target = " ".join(str(facts["target"][key]) for key in ("kind", "mtriple", "mcpu") if key in facts["target"])
+    slow = f", {len(facts['unscheduled'])} without a schedule" if facts["unscheduled"] else ""
+    tuned = f", {facts['tuned']} tuned" if facts["tuned"] else ""
+    compared = "not run: another processor" if facts["difference"] is None else f"{facts['difference']:.1e} of scale"
+    table.add_row("library", f"{facts['library']} ({amount(facts['bytes'])}B)")
+    table.add_row("target", target)
+    table.add_row("kernels", f"{facts['kernels']}{tuned}{slow}")
+    table.add_row("compiled in", f"{facts['seconds']:.1f} s")
+    table.add_row("difference to ONNX Runtime", compared)
+    return table
+
+
+def bench_table(names: Sequence[str], latencies: Sequence[Latency], backend: str = "onnxruntime") -> Table:
     """Latency of each model, and its ratio to the first."""
-    table = Table(title=f"ONNX Runtime, {latencies[0].threads} threads, batch {latencies[0].batch}", title_justify="left")
+    table = Table(title=f"{backend}, {latencies[0].threads} threads, batch {latencies[0].batch}", title_justify="left")
     for name in ("model", "median", "p10", "p90", "ratio"):
         table.add_column(name, justify="left" if name == "model" else "right", overflow="fold")
     for name, item in zip(names, latencies, strict=True):
