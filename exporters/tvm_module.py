@@ -7,6 +7,7 @@ Start reading at `imported`, `lowered`, `scheduled` and `built`.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -73,13 +74,24 @@ def unsupported(model: ModelProto) -> set[str]:
 
 def lowered(module: Module, target: Any) -> Module:
     """Fused loop functions without a schedule, contractions packed for the target's vector unit.  Raises InvalidModelError."""
+    try:
+        return _lowered(module, target, relax.transform.ConvertLayout({"relax.nn.conv2d": ["NHWC", "OHWI"]}))
+    except Exception:  # TVM raises many unrelated types; its layouts do not know every operator
+        logging.getLogger(__name__).info("TVM cannot change the layout of this network; its convolutions will be slow")
+    try:
+        return _lowered(module, target, relax.transform.CanonicalizeBindings())
+    except Exception as error:  # as above
+        raise InvalidModelError(f"TVM cannot compile the model: {first_line(error)}") from error
+
+
+def _lowered(module: Module, target: Any, layout: Any) -> Module:
     passes = relax.transform
     steps = [
         passes.DecomposeOpsForInference(),
         passes.CanonicalizeBindings(),
         simplified,
         passes.FoldConstant(),
-        passes.ConvertLayout({"relax.nn.conv2d": ["NHWC", "OHWI"]}),
+        layout,
         passes.CanonicalizeBindings(),
         simplified,
         passes.FoldConstant(),
@@ -90,11 +102,8 @@ def lowered(module: Module, target: Any) -> Module:
         passes.FuseTIR(),
         passes.DeadCodeElimination(),
     ]
-    try:
-        with target:
-            return tvm.transform.Sequential(steps)(module)
-    except Exception as error:  # TVM raises many unrelated types
-        raise InvalidModelError(f"TVM cannot compile the model: {first_line(error)}") from error
+    with target:
+        return tvm.transform.Sequential(steps)(module)
 
 
 def scheduled(module: Module, target: Any) -> Module:
@@ -191,4 +200,5 @@ def _is_dynamic(model: ModelProto) -> bool:
 def first_line(error: Exception) -> str:
     """What an error of TVM says, without its stack."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    telling = [line for line in lines if line.startswith(("Check failed", "Error", "Invalid", "Unsupported", "ValueError"))]
+    return (telling or lines[-1:] or [type(error).__name__])[0]

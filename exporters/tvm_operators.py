@@ -32,6 +32,7 @@ def lowerings(machine: Machine) -> dict[str, Callable[[Any, Any], Any]]:
     """For `relax.transform.LegalizeOps`: how convolutions and products become loops on this machine."""
     found = {
         "relax.nn.conv2d": _convolution,
+        "relax.nn.conv2d_transpose": _transposed,
         "relax.matmul": _product,
         "relax.sigmoid": _elementwise("sigmoid", _sigmoid),
         "relax.nn.silu": _elementwise("silu", lambda x: topi.multiply(x, _sigmoid(x))),
@@ -83,6 +84,46 @@ def _convolution(machine: Machine, builder: Any, call: Any) -> Expr | None:
         return None
     packed = pack(weight.transpose(1, 2, 3, 0), tile.lanes)
     return _call(builder, "convolution", lambda x, w: convolution(x, w, geometry, sizes, groups, tile), call.args[0], packed)
+
+
+def _transposed(machine: Machine, builder: Any, call: Any) -> Expr | None:
+    """A transposed convolution that layouts made NHWC: a convolution of the input with zeros in between, kernels flipped.
+
+    With groups, or pads beyond the kernel, it goes through NCHW, which is all that TVM has.
+    """
+    attrs, (data, weight) = call.attrs, call.args
+    if attrs.data_layout != "NHWC":
+        return None
+    strides, pads, dilations = ([int(n) for n in sizes] for sizes in (attrs.strides, attrs.padding, attrs.dilation))
+    more, groups = [int(n) for n in attrs.output_padding], int(attrs.groups)
+    sizes = _static(call.ty.shape, skip=1)
+    reach = [dilation * (int(size) - 1) for dilation, size in zip(dilations, list(weight.ty.shape)[2:], strict=True)]
+    border = [reach[k % 2] - pads[k] + (more[k - 2] if k > 1 else 0) for k in range(4)]
+    packable = groups == 1 and min(border) >= 0 and isinstance(weight, GenericConst) and _is_float(call)
+    if sizes is None or not packable:
+        return builder.call_te(
+            lambda x, w: _transposed_in_nchw(x, w, (strides, pads, dilations), more, groups),
+            data,
+            weight,
+            primfunc_name_hint="transposed",
+        )
+    tile = product_tile(machine, sizes[1], sizes[2])
+    packed = pack(np.flip(weight.value.numpy(), (2, 3)).transpose(2, 3, 0, 1), tile.lanes)
+    geometry = [1, 1], border, dilations
+
+    def compute(x: Any, w: Any) -> Any:
+        spread = topi.nn.dilate(x, [1, *strides, 1], name="spread")
+        return convolution(spread, w, geometry, sizes, 1, tile)
+
+    return _call(builder, "transposed", compute, data, packed)
+
+
+def _transposed_in_nchw(data: Expr, weight: Expr, geometry: Geometry, more: list[int], groups: int) -> Expr:
+    strides, pads, dilations = geometry
+    kernel = topi.nn.dilate(weight, [1, 1, *dilations], name="spread") if max(dilations) > 1 else weight
+    source = topi.transpose(data, [0, 3, 1, 2])
+    result = topi.nn.group_conv2d_transpose_nchw(source, kernel, strides, pads, data.dtype, more, groups)
+    return topi.transpose(result, [0, 2, 3, 1])
 
 
 def _product(machine: Machine, builder: Any, call: Any) -> Expr | None:

@@ -164,6 +164,16 @@ NETS = {
     "depthwise stride": convolution(6, 5, 1, "group = 6, strides = [2,2], pads = [2,2,2,2]"),
     "groups": convolution(16, 3, 3, "group = 2, pads = [1,1,1,1]"),
     "ragged groups": convolution(10, 3, 3, "group = 2, pads = [1,1,1,1]"),
+    "transposed": net("""
+        transposed (float[1,6,5,7] x) => (float[1,8,11,15] y) <float[6,6,3,3] v, float[6,8,3,3] w, float[8] b> {
+            c = Conv<pads = [1,1,1,1]>(x, v)
+            y = ConvTranspose<strides = [2,2], pads = [1,1,0,0], output_padding = [1,1]>(c, w, b)
+        }"""),
+    "transposed groups": net("""
+        transposed (float[1,6,5,7] x) => (float[1,4,10,14] y) <float[6,6,3,3] v, float[6,2,2,2] w> {
+            c = Conv<pads = [1,1,1,1]>(x, v)
+            y = ConvTranspose<strides = [2,2], group = 2>(c, w)
+        }"""),
     "large weights": net(
         "large (float[1,96,6,6] x) => (float[1,160,6,6] y) <float[160,96,3,3] w> { y = Conv<pads = [1,1,1,1]>(x, w) }"
     ),
