@@ -7,6 +7,7 @@ computed.  What no later part reads is forgotten.  Start reading at `run_in_part
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
@@ -71,4 +72,5 @@ def _part_model(
 def _run(model: ModelProto, values: Mapping[str, Array]) -> dict[str, Any]:
     active = session(model, optimize=False)
     names = [output.name for output in active.get_outputs()]
-    return dict(zip(names, active.run(names, {value.name: values[value.name] for value in model.graph.input}), strict=True))
+    found = active.run(names, {value.name: values[value.name] for value in model.graph.input})
+    return dict(zip(names, map(copy, found), strict=True))  # what the runtime gives keeps all memory of the session alive
