@@ -7,6 +7,7 @@ ends with its documented exit code and without a traceback.  Start reading at `p
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import traceback
 from dataclasses import asdict
@@ -23,6 +24,7 @@ from .terminal import (
     describe,
     file_size,
     json_path,
+    model_name,
     named_repairs,
     progress,
     report,
@@ -42,6 +44,7 @@ KINDS = ["importance", "selection", "repair", "importers", "exporters", "operato
 COUNT = click.IntRange(min=1)
 NUMBER = click.IntRange(min=0)
 JSON = click.option("--json", "json_to", metavar="FILE|-", help="Also write the result as JSON; '-' is standard output.")
+REPORT = click.option("--report", "report_to", type=MODEL, metavar="FILE.html", help="Also write a report: one HTML file.")
 SHAPE = click.option(
     "--input-shape", "shapes", multiple=True, metavar="NAME=1,3,224,224", help="Size of an input with dynamic dimensions."
 )
@@ -130,6 +133,27 @@ def analyze(model: Path, normalization: Normalization, shapes: tuple[str, ...], 
 
 @main.command()
 @click.argument("model", type=MODEL)
+@click.option("-o", "--output", type=MODEL, help="The HTML file; by default MODEL with the ending .html, in this folder.")
+@NORMALIZATION
+@SHAPE
+def view(model: Path, output: Path | None, normalization: Normalization, shapes: tuple[str, ...]) -> None:
+    """Draw the groups of coupled channels, to look at in a browser; one HTML file."""
+    from . import pipeline
+    from .cost import CostModel
+    from .report import analysis_page
+
+    output = output or Path(Path(model_name(model)).stem + ".html")
+    check_output(output)
+    run = _run()
+    with progress("analysing"):
+        analysis = pipeline.analyze(model, sizes_of_inputs(shapes), normalization)
+        page = analysis_page(analysis, CostModel(analysis).original, model_name(model), run)
+    write_text(output, page)
+    click.echo(f"{output}: {len(analysis.groups)} groups; open it in a browser")
+
+
+@main.command()
+@click.argument("model", type=MODEL)
 @click.option("-o", "--output", type=MODEL, required=True, help="The pruned ONNX file.")
 @click.option("--target", "targets", multiple=True, metavar="KIND=VALUE", help="macs=0.5, params=300K, bytes=2MB, channels=0.7.")
 @click.option("--recipe", default=DEFAULTS.recipe, metavar="fast|balanced|best", help="Names the passes left open.")
@@ -160,6 +184,7 @@ def analyze(model: Path, normalization: Normalization, shapes: tuple[str, ...], 
 @click.option("--eval", "eval_from", type=MODEL, metavar="FILE.npz", help="Measure accuracy on these labelled samples.")
 @click.option("--measure", is_flag=True, help="Measure latency before and after.")
 @click.option("--threads", default=1, show_default=True, type=NUMBER, help="For --measure.")
+@REPORT
 @NORMALIZATION
 @click.option("--on-unsupported", type=click.Choice(["pin", "error"]), default=DEFAULTS.on_unsupported, show_default=True)
 @click.option("--no-verify", is_flag=True, help="Leave out the proof.")
@@ -169,6 +194,7 @@ def prune(
     model: Path,
     output: Path,
     plan_to: Path | None,
+    report_to: Path | None,
     eval_from: Path | None,
     measure: bool,
     threads: int,
@@ -183,8 +209,9 @@ def prune(
     from .branches import with_branches
     from .plan import write_weights
 
-    for path in (output, plan_to, json_path(json_to)):
+    for path in (output, plan_to, report_to, json_path(json_to)):
         check_output(path)
+    run = _run() if report_to else {}
     input_shapes = sizes_of_inputs(shapes)
     with progress("pruning") as bar:
         source = pipeline.load(model, input_shapes)
@@ -195,6 +222,7 @@ def prune(
         models = [with_branches(result.original.model), result.model]
         latency = _latency(models, threads, input_shapes, bar) if measure else []
         accuracies = _accuracies(models, samples, bar) if samples else []
+        times = _times(result, models, threads, input_shapes, bar) if report_to and measure else None
     _exporter().write(result.model, output)
     if plan_to is not None:
         write_weights(plan_to, result.weights)
@@ -202,6 +230,10 @@ def prune(
     from . import tables
 
     sizes = source_size(model, result.original.model), file_size(output)
+    if report_to is not None:
+        from .report import prune_page
+
+        write_text(report_to, prune_page(result, model_name(model), sizes, run, latency, accuracies, times))
     table = tables.prune_table(result, sizes, latency, accuracies)
     report([table], lambda: tables.prune_json(result, sizes, latency, accuracies), json_to)
     if json_to != "-":
@@ -301,6 +333,7 @@ def diff(model: Path, pruned: Path, json_to: str | None) -> None:
 @click.option("--seed", default=DEFAULTS.seed, show_default=True, type=NUMBER, help="For random scores and samples.")
 @click.option("--threads", default=1, show_default=True, type=NUMBER, help="For the latency.")
 @click.option("--plot", "plot_to", type=MODEL, metavar="FILE.svg|png|pdf", help="Draw the curves (extra plots).")
+@REPORT
 @NORMALIZATION
 @SHAPE
 @JSON
@@ -312,6 +345,7 @@ def compare(
     calibration_from: Path | None,
     threads: int,
     plot_to: Path | None,
+    report_to: Path | None,
     shapes: tuple[str, ...],
     json_to: str | None,
     **options: Any,
@@ -320,8 +354,9 @@ def compare(
     from . import charts, comparison, pipeline, tables
     from .samples import read_samples
 
-    for path in (plot_to, json_path(json_to)):
+    for path in (plot_to, report_to, json_path(json_to)):
         check_output(path)
+    run = _run() if report_to else {}
     if plot_to is not None:
         charts.check_chart(plot_to)
     sizes = sizes_of_inputs(shapes)
@@ -333,6 +368,10 @@ def compare(
         found = comparison.compare(graph, names, targets, _samples(eval_from, graph), common, sizes, threads, describe(bar))
     if plot_to is not None:
         charts.comparison_chart(found, plot_to)
+    if report_to is not None:
+        from .report import comparison_page
+
+        write_text(report_to, comparison_page(found, model_name(model), run))
     report([tables.comparison_table(found)], lambda: asdict(found), json_to)
 
 
@@ -371,6 +410,24 @@ def _samples(path: Path | None, graph: Any) -> dict[str, Any]:
     if "labels" not in samples:
         raise UsageError(f"{path}: --eval needs a key 'labels'")
     return samples
+
+
+def _run() -> dict[str, str]:
+    """When, where and by which command: for reports."""
+    from .environment import environment
+
+    return environment(shlex.join(["graphprune", *sys.argv[1:]]))
+
+
+def _times(result: Any, models: list[Any], threads: int, shapes: dict[str, list[int]], bar: Progress) -> tuple[Any, Any]:
+    """The time of each layer before and after."""
+    from .layers import layers_of
+    from .profiling import node_times
+
+    bar.update(bar.task_ids[0], description="measuring layers", total=None)
+    wanted = [layer.node for layer in layers_of(result.analysis, result.analysis.present({}))]
+    before, after = (node_times(model, wanted, threads, shapes) for model in models)
+    return before, after
 
 
 def _latency(models: list[Any], threads: int, shapes: dict[str, list[int]], bar: Progress) -> list[Any]:

@@ -24,10 +24,13 @@ if TYPE_CHECKING:
     import onnxruntime
 
 
-def session(model: ModelProto, threads: int = 0, optimize: bool = True) -> onnxruntime.InferenceSession:
+def session(
+    model: ModelProto, threads: int = 0, optimize: bool = True, profile_to: Path | None = None
+) -> onnxruntime.InferenceSession:
     """An ONNX Runtime CPU session; `threads` = 0 lets the runtime decide.
 
-    Without `optimize` the graph runs as it is written.  Raises onnxruntime's own exceptions for models that it cannot run.
+    Without `optimize` the graph runs as it is written.  With `profile_to` the session writes a profile to a file whose name
+    begins so.  Raises onnxruntime's own exceptions for models that it cannot run.
     """
     import onnxruntime as ort
 
@@ -36,6 +39,8 @@ def session(model: ModelProto, threads: int = 0, optimize: bool = True) -> onnxr
     options.intra_op_num_threads = threads
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+    if profile_to is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile_to)
     providers = ["CPUExecutionProvider"]
     if fits_message(model):
         return ort.InferenceSession(model.SerializeToString(), options, providers=providers)
