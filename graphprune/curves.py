@@ -10,6 +10,9 @@ from .comparison import BASELINES, Comparison, Point
 
 WIDTH, HEIGHT = 520, 330
 LEFT, RIGHT, TOP, BOTTOM = 58, 16, 14, 46
+NARROWEST = 4
+"""At least so many points of accuracy are on the axis."""
+
 SHAPES = ("circle", "square", "triangle", "diamond")
 COLOURS = 6
 """Colours that can be told apart by everybody; further lines take them again, with another shape."""
@@ -48,6 +51,8 @@ class Plot:
     original: tuple[float, float]
     x_ticks: tuple[tuple[float, str], ...]
     y_ticks: tuple[tuple[float, str], ...]
+    below: int
+    """Results of baselines so far below all others that they are not on the plot."""
 
 
 def plots(comparison: Comparison) -> list[Plot]:
@@ -62,7 +67,7 @@ def plots(comparison: Comparison) -> list[Plot]:
 def _plot(comparison: Comparison, title: str, cost: Callable[[Point], float]) -> Plot:
     points = [point for point in comparison.points if not point.problem]
     x_ticks = ticks([*map(cost, points), 1.0])
-    y_ticks = ticks([*(100 * point.accuracy for point in points), 100 * comparison.accuracy])
+    y_ticks = _accuracy_ticks(comparison)
 
     def across(value: float) -> float:
         return round(LEFT + (value - x_ticks[0]) / (x_ticks[-1] - x_ticks[0]) * (WIDTH - LEFT - RIGHT), 1)
@@ -78,7 +83,19 @@ def _plot(comparison: Comparison, title: str, cost: Callable[[Point], float]) ->
         colour += name not in BASELINES
     original = across(1.0), up(100 * comparison.accuracy)
     places = tuple((across(x), f"{x:.2f}".rstrip("0").rstrip(".")) for x in x_ticks)
-    return Plot(title, tuple(curves), original, places, tuple((up(y), f"{y:.6g}") for y in y_ticks))
+    below = sum(100 * point.accuracy < y_ticks[0] for point in points)
+    return Plot(title, tuple(curves), original, places, tuple((up(y), f"{y:.6g}") for y in y_ticks), below)
+
+
+def _accuracy_ticks(comparison: Comparison) -> list[float]:
+    """In per cent; a baseline that falls far below everything else does not squeeze the rest into a line."""
+    points = [(point.recipe in BASELINES, 100 * point.accuracy) for point in comparison.points if not point.problem]
+    recipes = [100 * comparison.accuracy, *(accuracy for baseline, accuracy in points if not baseline)]
+    span = max(max(recipes) - min(recipes), NARROWEST)
+    near = min(recipes) - span
+    return ticks(
+        [max(recipes) - span, *recipes, *(accuracy for baseline, accuracy in points if not baseline or accuracy >= near)]
+    )
 
 
 def ticks(values: Sequence[float]) -> list[float]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .groups import Group
 from .weights import Vector
@@ -35,7 +37,7 @@ class Distribution:
     zero: float = HEIGHT
     """Where the score 0 is."""
     cut: float | None = None
-    """Where the bars of what stays end; None where they do not stand together, or nothing left."""
+    """Where the bars of what stays end; None where they do not stand together."""
     lowest_kept: float = 0.0
     highest_removed: float = 0.0
 
@@ -45,9 +47,7 @@ class Distribution:
         return self.size - self.kept
 
 
-def distributions(
-    groups: Sequence[Group], scores: Mapping[str, Vector], keep: Mapping[str, Sequence[int]]
-) -> list[Distribution]:
+def distributions(groups: Sequence[Group], scores: Mapping[str, Vector], keep: Mapping[str, Sequence[int]]) -> list[Distribution]:
     """One for each group, in order; `scores` and `keep` are by group."""
     bars = max(FEWEST, min(BARS, ALL_BARS // max(1, len(groups))))
     return [_distribution(k, group, scores.get(group.id), keep[group.id], bars) for k, group in enumerate(groups)]
@@ -78,17 +78,17 @@ def _distribution(number: int, group: Group, scores: Vector | None, keep: Sequen
         kept_path="".join(kept_path),
         removed_path="".join(removed_path),
         zero=round(zero, 1),
-        cut=round(WIDTH * len(keep) / group.size, 1) if together and len(keep) < group.size else None,
+        cut=round(WIDTH * len(keep) / group.size, 1) if together else None,
         lowest_kept=float(values[stays].min(initial=np.inf)),
         highest_removed=float(values[~stays].max(initial=-np.inf)),
     )
 
 
-def _bins(order: Vector, bars: int) -> list[tuple[Vector, float, float]]:
+def _bins(order: NDArray[np.intp], bars: int) -> list[tuple[NDArray[np.intp], float, float]]:
     """Units in the order of their scores, joined into at most so many bars, with the left and right end of each."""
     edges = np.linspace(0, len(order), min(bars, len(order)) + 1).round().astype(int)
     scale = WIDTH / len(order)
-    return [(order[a:b], a * scale, b * scale) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [(order[a:b], a * scale, b * scale) for a, b in pairwise(edges.tolist())]
 
 
 def _bar(left: float, right: float, base: float, height: float) -> str:

@@ -15,6 +15,7 @@ from .cost import CostModel
 from .graph import operator_name
 from .inference import Analysis
 from .profiling import NodeTimes
+from .site import Role
 
 Present = NDArray[np.bool_]
 
@@ -32,10 +33,14 @@ class Layer:
     width: int
     """The channels of its result; 0 where their number is not known."""
     width_after: int
+    free: bool
+    """Whether any of them could leave."""
     macs: int
     macs_after: int
     writes: tuple[int, ...]
     """The groups that its weights write, as positions in `Analysis.groups`."""
+    holds: tuple[int, ...]
+    """The groups that the channels of its result belong to: those that it writes or, as depthwise convolutions do, passes on."""
     reads: tuple[int, ...]
     ms: float | None = None
     """Milliseconds, where they were measured and could be told apart from those of other nodes."""
@@ -52,7 +57,7 @@ def layers_of(analysis: Analysis, present: Present, times: tuple[NodeTimes, Node
     costs = CostModel(analysis)
     before = costs.node_macs(analysis.present({}))
     after = costs.node_macs(analysis.closed(present))
-    writes, reads = _groups_of_nodes(analysis)
+    groups = _groups_of_nodes(analysis)
     old, new = (times[0].nodes, times[1].nodes) if times else ({}, {})
     layers = []
     for position in sorted(before):
@@ -60,24 +65,36 @@ def layers_of(analysis: Analysis, present: Present, times: tuple[NodeTimes, Node
         weight = next((name for name in node.input if name in analysis.graph.initializers), "")
         shape, shape_after = _shapes(analysis, weight, present)
         width = _width(analysis, position, present)
-        own = tuple(sorted(writes[position])), tuple(sorted(reads[position]))
-        macs = before[position], after[position]
+        writes, carries, reads = (groups[position, role] for role in ("producer", "carrier", "consumer"))
         layers.append(
             Layer(
-                node.name, operator_name(node), weight, shape, shape_after, *width, *macs, *own, old.get(node.name), new.get(node.name)
+                node=node.name,
+                operator=operator_name(node),
+                weight=weight,
+                shape=shape,
+                shape_after=shape_after,
+                width=width[0],
+                width_after=width[1],
+                free=width[2],
+                macs=before[position],
+                macs_after=after[position],
+                writes=tuple(sorted(writes)),
+                holds=tuple(sorted(writes | carries)),
+                reads=tuple(sorted(reads)),
+                ms=old.get(node.name),
+                ms_after=new.get(node.name),
             )
         )
     return layers
 
 
-def _groups_of_nodes(analysis: Analysis) -> tuple[dict[int, set[int]], dict[int, set[int]]]:
-    writes: dict[int, set[int]] = defaultdict(set)
-    reads: dict[int, set[int]] = defaultdict(set)
+def _groups_of_nodes(analysis: Analysis) -> dict[tuple[int, Role], set[int]]:
+    """The groups that have members at a node, by the role of those."""
+    groups: dict[tuple[int, Role], set[int]] = defaultdict(set)
     for number, group in enumerate(analysis.groups):
         for member in group.members:
-            if member.role != "carrier":
-                (writes if member.role == "producer" else reads)[member.node].add(number)
-    return writes, reads
+            groups[member.node, member.role].add(number)
+    return groups
 
 
 def _shapes(analysis: Analysis, weight: str, present: Present) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -88,15 +105,15 @@ def _shapes(analysis: Analysis, weight: str, present: Present) -> tuple[tuple[in
     return shape, tuple(left.get(axis, size) for axis, size in enumerate(shape))
 
 
-def _width(analysis: Analysis, position: int, present: Present) -> tuple[int, int]:
-    """The channels of a node's first result: axis 1 behind a convolution, else the last."""
+def _width(analysis: Analysis, position: int, present: Present) -> tuple[int, int, bool]:
+    """The channels of a node's first result (axis 1 of a convolution, else the last) before and after; whether any are free."""
     node = analysis.graph.nodes[position]
     shape = analysis.graph.shape(node.output[0]) or ()
     if not shape:
-        return 0, 0
+        return 0, 0, False
     axis = 1 if "Conv" in node.op_type and "Nhwc" not in node.op_type and len(shape) > 1 else len(shape) - 1
     ids = dict(analysis.free_axes(node.output[0])).get(axis)
     if ids is not None:
-        return len(ids), int(analysis.index_mask(ids, present).sum())
+        return len(ids), int(analysis.index_mask(ids, present).sum()), not analysis.ledger.labels.is_pinned(ids).all()
     size = shape[axis]
-    return (size, size) if isinstance(size, int) else (0, 0)
+    return (size, size, False) if isinstance(size, int) else (0, 0, False)

@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+from bisect import bisect
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from onnx import ModelProto
@@ -45,36 +48,39 @@ class NodeTimes:
 
 
 def node_times(model: ModelProto, wanted: Iterable[str], threads: int = 1, input_shapes: InputShapes | None = None) -> NodeTimes:
-    """The time of each of the `wanted` nodes (names) of a normalised model, the mean over some runs on random inputs.
+    """The time of each of the `wanted` nodes (names) of a normalised model, the median over some runs on random inputs.
 
     A node whose kernel cannot be told from its name is missing from the result, its time is in `other`.  Raises UsageError
     for inputs that cannot be made up.
     """
     graph = Graph(model)
     owners = _owners(graph, set(wanted))
-    nodes: dict[str, float] = {}
-    other = 0.0
-    for event in _profile(model, graph, threads, input_shapes):
-        milliseconds = event["dur"] / 1e3 / (RUNS - WARM)
-        owner = _owner(str(event["name"]).removesuffix(_KERNEL), str(event["args"].get("op_name", "")), owners)
-        if owner is None:
-            other += milliseconds
-        else:
-            nodes[owner] = nodes.get(owner, 0.0) + milliseconds
-    return NodeTimes(nodes, other)
+    runs: list[dict[str | None, float]] = []
+    for events in _profile(model, graph, threads, input_shapes):
+        taken: dict[str | None, float] = defaultdict(float)
+        for event in events:
+            owner = _owner(str(event["name"]).removesuffix(_KERNEL), str(event["args"].get("op_name", "")), owners)
+            taken[owner] += event["dur"] / 1e3
+        runs.append(taken)
+    found = {owner for taken in runs for owner in taken}
+    times = {owner: median(taken.get(owner, 0.0) for taken in runs) for owner in found}
+    return NodeTimes({owner: time for owner, time in times.items() if owner is not None}, times.get(None, 0.0))
 
 
-def _profile(model: ModelProto, graph: Graph, threads: int, input_shapes: InputShapes | None) -> list[dict[str, Any]]:
-    """The kernel events of all runs but the first."""
+def _profile(model: ModelProto, graph: Graph, threads: int, input_shapes: InputShapes | None) -> list[list[dict[str, Any]]]:
+    """The kernel events of each run but the first ones."""
     with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
         active = session(model, threads, profile_to=Path(folder) / "profile")
         feeds = random_inputs(graph, shapes=input_shapes, batch=1, scale=4)
         for _ in range(RUNS):
             active.run(None, feeds)
         events = json.loads(Path(active.end_profiling()).read_text(encoding="utf-8"))
-    events.sort(key=lambda event: event["ts"])
-    starts = [event["ts"] for event in events if event["name"] == "model_run"]
-    return [e for e in events if e["cat"] == "Node" and e["name"].endswith(_KERNEL) and e["ts"] >= starts[WARM]]
+    starts = sorted(event["ts"] for event in events if event["name"] == "model_run")
+    runs: list[list[dict[str, Any]]] = [[] for _ in range(RUNS)]
+    for event in events:
+        if event["cat"] == "Node" and event["name"].endswith(_KERNEL):
+            runs[bisect(starts, event["ts"]) - 1].append(event)
+    return runs[WARM:]
 
 
 def _owners(graph: Graph, wanted: set[str]) -> dict[str, tuple[str, str]]:

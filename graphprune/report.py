@@ -95,7 +95,8 @@ def prune_page(
         name=name,
         result=result,
         figures=_figures(result, sizes, latency, accuracies),
-        recipe=recipe_line(result),
+        proof=_sentence(str(result.proof)),
+        recipe=_sentence(recipe_line(result)),
         latency=latency,
         layers=layers,
         times=times,
@@ -116,7 +117,13 @@ def comparison_page(comparison: Comparison, name: str, run: Mapping[str, str]) -
     """The report of `graphprune compare` as HTML."""
     base = comparison.latency.median_ms if comparison.latency else 1.0
     return _page(
-        "comparison.html", title=f"{name}, recipes compared", name=name, comparison=comparison, base=base, plots=plots(comparison), run=run
+        "comparison.html",
+        title=f"{name}, recipes compared",
+        name=name,
+        comparison=comparison,
+        base=base,
+        plots=plots(comparison),
+        run=run,
     )
 
 
@@ -140,9 +147,7 @@ def analysis_page(analysis: Analysis, cost: Cost, name: str, run: Mapping[str, s
 # ---- what the templates show -----------------------------------------------------------------------
 
 
-def _figures(
-    result: Result, sizes: tuple[int, int], latency: Sequence[Latency], accuracies: Sequence[float]
-) -> list[Figure]:
+def _figures(result: Result, sizes: tuple[int, int], latency: Sequence[Latency], accuracies: Sequence[float]) -> list[Figure]:
     limits = {item.target.partition("=")[0]: item.limit / item.original for item in result.realised if item.original}
     figures = []
     for title, kind in (("MACs", "macs"), ("parameters", "params"), ("weight bytes", "bytes"), ("channels", "channels")):
@@ -163,8 +168,14 @@ def _figures(
 
 def _most_changed(groups: Sequence[Distribution]) -> list[Distribution]:
     """The groups that are shown at once: those that lost most, in the order of the network."""
-    first = sorted(groups, key=lambda group: -group.removed)[:12]
-    return [group for group in groups if group in first]
+    if len(groups) <= 16:
+        return list(groups)
+    first = {group.group for group in sorted(groups, key=lambda group: -group.removed)[:12]}
+    return [group for group in groups if group.group in first]
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _pinned(analysis: Analysis) -> list[Why]:
@@ -199,13 +210,20 @@ def _page(template: str, **values: Any) -> str:
         return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
     pages = Environment(
-        loader=PackageLoader("graphprune"), autoescape=True, undefined=StrictUndefined, finalize=shown, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("graphprune"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     pages.filters |= {"amount": amount, "percent": lambda value: f"{value:.1%}"}
     loader = pages.loader
     assert loader is not None
     style, script = (loader.get_source(pages, name)[0] for name in ("page.css", "page.js"))
-    policy = f"default-src 'none'; style-src '{_source(style)}'; script-src '{_source(script)}'; base-uri 'none'; form-action 'none'"
+    policy = (
+        f"default-src 'none'; style-src '{_source(style)}'; script-src '{_source(script)}'; base-uri 'none'; form-action 'none'"
+    )
     parts = {"style": Markup(style), "script": Markup(script), "policy": Markup(policy)}  # noqa: S704 - our own files
     return pages.get_template(template).render(values | parts) + "\n"
 

@@ -16,11 +16,17 @@ from .layers import Layer
 from .tables import amount
 
 LEFT, RIGHT, TOP, GAP = 64, 12, 26, 30
-WISHED = 1020
+WISHED = 1040
 """Width of a drawing in pixels, where the number of layers allows."""
 
-PITCHES = 6, 34
+PITCHES = 6, 44
 """Least and greatest distance of layers."""
+
+SEGMENTS = 24
+"""At most this many labels above the layers."""
+
+MADE_UP = "onnx::"
+"""How torch's exporter begins names of values that have none."""
 
 LANES = 6
 LANE = 15
@@ -53,7 +59,9 @@ class Measure:
 
 
 WIDTH = Measure("channels", lambda layer: layer.width, lambda layer: layer.width_after, 112, 0.5)
-KEPT = Measure("kept", lambda layer: float(layer.width > 0), lambda layer: layer.share, 40, 1.0, 1.0, lambda value: f"{value:.0%}")
+KEPT = Measure(
+    "kept", lambda layer: float(layer.width > 0), lambda layer: layer.share, 40, 1.0, 1.0, lambda value: f"{value:.0%}"
+)
 MACS = Measure("MACs", lambda layer: layer.macs, lambda layer: layer.macs_after, 72)
 TIME = Measure("ms", lambda layer: layer.ms, lambda layer: layer.ms_after, 72, label=lambda value: f"{value:.2g}")
 
@@ -176,17 +184,19 @@ def _rails(marks: Sequence[Mark], count: int, pitch: float, top: float) -> tuple
 
 
 def _segments(marks: Sequence[Mark], pitch: float) -> tuple[Segment, ...]:
-    """Labels from the first parts of the weights' names, as many parts as give between 2 and 14 segments; none where none do."""
-    for parts in (1, 2, 3):
-        heads = ["/".join(re.split(r"[./]", mark.layer.weight.strip("/"))[:parts]) for mark in marks]
-        cuts = [0, *(k for k in range(1, len(heads)) if heads[k] and heads[k] != heads[k - 1]), len(heads)]
-        if 3 <= len(cuts) <= 15:
-            ends = [(heads[a], marks[a].x, marks[b - 1].x + pitch) for a, b in pairwise(cuts)]
-            return tuple(Segment(_fitting(text, right - left), left, right) for text, left, right in ends)
-    return ()
+    """Labels from how the names of weights begin, or those of nodes: as few parts of them as divide the network in three."""
+    best: list[tuple[str, float, float]] = []
+    weights = ["" if mark.layer.weight.startswith(MADE_UP) else mark.layer.weight for mark in marks]
+    for names in (weights, [mark.layer.node for mark in marks]):
+        for parts in (1, 2, 3):
+            heads = [re.split(r"[./]", name.strip("/"))[:parts] for name in names]
+            cuts = [0, *(k for k in range(1, len(heads)) if heads[k] != heads[k - 1]), len(heads)]
+            if len(best) < 3 and len(best) < len(cuts) - 1 <= SEGMENTS and len(cuts) < len(heads):
+                best = [(heads[a][-1], marks[a].x, marks[b - 1].x + pitch) for a, b in pairwise(cuts)]
+    return tuple(Segment(_fitting(text, right - left), left, right) for text, left, right in best)
 
 
 def _fitting(text: str, room: float) -> str:
-    """As much of a label as there is room for; nothing rather than less than two letters."""
+    """As much of a label as there is room for; nothing rather than less than three letters."""
     letters = int(room / CHARACTER)
-    return text if len(text) <= letters else f"{text[: letters - 1]}…" if letters > 2 else ""
+    return text if len(text) <= letters else f"{text[: letters - 1]}…" if letters > 3 else ""

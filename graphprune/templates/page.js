@@ -32,7 +32,7 @@
       chosen = chosen === group ? null : group;
       drawing.classList.toggle("chosen", chosen !== null);
       layers.forEach((layer) => {
-        layer.classList.toggle("writes", chosen !== null && has(layer, "writes", chosen));
+        layer.classList.toggle("holds", chosen !== null && has(layer, "holds", chosen));
         layer.classList.toggle("reads", chosen !== null && has(layer, "reads", chosen));
       });
       document.querySelectorAll("[data-group]").forEach((element) => {
@@ -42,9 +42,12 @@
       });
       if (chosen === null) return;
       const name = document.querySelector(`button[data-group="${chosen}"]`);
-      const count = (kind) => layers.filter((layer) => has(layer, kind, chosen)).length;
-      readout.textContent = `${name ? name.textContent : "group"}: written by ${count("writes")} layers, read by ${count("reads")}`;
-      const first = layers.find((layer) => has(layer, "writes", chosen) || has(layer, "reads", chosen));
+      const count = (kind) => {
+        const found = layers.filter((layer) => has(layer, kind, chosen)).length;
+        return `${found} layer${found === 1 ? "" : "s"}`;
+      };
+      readout.textContent = `${name ? name.textContent : "group"}: in the results of ${count("holds")}, read by ${count("reads")}`;
+      const first = layers.find((layer) => has(layer, "holds", chosen) || has(layer, "reads", chosen));
       if (first) region.scrollLeft += first.getBoundingClientRect().left - region.getBoundingClientRect().left - 80;
     };
     document.querySelectorAll("[data-group]").forEach((element) => {
