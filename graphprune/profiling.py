@@ -19,8 +19,9 @@ from typing import Any
 
 from onnx import ModelProto
 
+from .errors import UsageError
 from .graph import Graph, operator_name
-from .runtime import random_inputs, session
+from .runtime import cannot_run, random_inputs, session
 from .shape_inference import InputShapes
 
 RUNS = 12
@@ -31,7 +32,10 @@ FUSED_CHAIN = 6
 """Up to this many nodes behind a contraction may be fused into it."""
 
 _KERNEL = "_kernel_time"
-_ADDED = re.compile(r"^fused |_nchwc$|_token_\d+$|/(MatMulAddFusion|MatMulBnFusion|GemmTransposeFusion)/?$")
+_CONTAINERS = {"If", "Loop", "Scan"}
+"""Their time is that of the nodes inside, which are in the profile, too."""
+
+_ADDED = re.compile(r"^fused |_nchwc$|_token_\d+$|/\w+Fusion/?$")
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ def node_times(model: ModelProto, wanted: Iterable[str], threads: int = 1, input
     """The time of each of the `wanted` nodes (names) of a normalised model, the median over some runs on random inputs.
 
     A node whose kernel cannot be told from its name is missing from the result, its time is in `other`.  Raises UsageError
-    for inputs that cannot be made up.
+    where ONNX Runtime cannot run the model on inputs that are made up.
     """
     graph = Graph(model)
     owners = _owners(graph, set(wanted))
@@ -70,15 +74,19 @@ def node_times(model: ModelProto, wanted: Iterable[str], threads: int = 1, input
 def _profile(model: ModelProto, graph: Graph, threads: int, input_shapes: InputShapes | None) -> list[list[dict[str, Any]]]:
     """The kernel events of each run but the first ones."""
     with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
-        active = session(model, threads, profile_to=Path(folder) / "profile")
         feeds = random_inputs(graph, shapes=input_shapes, batch=1, scale=4)
-        for _ in range(RUNS):
-            active.run(None, feeds)
+        try:
+            active = session(model, threads, profile_to=Path(folder) / "profile")
+            for _ in range(RUNS):
+                active.run(None, feeds)
+        except cannot_run() as error:
+            first = str(error).strip().splitlines()[0]
+            raise UsageError(f"ONNX Runtime cannot run the model: {first}. Check --input-shape") from error
         events = json.loads(Path(active.end_profiling()).read_text(encoding="utf-8"))
     starts = sorted(event["ts"] for event in events if event["name"] == "model_run")
     runs: list[list[dict[str, Any]]] = [[] for _ in range(RUNS)]
     for event in events:
-        if event["cat"] == "Node" and event["name"].endswith(_KERNEL):
+        if event["cat"] == "Node" and event["name"].endswith(_KERNEL) and event["args"].get("op_name") not in _CONTAINERS:
             runs[bisect(starts, event["ts"]) - 1].append(event)
     return runs[WARM:]
 

@@ -6,6 +6,9 @@ import pytest
 from nets import net, plain, residual
 from onnx import ModelProto
 
+from graphprune import profiling
+from graphprune.errors import UsageError
+from graphprune.graph import Graph
 from graphprune.layers import layers_of
 from graphprune.pipeline import prune
 from graphprune.profiling import NodeTimes, node_times
@@ -60,3 +63,40 @@ def test_what_was_not_asked_for_is_other_time() -> None:
     assert nothing.total > 0
     assert everything.other > 0
     assert NodeTimes({"a": 1.0, "b": 2.0}, 0.5).total == 3.5
+
+
+def test_nodes_in_branches_are_counted_once() -> None:
+    model = net("""
+        choice (float[1,4,8,8] x, bool c) => (float[1,4,8,8] y) <float[4,4,1,1] w1, float[4,4,1,1] w2> {
+            y = If(c) <
+                then_branch = one () => (float[1,4,8,8] a) { a = Conv(x, w1) },
+                else_branch = two () => (float[1,4,8,8] b) { b = Conv(x, w2) }
+            >
+        }""")
+    runs = profiling._profile(model, Graph(model), 1, None)
+    assert len(runs) == profiling.RUNS - profiling.WARM
+    for events in runs:
+        assert {event["args"]["op_name"] for event in events} >= {"Conv"}
+        assert not {event["args"]["op_name"] for event in events} & {"If"}
+
+
+def test_a_product_that_takes_a_transposition_in_is_found() -> None:
+    model = net("""
+        turned (float[1,16,6] x) => (float[1,6,8] y)
+        <float[16,32] w1, float[32,8] w2> {
+            t = Transpose<perm = [0,2,1]>(x)
+            a = MatMul(t, w1)
+            r = Relu(a)
+            y = MatMul(r, w2)
+        }""")
+    before, _, names = layer_names(model)
+    assert set(node_times(before, names).nodes) == set(names)
+
+
+def test_a_model_that_cannot_run_is_named() -> None:
+    model = net("""
+        sizes (float[N] x) => (float[M] y) <int64[1] shape = {3}> {
+            y = Reshape(x, shape)
+        }""")
+    with pytest.raises(UsageError, match=r"ONNX Runtime cannot run the model: .*Check --input-shape"):
+        node_times(model, [])
