@@ -118,6 +118,17 @@ def test_a_report_on_a_screen(browser: Any, reports: dict[str, Path], kind: str,
     Opened(browser, reports[kind], screen).check()
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("kind", ["prune", "compare", "view"])
+def test_a_report_is_accessible(browser: Any, reports: dict[str, Path], kind: str, scheme: str) -> None:
+    """By the rules of axe (WCAG 2 and good practice), with everything unfolded."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    page = browser.new_context(color_scheme=scheme, bypass_csp=True).new_page()
+    page.goto(reports[kind].as_uri())
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert [(rule["id"], rule["nodes"][0]["html"]) for rule in axe.run(page).response["violations"]] == []
+
+
 def test_layers_answer_to_pointer_and_keys(browser: Any, reports: dict[str, Path]) -> None:
     opened = Opened(browser, reports["prune"], "light")
     readout = opened.page.locator(".readout")
