@@ -8,7 +8,7 @@ SHARED ?= ../shared
 CHROMIUM ?= $(shell command -v chromium || command -v google-chrome)
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint types docs nightly shared browser frameworks example clean
+.PHONY: help dev test lint types docs nightly shared browser frameworks ray example clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,7 @@ types: $(READY)  ## Check the types (mypy, strict)
 
 docs: $(READY)  ## Write the generated pages anew and check links and examples
 	$(BIN)/python docs/generate_operators.py
+	$(BIN)/python docs/generate_schemas.py
 	$(BIN)/python docs/check_docs.py
 
 nightly: $(READY)  ## Run the long property tests
@@ -49,10 +50,14 @@ browser: $(READY)  ## Open reports in Chromium, that of the system ($$CHROMIUM) 
 	test -n "$(CHROMIUM)" || $(BIN)/playwright install chromium
 	CHROMIUM="$(CHROMIUM)" $(BIN)/pytest -m browser
 
-frameworks:  ## Test the importers, each framework in an environment of its own (gigabytes of downloads)
-	for each in torch==2.13.0:torch tensorflow:keras jax:jax paddlepaddle:paddle scikit-learn:sklearn; do \
+frameworks:  ## Test importers and TVM, each framework in an environment of its own (gigabytes of downloads)
+	for each in torch==2.13.0:torch tensorflow:keras jax:jax paddlepaddle:paddle scikit-learn:sklearn psutil:tvm; do \
 		name=$${each##*:}; $(PYTHON) -m venv .venv-$$name && .venv-$$name/bin/pip install --quiet $${each%%:*} && \
 		.venv-$$name/bin/pip install --quiet --editable ".[dev,$$name]" && .venv-$$name/bin/pytest -m $$name || exit 1; done
+
+ray: $(READY)  ## Run the tests of batches on Ray (installs the extra ray)
+	$(BIN)/pip install --quiet --editable '.[dev,ray]'
+	$(BIN)/pytest -m ray
 
 example: $(READY)  ## Prune the shipped example to half of its MACs
 	$(BIN)/graphprune prune examples/fashion_mnist/model.onnx -o smaller.onnx --target macs=0.5 \

@@ -1,4 +1,4 @@
-"""Measuring latency in ONNX Runtime: models interleaved, so that a noisy machine disturbs all of them alike.
+"""Measuring latency: models interleaved, so that a noisy machine disturbs all of them alike.
 
 Start reading at `measure`.
 """
@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
-from .errors import UsageError
+from . import registry
 from .graph import Graph
-from .runtime import random_inputs, session
+from .runtime import random_inputs
 from .shape_inference import InputShapes
 
 ROUNDS = 30
@@ -48,12 +48,15 @@ def measure(
     input_shapes: InputShapes | None = None,
     rounds: int = ROUNDS,
     tick: Callable[[], None] = lambda: None,
+    backend: str = "onnxruntime",
 ) -> list[Latency]:
     """The latency of each model; samples of all models alternate.
 
-    Raises UsageError where ONNX Runtime cannot run a model.
+    `backend` is registered under `graphprune.backends`: a function that makes, from a model, its inputs and a number of threads,
+    a function that runs the model once.  Raises UsageError where the backend cannot run a model.
     """
-    runs = [_runner(model, threads, batch, input_shapes) for model in models]
+    prepare = registry.load("backends", backend)
+    runs = [prepare(model, random_inputs(Graph(model), shapes=input_shapes, batch=batch, scale=4), threads) for model in models]
     repeats = [_repeats(run) for run in runs]
     samples: list[list[float]] = [[] for _ in runs]
     for _ in range(rounds):
@@ -64,17 +67,6 @@ def measure(
             taken.append((time.perf_counter() - start) / repeat * 1e3)
         tick()
     return [_latency(taken, threads, batch) for taken in samples]
-
-
-def _runner(model: ModelProto, threads: int, batch: int, input_shapes: InputShapes | None) -> Callable[[], object]:
-    feeds = random_inputs(Graph(model), shapes=input_shapes, batch=batch, scale=4)
-    try:
-        active = session(model, threads)
-        active.run(None, feeds)
-    except Exception as error:  # onnxruntime raises many unrelated types
-        first = str(error).strip().splitlines()[0]
-        raise UsageError(f"ONNX Runtime cannot run the model: {first}. Check --input-shape") from error
-    return lambda: active.run(None, feeds)
 
 
 def _repeats(run: Callable[[], object]) -> int:

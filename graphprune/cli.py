@@ -11,15 +11,23 @@ import shlex
 import sys
 import traceback
 from dataclasses import asdict
+from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import click
 
 from . import registry
-from .errors import ExitCode, GraphpruneError, UsageError
-from .options import Masks, Mode, Normalization, Options
+from .configuration_commands import CONFIG, SAVE_CONFIG, config_beside, write_config
+from .errors import ExitCode, GraphpruneError
+from .options import MOST_THREADS, Masks, Mode, Normalization, Options
 from .terminal import (
+    COUNT,
+    JSON,
+    MODEL,
+    NUMBER,
+    SHAPE,
     check_output,
     describe,
     file_size,
@@ -29,25 +37,15 @@ from .terminal import (
     progress,
     report,
     sizes_of_inputs,
-    source_size,
     write_json,
     write_text,
 )
 from .version import VERSION
 
-if TYPE_CHECKING:
-    from rich.progress import Progress
-
 DEFAULTS = Options()
-MODEL = click.Path(path_type=Path)
-KINDS = ["importance", "selection", "repair", "importers", "exporters", "operators"]
-COUNT = click.IntRange(min=1)
-NUMBER = click.IntRange(min=0)
-JSON = click.option("--json", "json_to", metavar="FILE|-", help="Also write the result as JSON; '-' is standard output.")
+THREADS = click.IntRange(min=0, max=MOST_THREADS)
 REPORT = click.option("--report", "report_to", type=MODEL, metavar="FILE.html", help="Also write a report: one HTML file.")
-SHAPE = click.option(
-    "--input-shape", "shapes", multiple=True, metavar="NAME=1,3,224,224", help="Size of an input with dynamic dimensions."
-)
+KINDS = ["importance", "selection", "repair", "importers", "exporters", "backends", "operators"]
 
 NORMALIZATION = click.option(
     "--normalization",
@@ -58,8 +56,30 @@ NORMALIZATION = click.option(
 )
 
 
+ELSEWHERE = {
+    "batch": "batch_command:batch",
+    "compile": "compile_command:compile_",
+    "init": "configuration_commands:init",
+    "inspect": "configuration_commands:inspect",
+    "schema": "configuration_commands:schema",
+}
+"""Verbs in modules of their own, read when they are called."""
+
+
 class Commands(click.Group):
     """A click group that turns graphprune's errors into messages and exit codes."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all verbs."""
+        return sorted([*super().list_commands(ctx), *ELSEWHERE])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """A verb by its name."""
+        if cmd_name not in ELSEWHERE:
+            return super().get_command(ctx, cmd_name)
+        module, _, name = ELSEWHERE[cmd_name].partition(":")
+        command: click.Command = getattr(import_module(f"graphprune.{module}"), name)
+        return command
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run a command; never lets a traceback out unless GRAPHPRUNE_DEBUG is set."""
@@ -155,7 +175,15 @@ def view(model: Path, output: Path | None, normalization: Normalization, shapes:
 @main.command()
 @click.argument("model", type=MODEL)
 @click.option("-o", "--output", type=MODEL, required=True, help="The pruned ONNX file.")
-@click.option("--target", "targets", multiple=True, metavar="KIND=VALUE", help="macs=0.5, params=300K, bytes=2MB, channels=0.7.")
+@CONFIG
+@SAVE_CONFIG
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="KIND=VALUE",
+    help="macs=0.5, params=300K, bytes=2MB, channels=0.7, latency=8ms.",
+)
 @click.option("--recipe", default=DEFAULTS.recipe, metavar="fast|balanced|best", help="Names the passes left open.")
 @click.option("--importance", default=DEFAULTS.importance, metavar="SPEC", help="How channels are scored.")
 @click.option("--selection", default=DEFAULTS.selection, metavar="SPEC", help="How the budget is spread.")
@@ -181,65 +209,66 @@ def view(model: Path, output: Path | None, normalization: Normalization, shapes:
 @click.option("--min-channels", default=DEFAULTS.min_channels, show_default=True, type=COUNT, help="No group gets smaller.")
 @click.option("--seed", default=DEFAULTS.seed, show_default=True, type=NUMBER, help="For the proof and random scores.")
 @click.option("--plan", "plan_to", type=MODEL, help="Write the plan: what was kept of every group.")
-@click.option("--eval", "eval_from", type=MODEL, metavar="FILE.npz", help="Measure accuracy on these labelled samples.")
-@click.option("--measure", is_flag=True, help="Measure latency before and after.")
-@click.option("--threads", default=1, show_default=True, type=NUMBER, help="For --measure.")
+@click.option("--eval", metavar="FILE.npz|MODULE:FUNCTION", help="Measure accuracy on labelled samples, or by a function.")
+@click.option("--measure/--no-measure", help="Measure latency before and after.")
+@click.option("--threads", default=1, show_default=True, type=THREADS, help="For latency; 0: the runtime decides.")
+@click.option("--require", default="", metavar="METRIC<=VALUE,...", help="Write nothing, exit code 8, where this is not met.")
 @REPORT
 @NORMALIZATION
-@click.option("--on-unsupported", type=click.Choice(["pin", "error"]), default=DEFAULTS.on_unsupported, show_default=True)
-@click.option("--no-verify", is_flag=True, help="Leave out the proof.")
+@click.option(
+    "--on-unsupported",
+    type=click.Choice(["pin", "error"]),
+    default=DEFAULTS.on_unsupported,
+    show_default=True,
+    help="What becomes of operators without a rule.",
+)
+@click.option("--verify/--no-verify", default=DEFAULTS.verify, help="Prove the result, or do not.")
 @SHAPE
 @JSON
 def prune(
     model: Path,
     output: Path,
+    save_config: Path | None,
     plan_to: Path | None,
     report_to: Path | None,
-    eval_from: Path | None,
-    measure: bool,
-    threads: int,
-    no_verify: bool,
-    shapes: tuple[str, ...],
     json_to: str | None,
+    shapes: tuple[str, ...],
+    eval: str | None,
+    measure: bool,
+    require: str,
     repair: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Prune a model to a target and prove that the result equals the masked original."""
-    from . import pipeline
-    from .branches import with_branches
-    from .plan import write_weights
+    from . import run as runs
 
-    for path in (output, plan_to, report_to, json_path(json_to)):
+    files = {"output": output, "plan": plan_to, "report": report_to, "save-config": save_config or config_beside(output)}
+    for path in (*files.values(), json_path(json_to)):
         check_output(path)
-    run = _run() if report_to else {}
-    input_shapes = sizes_of_inputs(shapes)
+    where = _run() if report_to else {}
+    job = runs.Job(str(model), Options(**options, repair=named_repairs(repair)), shapes, eval, measure, require)
     with progress("pruning") as bar:
-        source = pipeline.load(model, input_shapes)
-        samples = _samples(eval_from, source)
-        result = pipeline.prune(
-            source, Options(**options, repair=named_repairs(repair), verify=not no_verify), input_shapes, step=describe(bar)
-        )
-        models = [with_branches(result.original.model), result.model]
-        latency = _latency(models, threads, input_shapes, bar) if measure else []
-        accuracies = _accuracies(models, samples, bar) if samples else []
-        times = _times(result, models, threads, input_shapes, bar) if report_to and measure else None
-    _exporter().write(result.model, output)
-    if plan_to is not None:
-        write_weights(plan_to, result.weights)
-        write_text(plan_to, result.plan.to_json())
-    from . import tables
-
-    sizes = source_size(model, result.original.model), file_size(output)
-    if report_to is not None:
+        outcome = runs.run(job, describe(bar))
+        times = runs.layer_times(job, outcome, describe(bar)) if report_to else None
+    if not outcome.unmet:
+        outcome.write(output, plan_to)
+        write_config(job, files)
+    sizes = outcome.sizes(output)
+    if report_to is not None and not outcome.unmet:
         from .report import prune_page
 
-        write_text(report_to, prune_page(result, model_name(model), sizes, run, latency, accuracies, times))
-    table = tables.prune_table(result, sizes, latency, accuracies)
-    report([table], lambda: tables.prune_json(result, sizes, latency, accuracies), json_to)
+        name = model_name(model)
+        write_text(report_to, prune_page(outcome.result, name, sizes, where, outcome.latency, outcome.accuracies, times))
+    from . import tables
+
+    shown = [tables.prune_table(outcome.result, sizes, outcome.latency, outcome.accuracies)]
+    shown += [tables.requirements_table(outcome.requirements)] if outcome.requirements else []
+    report(shown, lambda: outcome.as_json(sizes), json_to)
     if json_to != "-":
-        click.echo(tables.recipe_line(result))
-    if json_to != "-" and result.proof is not None:
-        click.echo(str(result.proof))
+        click.echo(tables.recipe_line(outcome.result))
+    if json_to != "-" and outcome.result.proof is not None:
+        click.echo(str(outcome.result.proof))
+    outcome.check()
 
 
 @main.command()
@@ -252,12 +281,13 @@ def apply(model: Path, plan: Path, output: Path, no_verify: bool, json_to: str |
     """Replay a plan: the same bytes as the run that wrote it."""
     from . import pipeline
     from .plan import read_plan, read_weights
+    from .provenance import record
 
     check_output(output)
     check_output(json_path(json_to))
     with progress("applying the plan"):
         result = pipeline.apply_plan(model, read_plan(plan), not no_verify, read_weights(plan))
-    _exporter().write(result.model, output)
+    _exporter().write(record(result.model, result.plan), output)
     from . import tables
 
     sizes = file_size(model), file_size(output)
@@ -289,8 +319,8 @@ def verify(model: Path, plan: Path, pruned: Path, seed: int, shapes: tuple[str, 
 
 @main.command()
 @click.argument("models", nargs=-1, required=True, type=MODEL)
-@click.option("--backend", type=click.Choice(["onnxruntime"]), default="onnxruntime", show_default=True)
-@click.option("--threads", default=1, show_default=True, type=NUMBER, help="0: the runtime decides.")
+@click.option("--backend", default="onnxruntime", show_default=True, metavar="NAME", help="Also: tvm (extra tvm).")
+@click.option("--threads", default=1, show_default=True, type=THREADS, help="0: the runtime decides.")
 @click.option("--batch", default=1, show_default=True, type=COUNT, help="For models with a dynamic batch.")
 @SHAPE
 @JSON
@@ -303,9 +333,10 @@ def bench(models: tuple[Path, ...], backend: str, threads: int, batch: int, shap
     input_shapes = sizes_of_inputs(shapes)
     with progress("measuring", total=benchmark.ROUNDS) as bar:
         loaded = [read_model(path) for path in models]
-        latencies = benchmark.measure(loaded, threads, batch, input_shapes, tick=lambda: bar.advance(bar.task_ids[0]))
+        tick = partial(bar.advance, bar.task_ids[0])
+        latencies = benchmark.measure(loaded, threads, batch, input_shapes, tick=tick, backend=backend)
     result = {"backend": backend, "models": [{"model": str(p), **t.as_dict()} for p, t in zip(models, latencies, strict=True)]}
-    report([tables.bench_table([str(path) for path in models], latencies)], lambda: result, json_to)
+    report([tables.bench_table([str(path) for path in models], latencies, backend)], lambda: result, json_to)
 
 
 @main.command()
@@ -331,7 +362,7 @@ def diff(model: Path, pruned: Path, json_to: str | None) -> None:
 @click.option("--align", default=str(DEFAULTS.align), show_default=True, metavar="auto|N", help="Step of channel counts.")
 @click.option("--keep", multiple=True, metavar="REGEX", help="Leave matching groups, tensors or nodes as they are.")
 @click.option("--seed", default=DEFAULTS.seed, show_default=True, type=NUMBER, help="For random scores and samples.")
-@click.option("--threads", default=1, show_default=True, type=NUMBER, help="For the latency.")
+@click.option("--threads", default=1, show_default=True, type=THREADS, help="For the latency.")
 @click.option("--plot", "plot_to", type=MODEL, metavar="FILE.svg|png|pdf", help="Draw the curves (extra plots).")
 @REPORT
 @NORMALIZATION
@@ -352,6 +383,7 @@ def compare(
 ) -> None:
     """Compare recipes, with random and uniform magnitude always among them, on data that was not chosen on."""
     from . import charts, comparison, pipeline, tables
+    from .evaluation import labelled_samples
     from .samples import read_samples
 
     for path in (plot_to, report_to, json_path(json_to)):
@@ -365,7 +397,9 @@ def compare(
         calibration = None if calibration_from is None else read_samples(calibration_from, graph)
         common = Options(**options, calibration=calibration)
         names = [name.strip() for name in recipes.split(",") if name.strip()]
-        found = comparison.compare(graph, names, targets, _samples(eval_from, graph), common, sizes, threads, describe(bar))
+        found = comparison.compare(
+            graph, names, targets, labelled_samples(eval_from, graph), common, sizes, threads, describe(bar)
+        )
     if plot_to is not None:
         charts.comparison_chart(found, plot_to)
     if report_to is not None:
@@ -378,7 +412,7 @@ def compare(
 @main.command("list")
 @click.argument("kind", required=False, type=click.Choice(KINDS))
 def list_(kind: str | None) -> None:
-    """List passes, importers, exporters or operators, with their options and defaults."""
+    """List passes, importers, exporters, backends or operators, with their options and defaults."""
     from .operators import TABLE
 
     for each in [kind] if kind else KINDS:
@@ -401,47 +435,11 @@ def _exporter() -> Any:
     return registry.load("exporters", "onnx")()
 
 
-def _samples(path: Path | None, graph: Any) -> dict[str, Any]:
-    from .samples import read_samples
-
-    if path is None:
-        return {}
-    samples = read_samples(path, graph)
-    if "labels" not in samples:
-        raise UsageError(f"{path}: --eval needs a key 'labels'")
-    return samples
-
-
 def _run() -> dict[str, str]:
     """When, where and by which command: for reports."""
     from .environment import environment
 
     return environment(shlex.join(["graphprune", *sys.argv[1:]]))
-
-
-def _times(result: Any, models: list[Any], threads: int, shapes: dict[str, list[int]], bar: Progress) -> tuple[Any, Any]:
-    """The time of each layer before and after."""
-    from .layers import layers_of
-    from .profiling import node_times
-
-    bar.update(bar.task_ids[0], description="measuring layers", total=None)
-    wanted = [layer.node for layer in layers_of(result.analysis, result.analysis.present({}))]
-    before, after = (node_times(model, wanted, threads, shapes) for model in models)
-    return before, after
-
-
-def _latency(models: list[Any], threads: int, shapes: dict[str, list[int]], bar: Progress) -> list[Any]:
-    from . import bench as benchmark
-
-    bar.update(bar.task_ids[0], description="measuring latency", total=benchmark.ROUNDS, completed=0)
-    return benchmark.measure(models, threads, 1, shapes, tick=lambda: bar.advance(bar.task_ids[0]))
-
-
-def _accuracies(models: list[Any], samples: dict[str, Any], bar: Progress) -> list[float]:
-    from .evaluation import accuracy
-
-    bar.update(bar.task_ids[0], description="measuring accuracy", total=None)
-    return [accuracy(model, samples) for model in models]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a network costs as a function of which channels it keeps: MACs, parameters, bytes, channels.
+"""What a network costs as a function of which channels it keeps: MACs, parameters, bytes, channels, measured time.
 
 The analysis turns every tensor size into a product of axis sizes, so the cost of any candidate is a few vectorised sums: a
 selection pass can try thousands.  Start reading at `CostModel.cost`.
@@ -6,9 +6,11 @@ selection pass can try thousands.  Start reading at `CostModel.cost`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,21 +19,32 @@ from .graph import element_count, is_parameter, item_bits
 from .inference import Analysis
 from .labels import Ids
 
-KINDS = ("macs", "params", "bytes", "channels")
+KINDS = ("macs", "params", "bytes", "channels", "latency")
+
+Times = Mapping[int, float]
+"""Nanoseconds that nodes take, by position."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """MACs for one sample (or for the batch that the model fixes), parameters, bytes of weights, prunable channels."""
+    """MACs for one sample (or for the batch that the model fixes), parameters, bytes of weights, prunable channels.
+
+    `latency` is in nanoseconds, and 0 where the model that gave it knows no times.
+    """
 
     macs: int
     params: int
     bytes: int
     channels: int
+    latency: int = 0
 
     def of(self, kind: str) -> int:
         """The figure of one kind of target."""
         return int(getattr(self, kind))
+
+    def as_dict(self) -> dict[str, int]:
+        """All figures that are known."""
+        return {kind: self.of(kind) for kind in KINDS if kind != "latency" or self.latency}
 
 
 @dataclass(frozen=True)
@@ -48,7 +61,8 @@ class _Terms:
 class CostModel:
     """Costs of every network that an analysis can lead to."""
 
-    def __init__(self, analysis: Analysis) -> None:
+    def __init__(self, analysis: Analysis, times: Times | None = None) -> None:
+        """With `times`, of the network as it is, other networks are taken to need time as their products and values are large."""
         self.analysis = analysis
         self._axes: dict[bytes, int] = {}
         self._arrays: list[Ids] = []
@@ -67,7 +81,10 @@ class CostModel:
             sizes.append((constant * item_bits(tensor.data_type) / 8 if element_count(tensor) else 0, factors))
             if is_parameter(tensor):
                 params.append((constant, factors))
-        self._macs, self._params, self._bytes = (self._terms(terms) for terms in (macs, params, sizes))
+        self._of_kind = {
+            kind: self._terms(terms)
+            for kind, terms in (("macs", macs), ("params", params), ("bytes", sizes), ("latency", self._durations(times or {})))
+        }
         units = [group.labels for group in analysis.decided]
         self._units: Ids = np.concatenate(units) if units else np.zeros(0, np.int32)
         self._finish()
@@ -76,8 +93,8 @@ class CostModel:
         """The cost with these labels present, and what readers take of others."""
         present = self.analysis.closed(present)
         counts = self.counts(present)
-        macs, params, size = (round(terms.values(counts).sum()) for terms in (self._macs, self._params, self._bytes))
-        return Cost(macs, params, size, int(present[self._units].sum()))
+        figures = {kind: round(terms.values(counts).sum()) for kind, terms in self._of_kind.items()}
+        return Cost(channels=int(present[self._units].sum()), **figures)
 
     @cached_property
     def original(self) -> Cost:
@@ -90,7 +107,7 @@ class CostModel:
         counts, saved = self.counts(present), np.zeros(len(present))
         slope = np.zeros(len(counts))
         for kind in kinds:
-            terms = {"macs": self._macs, "params": self._params, "bytes": self._bytes}.get(kind)
+            terms = self._of_kind.get(kind)
             if terms is None:
                 saved[self._units] += 1 / max(1, self.original.channels)
                 continue
@@ -114,11 +131,44 @@ class CostModel:
 
     def node_macs(self, present: NDArray[np.bool_]) -> dict[int, int]:
         """MACs of each contraction by node position."""
-        values = self._macs.values(self.counts(present))
+        values = self._of_kind["macs"].values(self.counts(present))
         result: dict[int, int] = {}
         for term, value in zip(self.analysis.mac_terms, values.tolist(), strict=True):
             result[term.node] = result.get(term.node, 0) + round(value)
         return result
+
+    def _durations(self, times: Times) -> list[tuple[float, list[int]]]:
+        """Terms that give every node its time: in proportion to its MACs, or to the size of its first result."""
+        graph, labels = self.analysis.graph, self.analysis.ledger.labels
+        products: dict[int, list[tuple[float, list[int]]]] = defaultdict(list)
+        for term in self.analysis.mac_terms:
+            axes = [self._axis(labels.find(ids)) for ids in term.factors]
+            products[term.node].append((term.constant * self._full(axes), axes))
+        terms = []
+        self._timed: list[int] = []
+        """The node of each term."""
+        for node, time in times.items():
+            free = [ids for _, ids in self.analysis.free_axes(graph.nodes[node].output[0])]
+            shares = products.get(node) or [(1.0, [self._axis(labels.find(ids)) for ids in free])]
+            total = sum(size for size, _ in shares)
+            self._timed += [node] * len(shares)
+            terms += [(time * size / max(total, 1) / self._full(factors), factors) for size, factors in shares]
+        return terms
+
+    def node_shares(self, present: NDArray[np.bool_]) -> dict[int, float]:
+        """The predicted time of each node relative to that in the whole network, for nodes with a time."""
+        everything = np.ones(len(present), dtype=bool)
+        terms = self._of_kind["latency"]
+        now, whole = (terms.values(self.counts(mask)) for mask in (self.analysis.closed(present), everything))
+        shares: dict[int, list[float]] = {}
+        for node, a, b in zip(self._timed, now.tolist(), whole.tolist(), strict=True):
+            old = shares.setdefault(node, [0.0, 0.0])
+            old[0], old[1] = old[0] + a, old[1] + b
+        return {node: a / b for node, (a, b) in shares.items() if b}
+
+    def _full(self, factors: Sequence[int]) -> int:
+        """The product of whole axes."""
+        return prod(len(self._arrays[factor]) for factor in factors)
 
     def _axis(self, ids: Ids) -> int:
         key = ids.tobytes()

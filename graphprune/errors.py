@@ -19,6 +19,8 @@ class ExitCode(IntEnum):
     PROOF_FAILED = 5
     MISSING_EXTRA = 6
     NOT_FASTER = 7
+    REQUIREMENT = 8
+    JOBS_FAILED = 9
 
 
 class GraphpruneError(Exception):
@@ -63,3 +65,21 @@ class MissingExtraError(GraphpruneError):
     """An optional dependency is needed and not installed."""
 
     exit_code = ExitCode.MISSING_EXTRA
+
+
+class NotFasterError(GraphpruneError):
+    """The result is slower than the original where latency was asked for."""
+
+    exit_code = ExitCode.NOT_FASTER
+
+
+class RequirementError(GraphpruneError):
+    """The pruned model does not meet what `--require` asks for."""
+
+    exit_code = ExitCode.REQUIREMENT
+
+
+class JobsFailedError(GraphpruneError):
+    """Some jobs of a batch failed; the others are done."""
+
+    exit_code = ExitCode.JOBS_FAILED

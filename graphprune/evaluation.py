@@ -1,8 +1,13 @@
-"""Accuracy of a classifier on labelled samples.  Start reading at `accuracy`."""
+"""How good a model is: accuracy on labelled samples, or what a function of the user's says.
+
+Start reading at `evaluator`.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from onnx import ModelProto
@@ -10,8 +15,45 @@ from onnx import ModelProto
 from .errors import UsageError
 from .graph import Array, Graph
 from .runtime import session
+from .samples import LABELS, read_samples
+from .sources import imported, is_import_string
 
 BATCH = 64
+
+
+def evaluator(source: str, graph: Graph) -> Callable[[ModelProto], float]:
+    """What scores a model: accuracy on an .npz with labels, or the function that an import string names.
+
+    The function gets the ONNX model and returns a number, the higher the better; importing and calling it runs that code.
+    Raises UsageError where there are no labels or no such function, and where it fails or gives no number.
+    """
+    if not is_import_string(source):
+        samples = labelled_samples(Path(source), graph)
+        return lambda model: accuracy(model, samples)
+    function = imported(source)
+    if not callable(function):
+        raise UsageError(f"{source}: it is of type {type(function).__name__}; --eval takes a function of an ONNX model")
+    return lambda model: _score(source, function, model)
+
+
+def labelled_samples(path: Path, graph: Graph) -> dict[str, Array]:
+    """Samples with labels from an .npz.  Raises UsageError where there are none."""
+    samples = read_samples(path, graph)
+    if LABELS not in samples:
+        raise UsageError(f"{path}: --eval needs a key 'labels'")
+    return samples
+
+
+def _score(source: str, function: Callable[[ModelProto], float], model: ModelProto) -> float:
+    try:
+        score = float(function(model))
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever the user's code raises
+        raise UsageError(f"{source} failed: {type(error).__name__}: {error}") from error
+    if not math.isfinite(score):
+        raise UsageError(f"{source} gave {score}; a finite number is needed")
+    return score
 
 
 def accuracy(model: ModelProto, samples: dict[str, Array], tick: Callable[[], None] = lambda: None) -> float:

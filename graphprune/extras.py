@@ -7,12 +7,12 @@ from types import ModuleType
 
 from .errors import MissingExtraError
 
-MODULES = {"torch": "torch", "solver": "scipy", "plots": "matplotlib"}
-"""The module that tells whether an extra of the passes is installed."""
+MODULES = {"torch": "torch", "solver": "scipy", "plots": "matplotlib", "tvm": "tvm"}
+"""The module that tells whether an extra of the passes and exporters is installed."""
 
 
 def need(extra: str) -> ModuleType:
-    """The module of an extra of the passes.  Raises MissingExtraError where it cannot be imported."""
+    """The module of an extra of the passes and exporters.  Raises MissingExtraError where it cannot be imported."""
     return require(MODULES[extra], extra)
 
 

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Le
 
 from .errors import UsageError
 
 Normalization = Literal["pin", "kept"]
 """What becomes of channels that a normalisation averages over: pinned, or free with averages over what is kept."""
+
+MOST_THREADS = 1024
+"""For measuring; more would only stop the machine."""
 
 
 Mode = Literal["coupled", "unconstrained"]
@@ -36,12 +41,14 @@ class Options:
     ratios: tuple[str, ...] = ()
     mode: Mode = "coupled"
     """Whether all readers of a value drop the same channels, or each its own."""
-    masks: Masks = "nested"
+    masks: Masks = "independent"
     """In unconstrained mode: whether readers share one ranking of channels, or each has its own."""
-    min_channels: int = 1
-    seed: int = 0
+    min_channels: Annotated[int, Ge(1)] = 1
+    seed: Annotated[int, Ge(0)] = 0
+    threads: Annotated[int, Ge(0), Le(MOST_THREADS)] = 1
+    """Threads that latency is measured with; 0: the runtime decides."""
     normalization: Normalization = "pin"
-    on_unsupported: str = "pin"
+    on_unsupported: Literal["pin", "error"] = "pin"
     verify: bool = True
 
     def as_dict(self) -> dict[str, Any]:

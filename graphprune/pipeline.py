@@ -25,6 +25,7 @@ from .errors import ProofError, UnreachableError, UsageError
 from .evidence import Evidence
 from .graph import Array, Graph
 from .inference import Analysis, infer
+from .latency import check_faster, fastest, stopwatch_for
 from .model_file import read_model
 from .normalize import normalize
 from .options import Normalization, Options
@@ -179,12 +180,28 @@ def _decide(scored: Scored, targets: Sequence[Target], step: Step) -> tuple[Anal
     analysis, options = scored.evidence.analysis, scored.options
     problem = replace(scored.problem, targets=targets, required={})
     step("selecting channels")
-    keep = solve(problem, registry.make("selection", options.selection).path(problem))
+    if any(target.kind == "latency" for target in targets):
+        watch = stopwatch_for(scored.graph, options.threads, scored.input_shapes)
+        keep = fastest(problem, watch, lambda each: _choose(each, options), lambda kept: _built(analysis, kept), step)
+    else:
+        keep = _choose(problem, options)
     if all(len(units) == group.size for group, units in zip(problem.groups, keep.values(), strict=True)):
         raise UnreachableError(_nothing_pruned(options))
     keep = ordered(analysis, analysis.present(keep))
     analysis = with_order(analysis, keep)
     return analysis, keep, _repaired_weights(scored.evidence, analysis, analysis.present(keep), options, step)
+
+
+def _choose(problem: Problem, options: Options) -> dict[str, list[int]]:
+    return solve(problem, registry.make("selection", options.selection).path(problem))
+
+
+def _built(analysis: Analysis, keep: Mapping[str, list[int]]) -> ModelProto:
+    """The network with what is kept, in order."""
+    keep = ordered(analysis, analysis.present(keep))
+    analysis = with_order(analysis, keep)
+    model: ModelProto = shrink_pass().shrink(analysis, analysis.present(keep))
+    return model
 
 
 def _finish(
@@ -205,13 +222,18 @@ def _finish(
     rewritten = shrink_pass().shrink(changed, present)
     analysis.graph.forget_constants()
     after = model.cost(present)
-    realised = tuple(Realised(str(t), t.limit(model.original), after.of(t.kind), model.original.of(t.kind)) for t in targets)
+    before = model.original
+    if any(target.kind == "latency" for target in targets):
+        step("measuring the result")
+        old, new = check_faster(stopwatch_for(graph, options.threads, input_shapes), rewritten)
+        before, after = replace(before, latency=old), replace(after, latency=new)
+    realised = tuple(Realised(str(t), t.limit(before), after.of(t.kind), before.of(t.kind)) for t in targets)
     proof = None
     if options.verify:
         step("proving")
         proof = _passed(prove(changed, present, rewritten, kept_of, options.seed, input_shapes))
     recorded = options.as_dict()
-    return Result(rewritten, graph, analysis, keep, weights, recorded, model.original, after, realised, proof)
+    return Result(rewritten, graph, analysis, keep, weights, recorded, before, after, realised, proof)
 
 
 def _calibration(model: CostModel, options: Options, input_shapes: InputShapes | None, step: Step) -> Calibration | None:

@@ -21,7 +21,7 @@ from onnx import ModelProto
 
 from .errors import UsageError
 from .graph import Graph, operator_name
-from .runtime import cannot_run, random_inputs, session
+from .runtime import cannot_run, profiled, random_inputs
 from .shape_inference import InputShapes
 
 RUNS = 12
@@ -73,16 +73,16 @@ def node_times(model: ModelProto, wanted: Iterable[str], threads: int = 1, input
 
 def _profile(model: ModelProto, graph: Graph, threads: int, input_shapes: InputShapes | None) -> list[list[dict[str, Any]]]:
     """The kernel events of each run but the first ones."""
+    feeds = random_inputs(graph, shapes=input_shapes, batch=1, scale=4)
     with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
-        feeds = random_inputs(graph, shapes=input_shapes, batch=1, scale=4)
         try:
-            active = session(model, threads, profile_to=Path(folder) / "profile")
-            for _ in range(RUNS):
-                active.run(None, feeds)
+            with profiled(model, threads, Path(folder)) as active:
+                for _ in range(RUNS):
+                    active.run(None, feeds)
         except cannot_run() as error:
             first = str(error).strip().splitlines()[0]
             raise UsageError(f"ONNX Runtime cannot run the model: {first}. Check --input-shape") from error
-        events = json.loads(Path(active.end_profiling()).read_text(encoding="utf-8"))
+        events = [event for file in Path(folder).iterdir() for event in json.loads(file.read_text(encoding="utf-8"))]
     starts = sorted(event["ts"] for event in events if event["name"] == "model_run")
     runs: list[list[dict[str, Any]]] = [[] for _ in range(RUNS)]
     for event in events:

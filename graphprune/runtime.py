@@ -6,7 +6,7 @@ Start reading at `random_inputs` and `run`.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,23 +24,39 @@ if TYPE_CHECKING:
     import onnxruntime
 
 
-def session(
-    model: ModelProto, threads: int = 0, optimize: bool = True, profile_to: Path | None = None
-) -> onnxruntime.InferenceSession:
+def session(model: ModelProto, threads: int = 0, optimize: bool = True) -> onnxruntime.InferenceSession:
     """An ONNX Runtime CPU session; `threads` = 0 lets the runtime decide.
 
-    Without `optimize` the graph runs as it is written.  With `profile_to` the session writes a profile to a file whose name
-    begins so.  Raises onnxruntime's own exceptions for models that it cannot run.
+    Without `optimize` the graph runs as it is written.  Raises onnxruntime's own exceptions for models that it cannot run.
     """
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = threads
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
-    if profile_to is not None:
-        options.enable_profiling, options.profile_file_prefix = True, str(profile_to)
+    return _session(model, options, threads)
+
+
+@contextmanager
+def profiled(model: ModelProto, threads: int, folder: Path) -> Iterator[onnxruntime.InferenceSession]:
+    """A session that profiles its runs and writes what it saw, as JSON, into a folder when it ends."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.enable_profiling = True
+    options.profile_file_prefix = str(folder / "profile")
+    active = _session(model, options, threads)
+    try:
+        yield active
+    finally:
+        active.end_profiling()
+
+
+def _session(model: ModelProto, options: onnxruntime.SessionOptions, threads: int) -> onnxruntime.InferenceSession:
+    import onnxruntime as ort
+
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
     providers = ["CPUExecutionProvider"]
     if fits_message(model):
         return ort.InferenceSession(model.SerializeToString(), options, providers=providers)
@@ -48,6 +64,20 @@ def session(
         path = Path(folder) / "model.onnx"
         write_model(model, path)
         return ort.InferenceSession(str(path), options, providers=providers)
+
+
+def prepare(model: ModelProto, feeds: Mapping[str, Array], threads: int) -> Callable[[], object]:
+    """ONNX Runtime on the processor.
+
+    The result runs the model once (a backend for `graphprune.bench`).  Raises UsageError where the model cannot be run.
+    """
+    try:
+        active = session(model, threads)
+        active.run(None, dict(feeds))
+    except Exception as error:  # onnxruntime raises many unrelated types
+        first = str(error).strip().splitlines()[0]
+        raise UsageError(f"ONNX Runtime cannot run the model: {first}. Check --input-shape") from error
+    return lambda: active.run(None, dict(feeds))
 
 
 @contextmanager

@@ -31,8 +31,8 @@ def read_source(source: object, format_: str | None = None, shapes: InputShapes 
     """
     if format_ in (None, "onnx") and isinstance(source, str | Path) and Path(source).suffix == ".onnx":
         return read_model(Path(source))
-    if isinstance(source, str | Path) and (match := _IMPORT_STRING.fullmatch(str(source))) and not Path(source).exists():
-        source = _built(match[1], match[2])
+    if isinstance(source, str | Path) and is_import_string(source):
+        source = _built(str(source))
     model: ModelProto = _importer(source, format_).read(source, shapes or {})
     return model
 
@@ -51,17 +51,32 @@ def _importer(source: object, name: str | None) -> Any:
     raise UsageError(f"cannot import an object of type {type(source).__qualname__}; see `graphprune list importers`")
 
 
-def _built(module: str, attribute: str) -> object:
-    """The object that an import string names; a function is called.  The current folder is searched first, as by python -m."""
+def is_import_string(text: str | Path) -> bool:
+    """Whether a text is of the form `package.module:attribute` and no file."""
+    return _IMPORT_STRING.fullmatch(str(text)) is not None and not Path(text).exists()
+
+
+def imported(text: str) -> Any:
+    """The object that an import string names; runs its module.  The current folder is searched first, as by python -m.
+
+    Raises UsageError where there is none.
+    """
+    module, _, attribute = text.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
         found: Any = importlib.import_module(module)
     except ImportError as error:
-        raise UsageError(f"{module}:{attribute}: cannot import {module!r}: {error}") from error
+        raise UsageError(f"{text}: cannot import {module!r}: {error}") from error
     for part in attribute.split("."):
         if not hasattr(found, part):
-            raise UsageError(f"{module}:{attribute}: {module!r} has no {attribute!r}")
+            raise UsageError(f"{text}: {module!r} has no {attribute!r}")
         found = getattr(found, part)
+    return found
+
+
+def _built(text: str) -> object:
+    """The object that an import string names; a function is called."""
+    found = imported(text)
     is_factory = callable(found) and (isinstance(found, type) or type(found).__module__ == "builtins")
     return found() if is_factory else found

@@ -6,7 +6,7 @@ Start reading at `prune_table`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -18,6 +18,7 @@ from .cost import Cost
 from .difference import Difference
 from .inference import Analysis
 from .pipeline import Result
+from .requirements import Checked
 
 
 def amount(value: float) -> str:
@@ -42,9 +43,9 @@ def prune_table(
         share = f"{after / before:.1%}" if before else "-"
         table.add_row(title, amount(before), amount(after), share, wished.get(kind, ""))
     table.add_row("file size", amount(sizes[0]) + "B", amount(sizes[1]) + "B", f"{sizes[1] / max(1, sizes[0]):.1%}", "")
-    if latency:
-        old, new = (f"{item.median_ms:.3g} ms" for item in latency)
-        table.add_row("latency", old, new, f"{latency[1].median_ms / latency[0].median_ms:.1%}", "")
+    old, new = (item.median_ms for item in latency) if latency else (result.before.latency / 1e6, result.after.latency / 1e6)
+    if old:
+        table.add_row("latency", f"{old:.3g} ms", f"{new:.3g} ms", f"{new / old:.1%}", wished.get("latency", ""))
     if accuracies:
         table.add_row("accuracy", *(f"{value:.2%}" for value in accuracies), f"{accuracies[1] - accuracies[0]:+.2%}", "")
     return table
@@ -59,13 +60,28 @@ def recipe_line(result: Result) -> str:
     return f"recipe {options['recipe']}: {', '.join(passes)} ({repaired}{hint})"
 
 
+def requirements_table(requirements: Sequence[Checked]) -> Table:
+    """What was required, what was measured, and whether that will do."""
+    table = Table(title="requirements", title_justify="left")
+    for name in ("required", "measured", ""):
+        table.add_column(name, justify="right" if name == "measured" else "left")
+    for item in requirements:
+        measured = f"{item.measured:.4g}{'x' if item.unit == 'share' else ''}"
+        table.add_row(item.requirement, measured, "met" if item.passed else "not met")
+    return table
+
+
 def prune_json(
-    result: Result, sizes: tuple[int, int], latency: Sequence[Latency] = (), accuracies: Sequence[float] = ()
+    result: Result,
+    sizes: tuple[int, int],
+    latency: Sequence[Latency] = (),
+    accuracies: Sequence[float] = (),
+    requirements: Sequence[Checked] = (),
 ) -> dict[str, Any]:
     """The same for scripts."""
     report: dict[str, Any] = {
-        "before": asdict(result.before) | {"file_bytes": sizes[0]},
-        "after": asdict(result.after) | {"file_bytes": sizes[1]},
+        "before": result.before.as_dict() | {"file_bytes": sizes[0]},
+        "after": result.after.as_dict() | {"file_bytes": sizes[1]},
         "targets": [asdict(item) | {"realised": item.fraction} for item in result.realised],
         "groups": [{"id": group.id, "size": group.size, "kept": len(group.keep)} for group in result.plan.groups],
         "pinned": len(result.plan.pinned),
@@ -78,6 +94,8 @@ def prune_json(
         report["latency"] = {"before": latency[0].as_dict(), "after": latency[1].as_dict()}
     if accuracies:
         report["accuracy"] = {"before": accuracies[0], "after": accuracies[1]}
+    if requirements:
+        report["requirements"] = [asdict(item) for item in requirements]
     return report
 
 
@@ -127,7 +145,7 @@ def analysis_json(analysis: Analysis, cost: Cost) -> dict[str, Any]:
         {"tensor": p.tensor, "axis": p.axis, "indices": p.indices, "reason": p.reason.text, "node": p.reason.node}
         for p in analysis.pinned
     ]
-    return {"groups": members, "pinned": pinned, "cost": asdict(cost)}
+    return {"groups": members, "pinned": pinned, "cost": cost.as_dict()}
 
 
 def difference_table(difference: Difference) -> Table:
@@ -146,9 +164,24 @@ def difference_table(difference: Difference) -> Table:
     return table
 
 
-def bench_table(names: Sequence[str], latencies: Sequence[Latency]) -> Table:
+def compiled_table(facts: Mapping[str, Any]) -> Table:
+    """What `compile` wrote: the entries that an exporter's record gives."""
+    table = Table(title="compiled", title_justify="left", show_header=False)
+    target = " ".join(str(facts["target"][key]) for key in ("kind", "mtriple", "mcpu") if key in facts["target"])
+    slow = f", {len(facts['unscheduled'])} without a schedule" if facts["unscheduled"] else ""
+    tuned = f", {facts['tuned']} tuned" if facts["tuned"] else ""
+    compared = "not run: another processor" if facts["difference"] is None else f"{facts['difference']:.1e} of scale"
+    table.add_row("library", f"{facts['library']} ({amount(facts['bytes'])}B)")
+    table.add_row("target", target)
+    table.add_row("kernels", f"{facts['kernels']}{tuned}{slow}")
+    table.add_row("compiled in", f"{facts['seconds']:.1f} s")
+    table.add_row("difference to ONNX Runtime", compared)
+    return table
+
+
+def bench_table(names: Sequence[str], latencies: Sequence[Latency], backend: str = "onnxruntime") -> Table:
     """Latency of each model, and its ratio to the first."""
-    table = Table(title=f"ONNX Runtime, {latencies[0].threads} threads, batch {latencies[0].batch}", title_justify="left")
+    table = Table(title=f"{backend}, {latencies[0].threads} threads, batch {latencies[0].batch}", title_justify="left")
     for name in ("model", "median", "p10", "p90", "ratio"):
         table.add_column(name, justify="left" if name == "model" else "right", overflow="fold")
     for name, item in zip(names, latencies, strict=True):

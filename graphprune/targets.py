@@ -1,4 +1,4 @@
-"""Budgets as the user writes them: `macs=0.5`, `params=300K`, `bytes=2MB`.  Start reading at `parse_target`."""
+"""Budgets as the user writes them: `macs=0.5`, `params=300K`, `bytes=2MB`, `latency=8ms`.  Start reading at `parse_target`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from dataclasses import dataclass
 from .cost import KINDS, Cost
 from .errors import UsageError
 
-_UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+"""What a number may be followed by, in capitals."""
+
+TIMES = {"": 1.0, "NS": 1.0, "US": 1e3, "MS": 1e6, "S": 1e9}
+"""The same for latencies, in nanoseconds."""
+
 _VALUE = re.compile(r"([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Z]*)")
 
 
@@ -27,6 +32,8 @@ class Target:
     def __str__(self) -> str:
         if not self.absolute:
             return f"{self.kind}={self.value:g}"
+        if self.kind == "latency":
+            return f"{self.kind}={self.value / 1e6:g}ms"
         size, unit = next(((s, u) for s, u in ((1e9, "G"), (1e6, "M"), (1e3, "K")) if self.value >= s), (1.0, ""))
         return f"{self.kind}={self.value / size:g}{unit}"
 
@@ -39,13 +46,18 @@ def parse_target(text: str) -> Target:
     if kind not in KINDS:
         raise UsageError(f"target {text!r}: unknown kind {kind!r}; there are: {', '.join(KINDS)}")
     match = _VALUE.fullmatch(value)
-    if not match or match[2].upper() not in _UNITS:
-        raise UsageError(f"target {text!r}: {value!r} is neither a fraction nor a number with a unit (K, M, G, KB, MB, ...)")
+    units = TIMES if kind == "latency" else UNITS
+    if not match or match[2].upper() not in units:
+        known = "ms, us, s" if kind == "latency" else "K, M, G, KB, MB, ..."
+        raise UsageError(f"target {text!r}: {value!r} is neither a fraction nor a number with a unit ({known})")
     number, unit = float(match[1]), match[2].upper()
     if unit:
-        return Target(kind, number * _UNITS[unit], absolute=True)
+        return Target(kind, number * units[unit], absolute=True)
     if kind == "channels" and number > 1:
         return Target(kind, number, absolute=True)
     if not 0 < number <= 1:
-        raise UsageError(f"target {text!r}: a fraction lies above 0 and is at most 1; write a unit for absolute numbers (300M)")
+        example = "8ms" if kind == "latency" else "300M"
+        raise UsageError(
+            f"target {text!r}: a fraction lies above 0 and is at most 1; write a unit for absolute numbers ({example})"
+        )
     return Target(kind, number)

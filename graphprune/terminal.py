@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
 
+MODEL = click.Path(path_type=Path)
+COUNT = click.IntRange(min=1)
+NUMBER = click.IntRange(min=0)
+JSON = click.option("--json", "json_to", metavar="FILE|-", help="Also write the result as JSON; '-' is standard output.")
+SHAPE = click.option(
+    "--input-shape", "shapes", multiple=True, metavar="NAME=1,3,224,224", help="Size of an input with dynamic dimensions."
+)
+
 
 @contextmanager
 def progress(what: str, total: float | None = None) -> Iterator[Progress]:

@@ -62,10 +62,11 @@ def nested(analysis: Analysis, groups: Sequence[Group], scores: Sequence[Vector]
 
 
 def _in_order_of(own: Vector, pooled: Vector, number: NDArray[np.int32]) -> Vector:
-    """The values of `own`, the largest where `pooled` is largest; those without a channel of their own stay."""
+    """Values in the order of `pooled`: for each channel the largest of `own` that leaves with it; others stay as they are."""
     result = own.copy()
     known = np.flatnonzero(number != NO_CLASS)
-    result[known[np.lexsort((-number[known], pooled[number[known]]))]] = np.sort(own[known])
+    worst_first = known[np.lexsort((-number[known], pooled[number[known]]))]
+    result[worst_first] = np.maximum.accumulate(own[worst_first])
     return result
 
 

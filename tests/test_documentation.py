@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from graphprune.cli import main
@@ -38,3 +40,32 @@ def test_the_first_command_of_the_readme(tmp_path: Path) -> None:
 def test_the_example_is_small() -> None:
     files = [path for path in (ROOT / "examples" / "fashion_mnist").iterdir() if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 2_000_000
+
+
+def test_the_examples_of_pipelines_are_right(tmp_path: Path) -> None:
+    """The jobs expand, the stage's configuration is valid, and the workflow's gate is met."""
+    from graphprune.configuration import read_configuration
+    from graphprune.jobs import read_jobs
+
+    folder = ROOT / "examples" / "pipelines"
+    assert len(read_jobs(folder / "jobs.yaml").jobs) == 4
+    assert read_configuration(folder / "prune.yaml")["target"] == ("macs=0.5",)
+    steps = yaml.safe_load((folder / "github-actions.yml").read_text())["jobs"]["prune"]["steps"]
+    (command,) = [step["run"] for step in steps if "graphprune prune" in step.get("run", "")]
+    words = [word.replace("examples/", f"{ROOT}/examples/") for word in shlex.split(command)[1:]]
+    words = [str(tmp_path / word) if word in ("smaller.onnx", "plan.json", "result.json") else word for word in words]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    stage = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"]["prune"]
+    assert {*stage["outs"], "result.json"} <= set(yaml.safe_load((folder / "prune.yaml").read_text()).values())
+
+
+def test_the_file_of_jobs_in_the_documentation_is_valid(tmp_path: Path) -> None:
+    from graphprune.jobs import read_jobs
+
+    page = (ROOT / "docs" / "batch.md").read_text(encoding="utf-8")
+    (tmp_path / "jobs.yaml").write_text(page.split("```yaml\n")[1].split("```")[0])
+    for name in ("models/tiny1.onnx", "models/big.onnx", "extra/resnet.onnx"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert len(read_jobs(tmp_path / "jobs.yaml").jobs) == 3 * 3 * 2 - 3 + 1

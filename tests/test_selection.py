@@ -125,8 +125,8 @@ def test_distortion_spends_error_where_it_saves_most() -> None:
 
 def test_savings_are_the_slope_of_the_cost() -> None:
     analysis = graphprune.analyze(residual())
-    model = CostModel(analysis)
     present = np.ones(len(analysis.ledger.labels), dtype=bool)
+    model = CostModel(analysis, {node: 1e3 * macs for node, macs in CostModel(analysis).node_macs(present).items()})
     for kind in KINDS:
         savings = model.savings(present, [kind])
         for group in analysis.groups:

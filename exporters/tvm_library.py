@@ -1,0 +1,251 @@
+"""Compiled libraries, by TVM: a shared library, or an archive of objects for another machine.
+
+Only this module and `tvm_targets` can be imported without the extra `tvm`.  Start reading at `TvmExporter.compile`.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from onnx import ModelProto, helper
+
+from graphprune.branches import with_branches
+from graphprune.errors import ProofError, UsageError
+from graphprune.extras import need, require
+from graphprune.graph import Array, Graph
+from graphprune.model_file import atomic_file
+from graphprune.runtime import random_inputs, run
+
+from .base import Exporter
+from .tvm_targets import architecture, target_options
+
+TOLERANCE = 1e-4
+"""Largest difference to ONNX Runtime, relative to the largest value of an output."""
+
+ROUNDING = 4
+"""Where the network amplifies rounding: so many times what `sensitivity` finds, if that is more."""
+
+NUDGE = 1e-6
+"""Inputs moved by this share, a few units of the last place, show how much a network amplifies rounding."""
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What was written, and how it compares with ONNX Runtime."""
+
+    library: str
+    target: Mapping[str, Any]
+    seconds: float
+    """For everything but tuning."""
+    bytes: int
+    kernels: int
+    unscheduled: tuple[str, ...]
+    """Kernels that the default schedule has no rule for: right, but slow."""
+    tuned: int
+    """Kernels whose schedule came from the tuning database."""
+    difference: float | None
+    """Largest difference to ONNX Runtime relative to scale; None where this machine cannot run the target."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class TvmExporter(Exporter):
+    """A compiled library for one processor (TVM): NAME.so, or NAME.tar with object files."""
+
+    name: ClassVar[str] = "tvm"
+
+    target: str = "native"
+    threads: int = 0
+    tune_trials: int = 0
+    tune_seconds: float = 0.0
+    database: str = ""
+
+    def write(self, model: ModelProto, path: Path) -> None:
+        """Compile a normalised model.  Raises what `compile` raises."""
+        self.compile(Graph(model), path)
+
+    def compile(self, graph: Graph, path: Path, step: Callable[[str], None] = lambda text: None) -> Compiled:
+        """Compile a normalised model with the sizes its inputs declare, compare with ONNX Runtime, and write the library.
+
+        Beside NAME.so (or NAME.tar) come NAME.json with the names, types and shapes of inputs and outputs, NAME-run.py and
+        NAME-README.md.  Raises UsageError for targets and file names that do not fit, InvalidModelError for operators that TVM
+        does not know, ProofError where the results differ, and MissingExtraError.
+        """
+        options, link = self.check(path)
+        from . import tvm_module
+
+        if self.tune_trials or self.tune_seconds:
+            refuse_dynamic(graph)
+        target = tvm_module.target_of(options)
+        model = with_branches(graph.model)
+        start = time.perf_counter()
+        step("importing into TVM")
+        module = tvm_module.lowered(tvm_module.imported(model), target)
+        spent = time.perf_counter() - start
+        module, tuned = self._tuned(module, options, step)
+        start = time.perf_counter()
+        step("compiling")
+        module = tvm_module.scheduled(module, target)
+        executable = tvm_module.built(module, target)
+        with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
+            library = Path(folder) / f"library{path.suffix}"
+            executable.export_library(str(library), **({"fcompile": link} if link else {}))
+            spent += time.perf_counter() - start
+            difference = None
+            if tvm_module.runs_here(target, architecture(options) in ("", platform.machine())):
+                step("comparing with ONNX Runtime")
+                difference = compared(graph, model, library if path.suffix == ".so" else executable)
+            _write(library, path, _signature(model, options))
+        names = tvm_module.kernels(module)
+        slow = tuple(tvm_module.unscheduled(module))
+        return Compiled(str(path), options, spent, path.stat().st_size, len(names), slow, tuned, difference)
+
+    def check(self, path: Path) -> tuple[dict[str, Any], Any]:
+        """The target and the linker, found before any work starts.  Raises UsageError or MissingExtraError."""
+        options = target_options(self.target, self.threads)
+        if path.suffix not in (".so", ".tar"):
+            raise UsageError(f"{path}: the output is a library NAME.so, or NAME.tar with the objects to link elsewhere")
+        need("tvm")
+        return options, linker(path, options)
+
+    def _tuned(self, module: Any, options: Mapping[str, Any], step: Callable[[str], None]) -> tuple[Any, int]:
+        """The module with schedules from tuning, and how many kernels got one."""
+        if not (self.tune_trials or self.tune_seconds or self.database):
+            return module, 0
+        from . import tvm_tuning
+
+        return tvm_tuning.tuned(module, options, self.tune_trials, self.tune_seconds, self.database, step)
+
+
+def refuse_dynamic(graph: Graph) -> None:
+    """Raises UsageError where an input has a dynamic size: schedules are measured with real sizes."""
+    for value in graph.inputs:
+        open_ = [dim.dim_param or "?" for dim in value.type.tensor_type.shape.dim if not dim.HasField("dim_value")]
+        if open_:
+            sizes = ", ".join(open_)
+            raise UsageError(
+                f"tuning needs fixed sizes; input {value.name!r} has dynamic ones ({sizes}): give them by --input-shape"
+            )
+
+
+def linker(path: Path, options: Mapping[str, Any]) -> Any:
+    """How objects become the library; None for TVM's own way, a C++ compiler here.  Raises UsageError where nothing can link."""
+    if path.suffix == ".tar":
+        return None
+    family = architecture(dict(options))
+    if family not in ("", platform.machine()):
+        triple = str(options["mtriple"])
+        compiler = next((name for name in (f"{triple}-g++", f"{triple}-gcc") if shutil.which(name)), None)
+        if compiler is None:
+            raise UsageError(f"{path}: linking for {triple} needs {triple}-gcc; install it, or write a .tar of objects")
+        return require("tvm.support.cc", "tvm").cross_compiler(compiler)
+    if any(shutil.which(name) for name in ("g++", "clang++", "c++", "cc", "gcc")):
+        return None
+    if shutil.which("ld"):
+        return _link
+    raise UsageError(f"{path}: a shared library needs a C++ compiler or `ld`; install one, or write a .tar of objects")
+
+
+def _link(output: str, objects: list[str], **_: Any) -> None:
+    """Link with the bare linker, where there is no compiler."""
+    import subprocess
+
+    command = ["ld", "-shared", "-o", output, *objects]
+    subprocess.run(command, check=True, capture_output=True)  # noqa: S603
+
+
+_link.output_format = "so"  # type: ignore[attr-defined]
+
+
+def compared(graph: Graph, model: ModelProto, library: Any) -> float:
+    """The largest difference to ONNX Runtime on random inputs, relative to the scale of each output.
+
+    Raises ProofError where it is above the tolerance.
+    """
+    from .tvm_backend import loaded
+
+    feeds = random_inputs(graph)
+    expected = run(model, feeds)
+    rounding = sensitivity(model, feeds, expected)
+    found = loaded(library, 0)(feeds)
+    worst = 0.0
+    for (name, right), value in zip(expected.items(), found, strict=True):
+        allowed = max(TOLERANCE, ROUNDING * rounding[name])
+        difference = _difference(right, value)
+        worst = max(worst, difference)
+        if not difference <= allowed:
+            raise ProofError(
+                f"TVM's output {name!r} differs from ONNX Runtime's by {difference:.1e} of scale ({allowed:.1e} is allowed); "
+                "nothing was written"
+            )
+    return worst
+
+
+def sensitivity(model: ModelProto, feeds: Mapping[str, Array], expected: Mapping[str, Array]) -> dict[str, float]:
+    """How far each output moves for rounding's sake: by ONNX Runtime's own optimisations, or by a nudge to the inputs."""
+    signs = np.random.default_rng(0)
+    nudged = {
+        name: (value * (1 + NUDGE * signs.choice([-1, 1], value.shape))).astype(value.dtype) if value.dtype.kind == "f" else value
+        for name, value in feeds.items()
+    }
+    others = run(model, feeds, optimize=True), run(model, nudged)
+    return {name: max(_difference(right, other[name]) for other in others) for name, right in expected.items()}
+
+
+def _difference(right: Array, value: Array) -> float:
+    """The largest difference, relative to the largest value; infinite where shapes or the places of NaN differ."""
+    if right.shape != value.shape:
+        return float("inf")
+    a, b = np.asarray(right, np.float64), np.asarray(value, np.float64)
+    finite = np.isfinite(a)
+    if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
+        return float("inf")
+    scale = float(np.abs(a[finite]).max(initial=0.0)) or 1.0
+    difference = float(np.abs(a[finite] - b[finite]).max(initial=0.0)) / scale
+    return difference if np.isfinite(difference) else float("inf")
+
+
+# ---- files ----------------------------------------------------------------------------------------
+
+
+def _signature(model: ModelProto, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Names, types and shapes of inputs and outputs; a dynamic size is a name."""
+    inputs = [
+        {
+            "name": value.name,
+            "type": np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)).name,
+            "shape": [dim.dim_value or dim.dim_param for dim in value.type.tensor_type.shape.dim],
+        }
+        for value in model.graph.input
+    ]
+    return {"target": dict(options), "inputs": inputs, "outputs": [value.name for value in model.graph.output]}
+
+
+def _write(library: Path, path: Path, signature: Mapping[str, Any]) -> None:
+    """The library and what goes with it, each whole or not at all; the library last."""
+    from .tvm_readme import readme
+
+    stem = path.with_suffix("")
+    runner = Path(__file__).with_name("tvm_run.py").read_text(encoding="utf-8")
+    texts = {
+        path.with_suffix(".json"): json.dumps(signature, indent=2) + "\n",
+        stem.with_name(f"{stem.name}-run.py"): runner,
+        stem.with_name(f"{stem.name}-README.md"): readme(path.name, signature),
+    }
+    for file, text in texts.items():
+        with atomic_file(file) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    with atomic_file(path) as temporary:
+        shutil.copyfile(library, temporary)

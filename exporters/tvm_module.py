@@ -1,0 +1,204 @@
+"""From ONNX to a module of scheduled loops, and to machine code.
+
+    ONNX -> relax -> NHWC -> packed contractions -> fused loops -> schedule -> LLVM
+
+Start reading at `imported`, `lowered`, `scheduled` and `built`.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import tvm
+from onnx import ModelProto
+from tvm import relax
+from tvm.ir import GenericConst
+
+from graphprune.errors import InvalidModelError, UsageError
+from graphprune.graph import DEFAULT_DOMAINS, subgraphs
+
+from .tvm_operators import lowerings
+from .tvm_schedule import schedules
+from .tvm_targets import target_options
+from .tvm_tiles import machine_of
+
+Module = Any
+"""An IRModule of TVM, which ships no types."""
+
+CONTRIBUTED = {"Attention", "BiasGelu", "EmbedLayerNormalization", "FastGelu", "QAttention", "SkipLayerNormalization"}
+"""What relax's table means in ONNX Runtime's reading (com.microsoft), though it looks at names alone."""
+
+
+def target_of(options: dict[str, Any]) -> Any:
+    """The TVM target.  Raises UsageError for options that TVM does not take."""
+    try:
+        return tvm.target.Target(options)
+    except Exception as error:  # TVM raises many unrelated types
+        raise UsageError(f"TVM does not take the target {options}: {first_line(error)}") from error
+
+
+def imported(model: ModelProto) -> Module:
+    """The model in relax.  Raises InvalidModelError that names operators TVM has no converter for."""
+    from tvm.relax.frontend.onnx import from_onnx
+
+    missing = sorted(unsupported(model))
+    if missing:
+        raise InvalidModelError(f"TVM cannot import the operators {', '.join(missing)}")
+    try:
+        module = from_onnx(model)
+    except Exception as error:  # TVM raises many unrelated types
+        advice = "; fixing dynamic sizes with --input-shape may help" if _is_dynamic(model) else ""
+        raise InvalidModelError(f"TVM cannot import the model: {first_line(error)}{advice}") from error
+    return module
+
+
+def unsupported(model: ModelProto) -> set[str]:
+    """The operators of a model, branches included, that relax's ONNX importer has no converter for."""
+    from tvm.relax.frontend.onnx import onnx_frontend
+
+    known = {*onnx_frontend._get_convert_map(), "If", "Constant"}
+    missing = set()
+    pending = [model.graph]
+    while pending:
+        for node in pending.pop().node:
+            pending.extend(subgraphs(node))
+            if node.domain in DEFAULT_DOMAINS:
+                if node.op_type not in known - CONTRIBUTED:
+                    missing.add(node.op_type)
+            elif node.domain != "com.microsoft" or node.op_type not in known & CONTRIBUTED:
+                missing.add(f"{node.domain}.{node.op_type}")
+    return missing
+
+
+def lowered(module: Module, target: Any) -> Module:
+    """Fused loop functions without a schedule, contractions packed for the target's vector unit.  Raises InvalidModelError."""
+    try:
+        return _lowered(module, target, relax.transform.ConvertLayout({"relax.nn.conv2d": ["NHWC", "OHWI"]}))
+    except Exception:  # TVM raises many unrelated types; its layouts do not know every operator
+        logging.getLogger(__name__).info("TVM cannot change the layout of this network; its convolutions will be slow")
+    try:
+        return _lowered(module, target, relax.transform.CanonicalizeBindings())
+    except Exception as error:  # as above
+        raise InvalidModelError(f"TVM cannot compile the model: {first_line(error)}") from error
+
+
+def _lowered(module: Module, target: Any, layout: Any) -> Module:
+    passes = relax.transform
+    steps = [
+        passes.DecomposeOpsForInference(),
+        passes.CanonicalizeBindings(),
+        simplified,
+        passes.FoldConstant(),
+        layout,
+        passes.CanonicalizeBindings(),
+        simplified,
+        passes.FoldConstant(),
+        passes.LegalizeOps(lowerings(machine_of(target))),
+        passes.AnnotateTIROpPattern(),
+        passes.FoldConstant(),
+        passes.FuseOps(),
+        passes.FuseTIR(),
+        passes.DeadCodeElimination(),
+    ]
+    with target:
+        return tvm.transform.Sequential(steps)(module)
+
+
+def scheduled(module: Module, target: Any) -> Module:
+    """Give every loop function that has no schedule yet the default one."""
+    with target:
+        return schedules(machine_of(target))(module)
+
+
+def built(module: Module, target: Any) -> Any:
+    """Machine code for a scheduled module.  Raises InvalidModelError."""
+    try:
+        return tvm.compile(module, target=target)
+    except Exception as error:  # TVM raises many unrelated types
+        raise InvalidModelError(f"TVM cannot compile the model: {first_line(error)}") from error
+
+
+def kernels(module: Module) -> list[str]:
+    """The names of the loop functions."""
+    return sorted(name.name_hint for name, function in module.functions_items() if isinstance(function, tvm.tirx.PrimFunc))
+
+
+def unscheduled(module: Module) -> list[str]:
+    """The loop functions that no schedule fitted: they are right, and slow."""
+    return [name for name in kernels(module) if not module[name].attrs.get("tirx.is_scheduled", False)]
+
+
+def runs_here(target: Any, same_family: bool) -> bool:
+    """Whether this machine can run code for a target of its own family of processors."""
+    native = tvm.target.Target(target_options("native"))
+    return same_family and str(target.kind) == "llvm" and machine_of(target).floats <= machine_of(native).floats
+
+
+@relax.expr_functor.mutator
+class _Simpler(relax.PyExprMutator):  # type: ignore[misc]
+    """What TVM's own passes leave: see `simplified`."""
+
+    def visit_call_(self, call: Any) -> Any:
+        call = self.visit_expr_post_order(call)
+        name = getattr(call.op, "name", "")
+        if name == "relax.call_tir":
+            return self._bound(call)
+        if name not in FOLDED:
+            return call
+        values = [self._constant(argument) for argument in call.args if isinstance(argument, GenericConst | relax.Var)]
+        shape = call.ty.shape
+        if any(value is None for value in values) or not values or not isinstance(shape, relax.ShapeExpr):
+            return call
+        if not all(isinstance(size, tvm.tirx.IntImm) for size in shape):
+            return call
+        return relax.const(np.array(FOLDED[name](call, [int(size) for size in shape], *values), order="C"))
+
+    def _constant(self, argument: Any) -> Any:
+        """The values of a constant; None for anything else."""
+        if isinstance(argument, relax.Var):
+            argument = self.lookup_binding(argument)
+        return argument.value.numpy() if isinstance(argument, GenericConst) else None
+
+    def _bound(self, call: Any) -> Any:
+        """A limit of Clip, which the importer writes as a loop function, as an operator of full rank: layouts pass through it."""
+        name = call.args[0].name_hint.rstrip("0123456789")
+        arguments = list(call.args[1]) if isinstance(call.args[1], relax.Tuple) else []
+        if name not in ("maximum", "minimum") or len(arguments) != 2:
+            return call
+        limit = self._constant(arguments[1])
+        if limit is None or limit.ndim:
+            return call
+        return getattr(relax.op, name)(arguments[0], relax.const(limit.reshape([1] * len(call.ty.shape))))
+
+
+FOLDED: dict[str, Any] = {
+    "relax.permute_dims": lambda call, shape, value: value.transpose(None if call.attrs.axes is None else list(call.attrs.axes)),
+    "relax.reshape": lambda call, shape, value: value.reshape(shape),
+    "relax.expand_dims": lambda call, shape, value: value.reshape(shape),
+    "relax.isnan": lambda call, shape, value: np.isnan(value),
+    "relax.where": lambda call, shape, condition, left, right: np.where(condition, left, right),
+}
+"""Operators on constants that are computed here, since TVM compiles a function for each."""
+
+
+@tvm.transform.module_pass(opt_level=0, name="Simplified")  # type: ignore[untyped-decorator]
+def simplified(module: Module, context: Any) -> Module:
+    """Fold operators on constants; write Clip in operators."""
+    for name, function in module.functions_items():
+        if isinstance(function, relax.Function):
+            module.update_func(name, _Simpler(module).visit_expr(function))
+    return relax.transform.CanonicalizeBindings()(module)
+
+
+def _is_dynamic(model: ModelProto) -> bool:
+    dims = [dim for value in model.graph.input for dim in value.type.tensor_type.shape.dim]
+    return any(not dim.HasField("dim_value") for dim in dims)
+
+
+def first_line(error: Exception) -> str:
+    """What an error of TVM says, without its stack."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if line.startswith(("Check failed", "Error", "Invalid", "Unsupported", "ValueError"))]
+    return (telling or lines[-1:] or [type(error).__name__])[0]

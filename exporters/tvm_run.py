@@ -1,0 +1,88 @@
+"""Runs a library that `graphprune compile` wrote, with TVM's runtime alone: TVM_USE_RUNTIME_LIB=1 python NAME-run.py inputs.npz.
+
+Needs numpy and the packages apache-tvm-ffi and apache-tvm, or apache-tvm-ffi and a libtvm_runtime.so named by TVM_RUNTIME.  No
+compiler is loaded.  Start reading at `main`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import importlib.util
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CPU, POOLED = 1, 2
+"""DLPack's number of the processor, and TVM's of the allocator that keeps memory for the next run."""
+
+
+def loaded(library: Path, threads: int) -> Any:
+    """The virtual machine of a library, ready to run."""
+    if threads:
+        os.environ["TVM_NUM_THREADS"] = str(threads)
+    import tvm_ffi
+
+    ctypes.CDLL(str(_runtime()), ctypes.RTLD_GLOBAL)
+    machine = tvm_ffi.load_module(str(library))["vm_load_executable"]()
+    machine["vm_initialization"](CPU, 0, POOLED)
+    return machine
+
+
+def _runtime() -> Path:
+    if named := os.environ.get("TVM_RUNTIME"):
+        return Path(named)
+    package = importlib.util.find_spec("tvm")
+    if package is None or package.origin is None:
+        raise SystemExit("no package tvm here: set TVM_RUNTIME to a libtvm_runtime.so for this machine")
+    return Path(package.origin).parent / "lib" / "libtvm_runtime.so"
+
+
+def run(machine: Any, signature: dict[str, Any], feeds: dict[str, Any]) -> dict[str, Any]:
+    """All outputs by name."""
+    import tvm_ffi
+
+    arguments = []
+    for entry in signature["inputs"]:
+        if entry["name"] not in feeds:
+            raise SystemExit(f"the inputs have no array {entry['name']!r}")
+        arguments.append(tvm_ffi.from_dlpack(np.array(feeds[entry["name"]], dtype=entry["type"], order="C")))
+    found = machine["main"](*arguments)
+    values = list(found) if len(signature["outputs"]) > 1 or not hasattr(found, "__dlpack__") else [found]
+    return {name: np.from_dlpack(value) for name, value in zip(signature["outputs"], values, strict=True)}
+
+
+def main() -> None:
+    """Read inputs, run, write outputs, and say how long a run takes."""
+    parser = argparse.ArgumentParser(description="Run a library that graphprune compiled.")
+    stem = Path(__file__).resolve().name.removesuffix("-run.py")
+    parser.add_argument("inputs", type=Path, help="an .npz with one array for each input")
+    parser.add_argument("outputs", type=Path, nargs="?", help="where to write the outputs, as .npz")
+    parser.add_argument("--library", type=Path, default=Path(__file__).resolve().with_name(f"{stem}.so"))
+    parser.add_argument("--threads", type=int, default=0, help="0: TVM decides")
+    parser.add_argument("--repeat", type=int, default=10, help="runs to time")
+    options = parser.parse_args()
+    signature = json.loads(options.library.with_suffix(".json").read_text(encoding="utf-8"))
+    machine = loaded(options.library, options.threads)
+    with np.load(options.inputs, allow_pickle=False) as file:
+        feeds = dict(file)
+    results = run(machine, signature, feeds)
+    times = []
+    for _ in range(options.repeat):
+        start = time.perf_counter()
+        run(machine, signature, feeds)
+        times.append(time.perf_counter() - start)
+    if options.outputs is not None:
+        np.savez(options.outputs, **results)
+    for name, value in results.items():
+        print(f"{name}: {value.dtype} {list(value.shape)}")
+    if times:
+        print(f"{sorted(times)[len(times) // 2] * 1e3:.3f} ms, the median of {len(times)} runs")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""Schedules for TVM on processors: register tiles for contractions, vectors and threads for the rest.
+
+As they are written, TVM's loops run 15 to 100 times slower than ONNX Runtime.  Start reading at `schedules`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import s_tir, tirx
+
+from .tvm_operators import TILE
+from .tvm_tiles import Machine, Tile
+
+WEIGHTS_IN_CACHE = 2**18
+"""Bytes of packed weights that stay in the second-level cache while the positions pass by."""
+
+UNROLLED = 4
+"""Steps of a contraction's innermost sum that are written out."""
+
+ORDERS = ("channels inside rows", "rows inside channels", "channels innermost")
+"""What the tiles of a convolution are walked in, from the outside: rows and channels; channels and rows; channels last of all."""
+
+Block = Any
+Loop = Any
+
+
+@dataclass(frozen=True)
+class Walk:
+    """What tuning may choose for a contraction; `order` counts in `ORDERS`, None leaves it to the size of the weights."""
+
+    positions: int
+    order: int | None = None
+    unrolled: int = UNROLLED
+
+
+def schedules(machine: Machine) -> Any:
+    """The pass that schedules every loop function that has no schedule yet; a function that no rule fits stays as it is."""
+    from tvm.s_tir import dlight
+
+    class Default(dlight.ScheduleRule):  # type: ignore[misc]
+        def apply(self, func: Any, target: Any, tunable: bool) -> Any:
+            try:
+                return scheduled(func, machine)
+            except s_tir.ScheduleError:
+                return None
+
+    return dlight.ApplyDefaultSchedule(Default())
+
+
+def scheduled(function: Any, machine: Machine, walk: Walk | None = None) -> Any:
+    """A schedule of one loop function.  Raises tvm's ScheduleError where a rule does not fit."""
+    schedule = s_tir.Schedule(function)
+    inline(schedule)
+    found = blocks(schedule)
+    tiled = [block for block in found if TILE in schedule.get(block).annotations]
+    done = {schedule.get(each).name_hint for block in tiled for each in (block, *schedule.get_consumers(block))}
+    others = [block for block in found if schedule.get(block).name_hint not in done]
+    for block in tiled:
+        contraction(schedule, block, machine, walk)
+    for block in others:
+        loop(schedule, block, machine)
+    return schedule
+
+
+def tile_of(function: Any) -> tuple[Tile, tuple[int, int], int] | None:
+    """Of a function's contraction: the tile, the lengths of a row and of the innermost sum, the rank; None without one."""
+    schedule = s_tir.Schedule(function)
+    for block in blocks(schedule):
+        statement = schedule.get(block)
+        if TILE in statement.annotations:
+            positions, lanes = (int(size) for size in statement.annotations[TILE])
+            row = statement.writes[0].source.shape[-2]
+            length = int(row) if isinstance(row, tirx.IntImm) else positions
+            return (
+                Tile(positions, lanes),
+                (length, int(statement.iter_vars[-1].dom.extent)),
+                len(statement.writes[0].source.shape),
+            )
+    return None
+
+
+def blocks(schedule: Any) -> list[Block]:
+    """The outermost blocks of a function, producers first."""
+    return list(schedule.get_child_blocks(schedule.get_sblock("root")))
+
+
+def inline(schedule: Any) -> None:
+    """Compute elementwise results where they are read, as far as TVM can; what is read as a window stays."""
+    for block in blocks(schedule):
+        if schedule.get(block).name_hint == "padded" or not schedule.get_consumers(block):
+            continue
+        try:
+            schedule.compute_inline(block)
+        except s_tir.ScheduleError:
+            continue
+
+
+# ---- contractions ---------------------------------------------------------------------------------
+
+
+def contraction(schedule: Any, block: Block, machine: Machine, walk: Walk | None) -> None:
+    """Sum a tile of positions and channels in registers, then hand it to the elementwise results behind it."""
+    positions, lanes = (int(size) for size in schedule.get(block).annotations[TILE])
+    walk = walk or Walk(positions)
+    following = schedule.get_consumers(block)
+    if following:
+        schedule.set_scope(block, 0, "local")
+        last = following[0]
+    else:
+        last = schedule.cache_write(block, 0, "local")
+    loops = list(schedule.get_loops(block))
+    spatial = len(schedule.get(block).writes[0].source.shape)
+    *outer, row, channel = loops[:spatial]
+    row, tile_row = schedule.split(row, [None, walk.positions])
+    channel, tile_channel = schedule.split(channel, [None, lanes])
+    order = _order(schedule, block, [outer, row, channel], walk)
+    sums = [*loops[spatial:-1], *_split(schedule, loops[-1], walk.unrolled)]
+    schedule.reorder(*order, *sums, tile_row, tile_channel)
+    schedule.parallel(schedule.fuse(*order[:-1]))
+    schedule.reverse_compute_at(last, order[-1], preserve_unit_loops=True)
+    _tile(schedule, last, _channels(schedule, last), lanes, machine)
+    schedule.unroll(sums[-1])
+    _tile(schedule, block, lanes, lanes, machine)
+    schedule.unannotate(block, TILE)
+    _tile(schedule, schedule.decompose_reduction(block, sums[0]), lanes, lanes, machine)
+
+
+def _order(schedule: Any, block: Block, loops: list[Any], walk: Walk) -> list[Loop]:
+    """What the tiles are walked in: weights that outgrow the cache are read once, others for each row."""
+    outer, row, channel = loops
+    weight = schedule.get(block).reads[-1].source
+    size = 4
+    for extent in weight.shape:
+        size *= int(extent)
+    order = walk.order
+    if order is None:
+        depthwise = len(weight.shape) == 3 and len(outer) == 2
+        order = 2 if depthwise else int(size > WEIGHTS_IN_CACHE)
+    if order == 2 and outer:
+        return [*outer, row, channel]
+    return [*outer[:1], channel, *outer[1:], row] if order == 1 else [*outer, channel, row]
+
+
+def _split(schedule: Any, loop: Loop, wished: int) -> list[Loop]:
+    extent = int(schedule.get(loop).extent)
+    return list(schedule.split(loop, [None, next(step for step in range(wished, 0, -1) if extent % step == 0)]))
+
+
+def _channels(schedule: Any, block: Block) -> int:
+    channels = schedule.get(block).writes[0].source.shape[-1]
+    return int(channels) if isinstance(channels, tirx.IntImm) else 0
+
+
+def _tile(schedule: Any, block: Block, channels: int, lanes: int, machine: Machine) -> None:
+    """Unroll the positions and make the channels vectors, unless the last block of `channels` is not full.
+
+    A vector of three registers, which LLVM handles badly, is written as three vectors.
+    """
+    *_, position, channel = schedule.get_loops(block)
+    schedule.unroll(position)
+    if not channels or (channels % lanes and channels > lanes):
+        return
+    width = math.gcd(min(channels, lanes), machine.floats)
+    if width > 1:
+        vectors, vector = schedule.split(channel, [None, width])
+        schedule.unroll(vectors)
+        schedule.vectorize(vector)
+
+
+# ---- everything else ------------------------------------------------------------------------------
+
+
+def loop(schedule: Any, block: Block, machine: Machine) -> None:
+    """Vectors along the innermost axis, sums outside of it, threads along the outermost axes."""
+    kinds = [variable.iter_type for variable in schedule.get(block).iter_vars]
+    loops = list(schedule.get_loops(block))
+    if len(kinds) != len(loops):
+        return
+    spatial = [each for each, kind in zip(loops, kinds, strict=True) if kind == tirx.IterVar.DataPar]
+    sums = [each for each, kind in zip(loops, kinds, strict=True) if kind == tirx.IterVar.CommReduce]
+    if not spatial or len(spatial) + len(sums) != len(loops):
+        return
+    vector = _vector(schedule, spatial, machine)
+    if sums:
+        schedule.reorder(*spatial, *sums, *vector)
+    schedule.parallel(schedule.fuse(*spatial))
+    for each in vector:
+        schedule.vectorize(each)
+    if sums:
+        first = schedule.decompose_reduction(block, sums[0])
+        if vector:
+            schedule.vectorize(schedule.get_loops(first)[-1])
+
+
+def _vector(schedule: Any, spatial: list[Loop], machine: Machine) -> list[Loop]:
+    """Split whole vectors off the last loop, in place; nothing where they do not fit."""
+    extent = schedule.get(spatial[-1]).extent
+    lanes = _lanes(int(extent), machine) if isinstance(extent, tirx.IntImm) else 1
+    if lanes == 1:
+        return []
+    spatial[-1], vector = schedule.split(spatial[-1], [None, lanes])
+    return [vector]
+
+
+def _lanes(extent: int, machine: Machine) -> int:
+    """The largest part of the extent that fills whole vectors, of up to four; 1 where there is none."""
+    if machine.floats == 1:
+        return 1
+    return next((count * machine.floats for count in (4, 3, 2, 1) if extent % (count * machine.floats) == 0), 1)

@@ -1,0 +1,74 @@
+"""The processors that `compile --target` knows by name, as TVM target dictionaries.  Start reading at `target_options`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from graphprune.errors import UsageError
+
+TARGETS: dict[str, dict[str, Any]] = {
+    "native": {},
+    "x86-64": {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64"},
+    "x86-64-v3": {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v3"},
+    "x86-64-v4": {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v4"},
+    "aarch64": {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "generic", "mattr": ["+neon"]},
+    "cortex-a72": {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a72", "mattr": ["+neon"]},
+    "armv7": {
+        "kind": "llvm",
+        "mtriple": "armv7-linux-gnueabihf",
+        "mcpu": "cortex-a7",
+        "mattr": ["+neon", "+vfp4"],
+        "mfloat-abi": "hard",
+    },
+    "riscv64": {"kind": "llvm", "mtriple": "riscv64-linux-gnu", "mcpu": "generic-rv64", "mattr": ["+m", "+a", "+f", "+d", "+c"]},
+    "riscv64-v": {
+        "kind": "llvm",
+        "mtriple": "riscv64-linux-gnu",
+        "mcpu": "generic-rv64",
+        "mattr": ["+m", "+a", "+f", "+d", "+c", "+v"],
+    },
+    "c": {"kind": "c"},
+}
+"""`native` is filled in on the machine that compiles; TVM takes no such word itself."""
+
+
+def target_options(spec: str, threads: int = 0) -> dict[str, Any]:
+    """The TVM target of a name, or of JSON text such as '{"kind": "llvm", "mcpu": "znver4"}'.
+
+    `threads` is how many cores the code is meant for; 0 leaves that open.  Raises UsageError for unknown names and for text that
+    is no JSON object with a `kind`.
+    """
+    if not spec.lstrip().startswith("{"):
+        if spec not in TARGETS:
+            raise UsageError(f"no target is called {spec!r}; there are: {', '.join(TARGETS)}; or give a TVM target as JSON")
+        options = dict(TARGETS[spec] or _native())
+    else:
+        options = _parsed(spec)
+    if threads and options["kind"] == "llvm":
+        options["num-cores"] = threads
+    return options
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        options = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"--target {text!r} is no JSON: {error}") from error
+    if not isinstance(options, dict) or not isinstance(options.get("kind"), str):
+        raise UsageError(f'--target {text!r} names no kind; write for example {{"kind": "llvm", "mcpu": "znver4"}}')
+    return options
+
+
+def _native() -> dict[str, Any]:
+    """The machine that this runs on, as LLVM sees it."""
+    from graphprune.extras import require
+
+    codegen: Any = require("tvm.target.codegen", "tvm")
+    return {"kind": "llvm", "mtriple": codegen.llvm_get_system_triple(), "mcpu": codegen.llvm_get_system_cpu()}
+
+
+def architecture(options: dict[str, Any]) -> str:
+    """The processor family of a target, as `platform.machine` calls it; empty where TVM writes source code."""
+    family = str(options.get("mtriple", "")).partition("-")[0]
+    return {"amd64": "x86_64", "arm64": "aarch64"}.get(family, family)

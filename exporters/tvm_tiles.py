@@ -1,0 +1,71 @@
+"""How large a register tile of a contraction is: a small model of a processor, from vector width and register count.
+
+Start reading at `product_tile`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+UNITS = 2
+"""Multiply-adds that begin in a cycle, and loads: true of most processors of the last ten years."""
+
+LATENCY = 4
+"""Cycles until a multiply-add can be added to again."""
+
+MAXIMUM_POSITIONS = 14
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a target's vector unit looks like: floats in a vector, and vector registers."""
+
+    floats: int
+    registers: int
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Outputs that are summed in registers together: neighbouring positions (or rows) times neighbouring channels."""
+
+    positions: int
+    lanes: int
+
+
+def product_tile(machine: Machine, width: int, channels: int) -> Tile:
+    """The tile with the fewest cycles for each useful multiply-add, for rows of `width` outputs with `channels` channels."""
+    tiles = [
+        Tile(positions, vectors * machine.floats)
+        for positions in range(1, min(width, MAXIMUM_POSITIONS) + 1)
+        for vectors in range(1, machine.registers // 2 + 1)
+        if positions * vectors + vectors + 1 <= machine.registers
+    ]
+    return min(tiles, key=lambda tile: (_cycles(machine, tile, width, channels), -tile.positions))
+
+
+def _cycles(machine: Machine, tile: Tile, width: int, channels: int) -> float:
+    vectors = tile.lanes / machine.floats
+    steps = tile.positions * vectors
+    cycles = max(steps / UNITS, (tile.positions + vectors) / UNITS, LATENCY)
+    done = -(-width // tile.positions) * -(-channels // tile.lanes)
+    return done * cycles / (width * channels)
+
+
+def depthwise_tile(machine: Machine, width: int, channels: int) -> Tile:
+    """The tile of a depthwise convolution: half of the registers, so that inputs and weights find room."""
+    vectors = min(2, -(-channels // machine.floats))
+    if -(-channels // machine.floats) % vectors:
+        vectors = 1
+    positions = max(1, min(width, machine.registers // 2 // vectors))
+    while positions > 2 and -(-width // positions) * positions > 1.1 * width:
+        positions -= 1
+    return Tile(positions, vectors * machine.floats)
+
+
+def machine_of(target: Any) -> Machine:
+    """The vector unit of a TVM target, by the features that LLVM knows of it."""
+    from tvm.target.codegen import target_has_features
+
+    features = {"avx512f": Machine(16, 32), "avx2": Machine(8, 16), "neon": Machine(4, 32)}
+    return next((machine for feature, machine in features.items() if target_has_features(feature, target)), Machine(4, 16))

@@ -1,0 +1,133 @@
+"""Latency targets: choose by a model of what every node costs on this machine, measure, correct, repeat.
+
+What a node takes is measured in the network as it is and taken to shrink with its work; that is only near the truth (kernels work
+in blocks), so every candidate is measured against the original, and the next one is chosen with what its nodes took.  The figure
+that counts is always measured.  Start reading at `fastest`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from . import bench
+from .branches import with_branches
+from .budget import Problem
+from .cost import CostModel, Times
+from .errors import NotFasterError, UnreachableError
+from .graph import Array, Graph
+from .inference import Analysis
+from .node_times import node_times
+from .runtime import random_inputs
+from .shape_inference import InputShapes
+from .targets import Target
+
+CLOSE = 0.05
+"""A result is done when it is within this share below its target."""
+
+AIM = 0.975
+"""Candidates are chosen for this share of the target, the middle of what counts as done."""
+
+TRIES = 9
+"""Candidates that are measured at most."""
+
+ROUNDS = 15
+"""Samples for each candidate; the final figure takes `bench.ROUNDS`."""
+
+Keep = dict[str, list[int]]
+Choose = Callable[[Problem], Keep]
+Build = Callable[[Keep], ModelProto]
+
+
+@dataclass(frozen=True)
+class Stopwatch:
+    """Measures networks against the original, with one thread count and one set of inputs."""
+
+    original: ModelProto
+    threads: int
+    shapes: InputShapes | None
+
+    @cached_property
+    def feeds(self) -> Mapping[str, Array]:
+        """Inputs for profiling."""
+        return random_inputs(Graph(self.original), shapes=self.shapes, batch=1, scale=4)
+
+    def compare(self, candidate: ModelProto, rounds: int = ROUNDS) -> tuple[float, float]:
+        """Nanoseconds of the original and of a candidate, measured in turns: the 10th percentile, which noise hardly reaches."""
+        latencies = bench.measure([self.original, candidate], self.threads, 1, self.shapes, rounds)
+        before, after = (latency.p10_ms * 1e6 for latency in latencies)
+        return before, after
+
+    def node_times(self, model: ModelProto) -> dict[str, float]:
+        """Nanoseconds for each node, by name."""
+        return node_times(model, self.feeds, self.threads)
+
+
+def fastest(problem: Problem, stopwatch: Stopwatch, choose: Choose, build: Build, step: Callable[[str], None]) -> Keep:
+    """What to keep so that the measured latency meets its target, as closely as `CLOSE`; other targets hold as well.
+
+    Raises UnreachableError where nothing that was measured meets it.
+    """
+    target = next(target for target in problem.targets if target.kind == "latency")
+    others = [each for each in problem.targets if each is not target]
+    analysis = problem.model.analysis
+    step("measuring the nodes")
+    before, _ = stopwatch.compare(stopwatch.original)
+    whole = np.ones(len(analysis.ledger.labels), dtype=bool)
+    model = CostModel(analysis, _by_position(analysis, stopwatch.node_times(stopwatch.original), whole))
+    limit = model.original.latency * AIM * _share(target, before)
+    best: tuple[float, Keep | None] = (0.0, None)
+    for number in range(TRIES):
+        step(f"measuring candidate {number + 1}")
+        keep = choose(replace(problem, model=model, targets=[*others, Target("latency", limit, absolute=True)], required={}))
+        candidate = build(keep)
+        before, after = stopwatch.compare(candidate)
+        if _is_close(after, before, target):
+            before, after = stopwatch.compare(candidate, bench.ROUNDS)
+        wanted, share = _share(target, before), after / before
+        if best[0] < share <= wanted:
+            best = share, keep
+        if _is_close(after, before, target):
+            break
+        present = analysis.present(keep)
+        model = CostModel(analysis, _by_position(analysis, stopwatch.node_times(candidate), present))
+        limit = model.cost(present).latency * AIM * wanted / share
+    if best[1] is None:
+        raise UnreachableError(f"the target cannot be reached: {target}; of {TRIES} networks, the last took {share:.0%}")
+    return best[1]
+
+
+def _share(target: Target, before: float) -> float:
+    """The target as a share of what the original takes, in nanoseconds."""
+    return target.value / before if target.absolute else target.value
+
+
+def _is_close(after: float, before: float, target: Target) -> bool:
+    wanted = _share(target, before)
+    return wanted * (1 - CLOSE) <= after / before <= wanted
+
+
+def _by_position(analysis: Analysis, times: Mapping[str, float], present: NDArray[np.bool_]) -> Times:
+    """Times of a pruned network as those of the whole one, had it shrunk from there in proportion to its work."""
+    named = {node.name: position for position, node in enumerate(analysis.graph.nodes)}
+    known = {named[name]: time for name, time in times.items() if name in named}
+    shrunk = CostModel(analysis, dict.fromkeys(known, 1.0)).node_shares(present)
+    return {position: time / max(shrunk.get(position, 1.0), 1e-6) for position, time in known.items()}
+
+
+def check_faster(stopwatch: Stopwatch, result: ModelProto) -> tuple[int, int]:
+    """Nanoseconds of the original and the result.  Raises NotFasterError where the result is not faster."""
+    before, after = stopwatch.compare(result, bench.ROUNDS)
+    if after >= before:
+        raise NotFasterError(f"the result takes {after / before:.0%} of the original's time; nothing was written")
+    return round(before), round(after)
+
+
+def stopwatch_for(graph: Graph, threads: int, shapes: InputShapes | None) -> Stopwatch:
+    """A stopwatch for a normalised graph."""
+    return Stopwatch(with_branches(graph.model), threads, shapes)

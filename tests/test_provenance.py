@@ -1,0 +1,84 @@
+"""A pruned model says where it comes from, and the same run still gives the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+from click.testing import Result
+from nets import plain, residual, write
+
+import graphprune
+from graphprune.provenance import inspect, record
+
+Cli = Callable[..., Result]
+HALF = ["--target", "channels=0.5", "--align", "1"]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    made = residual()
+    made.metadata_props.add(key="author", value="Ada")
+    return write(made, tmp_path / "model.onnx")
+
+
+def test_a_pruned_model_says_where_it_comes_from(graphprune_cli: Cli, model: Path, tmp_path: Path) -> None:
+    out, plan = tmp_path / "out.onnx", tmp_path / "plan.json"
+    assert graphprune_cli("prune", model, "-o", out, *HALF, "--plan", plan, "--seed", "5").exit_code == 0
+    written = json.loads(plan.read_text())
+    found = inspect(out)
+    assert found.metadata == {"author": "Ada"}
+    assert found.provenance["source_sha256"] == written["model_sha256"]
+    assert found.provenance["plan_sha256"] == hashlib.sha256(plan.read_bytes()).hexdigest()
+    assert found.provenance["version"] == graphprune.__version__
+    assert json.loads(found.provenance["options"]) == written["options"]
+    assert found.sha256 == hashlib.sha256(out.read_bytes()).hexdigest()
+
+
+def test_apply_writes_the_same_bytes_as_prune(graphprune_cli: Cli, model: Path, tmp_path: Path) -> None:
+    out, plan, again = tmp_path / "out.onnx", tmp_path / "plan.json", tmp_path / "again.onnx"
+    graphprune_cli("prune", model, "-o", out, *HALF, "--plan", plan)
+    assert graphprune_cli("apply", model, plan, "-o", again).exit_code == 0
+    assert again.read_bytes() == out.read_bytes()
+
+
+def test_pruning_a_pruned_model_replaces_its_provenance(graphprune_cli: Cli, model: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "1.onnx", tmp_path / "2.onnx"
+    graphprune_cli("prune", model, "-o", first, "--target", "channels=0.8", "--align", "1")
+    graphprune_cli("prune", first, "-o", second, "--target", "channels=0.8", "--align", "1")
+    keys = [entry.key for entry in onnx.load(second).metadata_props]
+    assert len(keys) == len(set(keys)) == 5
+    assert inspect(first).provenance["source_sha256"] != inspect(second).provenance["source_sha256"]
+
+
+def test_inspect_prints_it(graphprune_cli: Cli, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    graphprune_cli("prune", model, "-o", out, *HALF)
+    result = graphprune_cli("inspect", out)
+    assert result.exit_code == 0
+    for text in ("source_sha256", "plan_sha256", inspect(out).provenance["plan_sha256"], "Ada"):
+        assert text in result.stdout
+    found = json.loads(graphprune_cli("inspect", out, "--json", "-").stdout)
+    assert found["provenance"] == inspect(out).provenance
+    assert found["inputs"] == {"x": ["N", 4, 6, 6]} or found["inputs"]
+    assert "none: not written by graphprune" in graphprune_cli("inspect", model).stdout
+    (tmp_path / "no.onnx").write_bytes(b"\x00")
+    assert graphprune_cli("inspect", tmp_path / "no.onnx").exit_code == 3
+    assert graphprune_cli("inspect", tmp_path / "gone.onnx").exit_code == 3
+
+
+def test_from_python() -> None:
+    result = graphprune.prune(plain(), targets=["channels=0.5"], align=1)
+    assert not result.model.metadata_props
+    marked = record(result.model, result.plan)
+    assert {entry.key for entry in marked.metadata_props} == {
+        "graphprune.source_sha256",
+        "graphprune.plan_sha256",
+        "graphprune.version",
+        "graphprune.options",
+    }
+    onnx.checker.check_model(marked)
