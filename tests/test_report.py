@@ -192,6 +192,7 @@ def test_what_cannot_be_seen_is_shown() -> None:
         (["--target", "macs=0.0001"], 4),
         (["--target", "macs=0.5", "--keep", "."], 4),
         (["--target", "nonsense=1"], 2),
+        (["--target", "macs=0.5", "--require", "params<=1%"], 8),
         (["--target", "macs=0.5", "--recipe", "best", "--importance", "magnitude{"], 2),
     ],
 )
@@ -261,6 +262,14 @@ def test_a_command_line_that_is_no_text(
     html = tmp_path / "r.html"
     assert graphprune_cli("prune", model, "-o", tmp_path / "out.onnx", *HALF, "--report", html).exit_code == 0
     assert "caf\\udce9.onnx" in page_of(html).words
+
+
+def test_a_configuration_may_name_the_report(graphprune_cli: Cli, model: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("target: [channels=0.5]\nalign: 1\nreport: from-config.html\n")
+    result = graphprune_cli("prune", model, "-o", tmp_path / "out.onnx", "--config", config)
+    assert result.exit_code == 0, result.output
+    assert "channels=0.5" in page_of(tmp_path / "from-config.html").text("bdi")
 
 
 # ---- view and compare ------------------------------------------------------------------------------
