@@ -37,11 +37,12 @@ class Destinations:
 
     output: str = ""
     plan: str = ""
+    report: str = ""
     json_to: str = ""
     save_config: str = ""
 
 
-PATHS = ("model", "output", "plan", "json", "save-config", "eval", "calibration")
+PATHS = ("model", "output", "plan", "report", "json", "save-config", "eval", "calibration")
 """Keys that name files, relative to the folder of the file they stand in."""
 
 _OTHER_NAMES = {"targets": "target", "ratios": "ratio", "json_to": "json"}
@@ -196,6 +197,7 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "model": _text,
     "output": _text,
     "plan": _text,
+    "report": _text,
     "json_to": _text,
     "save_config": _text,
     "eval": _text,

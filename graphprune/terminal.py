@@ -76,7 +76,7 @@ def write_text(path: Path, text: str) -> None:
     from .model_file import atomic_file
 
     with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def json_path(json_to: str | None) -> Path | None:
@@ -97,6 +97,11 @@ def check_output(path: Path | None) -> None:
 def file_size(path: Path) -> int:
     """The size of an ONNX file with its external data."""
     return sum(p.stat().st_size for p in (path, path.with_name(path.name + ".data")) if p.exists())
+
+
+def model_name(path: Path) -> str:
+    """What a report calls a model: the name of its file, or the import string as it is."""
+    return path.name or str(path)
 
 
 def source_size(path: Path, model: Any) -> int:
