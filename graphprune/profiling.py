@@ -31,6 +31,9 @@ WARM = 2
 FUSED_CHAIN = 6
 """Up to this many nodes behind a contraction may be fused into it."""
 
+ANY = ""
+"""The kind of a node that is known by its name alone."""
+
 _KERNEL = "_kernel_time"
 _CONTAINERS = {"If", "Loop", "Scan"}
 """Their time is that of the nodes inside, which are in the profile, too."""
@@ -51,14 +54,22 @@ class NodeTimes:
         return sum(self.nodes.values()) + self.other
 
 
-def node_times(model: ModelProto, wanted: Iterable[str], threads: int = 1, input_shapes: InputShapes | None = None) -> NodeTimes:
+def node_times(
+    model: ModelProto,
+    wanted: Iterable[str],
+    threads: int = 1,
+    input_shapes: InputShapes | None = None,
+    also: Iterable[str] = (),
+) -> NodeTimes:
     """The time of each of the `wanted` nodes (names) of a normalised model, the median over some runs on random inputs.
 
-    A node whose kernel cannot be told from its name is missing from the result, its time is in `other`.  Raises UsageError
-    where ONNX Runtime cannot run the model on inputs that are made up.
+    Nodes that are fused into a wanted one count with it; those in `also` count by themselves where they are not.  A node whose
+    kernel cannot be told from its name is missing from the result, its time is in `other`.  Raises UsageError where ONNX
+    Runtime cannot run the model on inputs that are made up.
     """
     graph = Graph(model)
     owners = _owners(graph, set(wanted))
+    owners = {name: (name, ANY) for name in also} | owners
     runs: list[dict[str | None, float]] = []
     for events in _profile(model, graph, threads, input_shapes):
         taken: dict[str | None, float] = defaultdict(float)
@@ -117,7 +128,7 @@ def _owner(name: str, operator: str, owners: Mapping[str, tuple[str, str]]) -> s
             return None
         name = shorter
     owner, kind = owners[name]
-    return owner if _kind(operator) == kind else None
+    return owner if kind in (ANY, _kind(operator)) else None
 
 
 def _kind(operator: str) -> str:
