@@ -16,15 +16,32 @@ __version__ = VERSION
 
 if TYPE_CHECKING:
     from .options import Options
+    from .exporters.pytorch.apply import apply_to_torch, module_from_plan
     from .pipeline import Result, analyze, apply_plan, load, prune, verify
 
 _PIPELINE = ("Options", "Result", "analyze", "apply_plan", "load", "prune", "verify")
+_TORCH = ("apply_to_torch", "module_from_plan")
 
-__all__ = ["Options", "Result", "__version__", "analyze", "apply_plan", "load", "prune", "verify"]
+__all__ = [
+    "Options",
+    "Result",
+    "__version__",
+    "analyze",
+    "apply_plan",
+    "apply_to_torch",
+    "load",
+    "module_from_plan",
+    "prune",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:
     """Import the pipeline on first use, so that `import graphprune` costs nothing."""
+    if name in _TORCH:
+        from . import registry
+
+        return getattr(registry.load("frameworks", "torch"), name)
     if name not in _PIPELINE:
         raise AttributeError(f"module 'graphprune' has no attribute {name!r}")
     from . import pipeline
