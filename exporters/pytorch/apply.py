@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from graphprune.edit import KeptOf
 from graphprune.errors import GraphpruneError, ProofError, UsageError
@@ -149,17 +150,18 @@ class _Back:
         self.call = _made_up_call(module, result.original) if example_inputs is None else Call.of(module, example_inputs)
         self.analysis = self._analysed(self.call, any_batch=False)
         self.feeds = _feeds(result.original, self.analysis.graph, self.call)
-        self.kept_of = shrink_pass().kept_indices(result.analysis, result.analysis.present(result.keep))
+        stay = result.analysis.present(result.keep)
         theirs = read_values(result.original, self.feeds, "the ONNX model")
         own = read_values(self.analysis.graph, _feeds(self.analysis.graph, self.analysis.graph, self.call), "the exported module")
         self.outputs = self._matched_outputs(theirs)
         self.pairs = list(equal_values(theirs, own))
-        self.present = transferred(result.analysis, self.kept_of, self.pairs, self.analysis)
+        self.present = transferred(result.analysis, stay, self.pairs, self.analysis)
         self.cuts = _cuts(module, self.analysis, shrink_pass().kept_indices(self.analysis, self.present))
         self.plan = ModulePlan(self.cuts, {})
         self.pruned = shrink_pass().shrink(self.analysis, self.present)
         self.changes = changed_sizes(self.analysis.graph, self.pruned)
-        self.repaired = Repair(result.original, result.weights, self.kept_of, self.analysis.graph, self.pairs).run()
+        kept_of = shrink_pass().kept_indices(result.analysis, stay)
+        self.repaired = Repair(result.original, result.weights, kept_of, self.analysis.graph, self.pairs).run()
 
     def _analysed(self, call: Call, any_batch: bool) -> Analysis:
         graph = unfolded(self.module, call, any_batch)
@@ -213,19 +215,15 @@ class _Back:
         """A module made of the graph, with the user's module as it was."""
         from .graph_module import GraphModule
 
-        call, analysis = self._widest()
-        shrink = shrink_pass()
-        pairs = [(name, [name]) for name in self.analysis.graph.initializers if name in analysis.graph.initializers]
-        before = shrink.kept_indices(self.analysis, self.present)
-        present = transferred(self.analysis, before, pairs, analysis)
-        pruned = shrink.shrink(analysis, present)
+        call, analysis, present = self._widest()
+        pruned = shrink_pass().shrink(analysis, present)
         state = _cut_state(self.module, self.cuts, self._repaired_tensors())
         made = GraphModule(pruned, state, [value.name for value in analysis.graph.inputs], self._structure(call))
         made.train(self.module.training)
         return Applied(made, ModulePlan(self.cuts, {}), self._compare(made), reason)
 
-    def _widest(self) -> tuple[Call, Analysis]:
-        """The module's analysis with the first axis of its inputs free, where that can be had."""
+    def _widest(self) -> tuple[Call, Analysis, NDArray[np.bool_]]:
+        """The module's analysis and what stays, with the first axis of its inputs free where that can be had."""
         import torch
 
         wide = self.call.with_tensors(
@@ -235,10 +233,12 @@ class _Back:
             try:
                 with evaluating(self.module):
                     self.module(*call.positional, **call.named)
-                return call, self._analysed(call, any_batch=True)
+                analysis = self._analysed(call, any_batch=True)
+                pairs = [(name, [name]) for name in self.analysis.graph.initializers if name in analysis.graph.initializers]
+                return call, analysis, transferred(self.analysis, self.present, pairs, analysis)
             except Exception:  # what a module raises for sizes that it does not take can be anything  # noqa: S112
                 continue
-        return self.call, self.analysis
+        return self.call, self.analysis, self.present
 
     def _structure(self, call: Call) -> tuple[list[Any], Any]:
         import torch

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
-from graphprune.edit import KeptOf
 from graphprune.errors import ProofError, UsageError
 from graphprune.graph import Array, Graph
 from graphprune.inference import Analysis
@@ -95,15 +94,15 @@ def _same(a: Array, b: Array) -> bool:
 
 
 def transferred(
-    source: Analysis, kept_of: KeptOf, pairs: list[tuple[str, list[str]]], target: Analysis
+    source: Analysis, stay: NDArray[np.bool_], pairs: list[tuple[str, list[str]]], target: Analysis
 ) -> NDArray[np.bool_]:
-    """The labels of `target` that stay, where `kept_of` is what is kept of the values of `source`.
+    """The labels of `target` that stay, where `stay` tells it of the labels of `source`.
 
     `pairs` are values of `target`, each with those of `source` that it equals.  Raises UsageError where the two contradict each
     other, or where a pruned group of `source` has no value in `target`.
     """
-    known = list(_known(source, kept_of, pairs, target))
-    _check_covered(source, kept_of, pairs, known)
+    known = list(_known(source, stay, pairs, target))
+    _check_covered(source, stay, pairs, known)
     labels = target.ledger.labels
     present = np.ones(len(labels), dtype=bool)
     for _, _, ids, _ in known:
@@ -124,28 +123,25 @@ def transferred(
 
 
 def _known(
-    source: Analysis, kept_of: KeptOf, pairs: list[tuple[str, list[str]]], target: Analysis
+    source: Analysis, stay: NDArray[np.bool_], pairs: list[tuple[str, list[str]]], target: Analysis
 ) -> Iterator[tuple[str, int, Ids, NDArray[np.bool_]]]:
     """(value, axis, its labels, which indices stay) of `target`, wherever the equal values of `source` agree."""
     for name, equals in pairs:
+        free = [dict(source.free_axes(other)) for other in equals]
         for axis, ids in target.free_axes(name):
-            masks = [_mask(kept_of(other, axis), len(ids)) for other in equals]
+            everything = np.ones(len(ids), dtype=bool)
+            masks = [source.index_mask(axes[axis], stay) if axis in axes else everything for axes in free]
             if len(ids) and all(np.array_equal(masks[0], mask) for mask in masks[1:]):
                 yield name, axis, ids, masks[0]
 
 
-def _mask(kept: NDArray[np.int64] | None, size: int) -> NDArray[np.bool_]:
-    mask = np.ones(size, dtype=bool)
-    if kept is not None:
-        mask[:] = False
-        mask[kept] = True
-    return mask
-
-
 def _check_covered(
-    source: Analysis, kept_of: KeptOf, pairs: list[tuple[str, list[str]]], known: list[tuple[str, int, Ids, NDArray[np.bool_]]]
+    source: Analysis,
+    stay: NDArray[np.bool_],
+    pairs: list[tuple[str, list[str]]],
+    known: list[tuple[str, int, Ids, NDArray[np.bool_]]],
 ) -> None:
-    """Every label of a pruned group must lie on an axis that was found."""
+    """Every label that leaves must lie on an axis that was found."""
     labels, told = source.ledger.labels, {(name, axis) for name, axis, _, _ in known}
     covered = np.zeros(len(labels), dtype=bool)
     for name, equals in pairs:
@@ -154,8 +150,8 @@ def _check_covered(
                 if len(ids) and (name, axis) in told:
                     covered[labels.leaves(ids)] = True
     for group in source.groups:
-        if covered[group.labels].all() or not any(kept_of(m.tensor, m.axis) is not None for m in group.members):
-            continue
-        raise UsageError(
-            f"nothing in the module corresponds to the plan's group {group.id!r}: the ONNX model computes what the module does not"
-        )
+        if not (covered | stay)[group.labels].all():
+            raise UsageError(
+                f"nothing in the module corresponds to the plan's group {group.id!r}: "
+                "the ONNX model computes what the module does not"
+            )
