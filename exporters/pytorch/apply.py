@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from onnx import ModelProto
 
 from graphprune.edit import KeptOf
 from graphprune.errors import GraphpruneError, ProofError, UsageError
@@ -38,6 +38,9 @@ from .unfolded import Call, evaluating, unfolded
 Module = Any
 Tensor = Any
 Feeds = Mapping[str, Array]
+
+ROWS = 1e-3
+"""Largest difference between the results of equal rows in one batch and in another, relative to their scale."""
 
 SEEDS = 2
 """Random inputs that the outcome is compared on, besides the example."""
@@ -148,7 +151,7 @@ class _Back:
     def __init__(self, module: Module, result: Result, example_inputs: Any) -> None:
         self.module, self.result = module, result
         self.call = _made_up_call(module, result.original) if example_inputs is None else Call.of(module, example_inputs)
-        self.analysis = self._analysed(self.call, any_batch=False)
+        self.analysis = self._analysed(self.call)
         self.feeds = _feeds(result.original, self.analysis.graph, self.call)
         stay = result.analysis.present(result.keep)
         theirs = read_values(result.original, self.feeds, "the ONNX model")
@@ -163,8 +166,8 @@ class _Back:
         kept_of = shrink_pass().kept_indices(result.analysis, stay)
         self.repaired = Repair(result.original, result.weights, kept_of, self.analysis.graph, self.pairs).run()
 
-    def _analysed(self, call: Call, any_batch: bool) -> Analysis:
-        graph = unfolded(self.module, call, any_batch)
+    def _analysed(self, call: Call) -> Analysis:
+        graph = unfolded(self.module, call)
         return analysis_of(graph, self.result.options.get("normalization", "pin"), "coupled")
 
     def in_place(self) -> float:
@@ -213,32 +216,31 @@ class _Back:
 
     def from_graph(self, reason: str) -> Applied:
         """A module made of the graph, with the user's module as it was."""
-        from .graph_module import GraphModule
+        from .graph_module import GraphModule, batch_dependent
 
-        call, analysis, present = self._widest()
-        pruned = shrink_pass().shrink(analysis, present)
         state = _cut_state(self.module, self.cuts, self._repaired_tensors())
-        made = GraphModule(pruned, state, [value.name for value in analysis.graph.inputs], self._structure(call))
+        names = [value.name for value in self.analysis.graph.inputs]
+        call, pruned, twice = self._two_batches()
+        fixed = GraphModule(self.pruned, {}, state, names, self._structure(self.call))
+        made = fixed
+        if twice is not None and (dependent := batch_dependent(pruned, twice)) is not None:
+            free = GraphModule(pruned, dependent, state, names, self._structure(call))
+            made = free if _rows_are_independent(free, call) else fixed
         made.train(self.module.training)
         return Applied(made, ModulePlan(self.cuts, {}), self._compare(made), reason)
 
-    def _widest(self) -> tuple[Call, Analysis, NDArray[np.bool_]]:
-        """The module's analysis and what stays, with the first axis of its inputs free where that can be had."""
-        import torch
+    def _two_batches(self) -> tuple[Call, ModelProto, ModelProto | None]:
+        """A call, its pruned graph, and that for twice the batch; None where the module takes no other batch."""
+        call = self.call.doubled() if any(each.dim() and each.shape[0] == 1 for each in self.call.tensors()) else self.call
+        try:
+            return call, self._pruned_for(call), self._pruned_for(call.doubled())
+        except Exception:  # what a module raises for sizes that it does not take can be anything
+            return self.call, self.pruned, None
 
-        wide = self.call.with_tensors(
-            [torch.cat([each, each]) if each.dim() and each.shape[0] == 1 else each for each in self.call.tensors()]
-        )
-        for call in (wide, self.call):
-            try:
-                with evaluating(self.module):
-                    self.module(*call.positional, **call.named)
-                analysis = self._analysed(call, any_batch=True)
-                pairs = [(name, [name]) for name in self.analysis.graph.initializers if name in analysis.graph.initializers]
-                return call, analysis, transferred(self.analysis, self.present, pairs, analysis)
-            except Exception:  # what a module raises for sizes that it does not take can be anything  # noqa: S112
-                continue
-        return self.call, self.analysis, self.present
+    def _pruned_for(self, call: Call) -> ModelProto:
+        analysis = self._analysed(call)
+        pairs = [(name, [name]) for name in self.analysis.graph.initializers if name in analysis.graph.initializers]
+        return shrink_pass().shrink(analysis, transferred(self.analysis, self.present, pairs, analysis))
 
     def _structure(self, call: Call) -> tuple[list[Any], Any]:
         import torch
@@ -318,6 +320,15 @@ def _cuts(module: Module, analysis: Analysis, kept_of: KeptOf) -> dict[str, Cut]
         if known != cut_:
             raise UsageError(f"{other!r} and {name!r} are one parameter of the module, but the plan keeps different parts of them")
     return {name: found[id(each)][1] for name, each in tensors.items() if id(each) in found and found[id(each)][1].keep}
+
+
+def _rows_are_independent(module: Module, call: Call) -> bool:
+    """Whether twice the batch gives twice the results."""
+    try:
+        once, twice = _results(module, call), _results(module, call.doubled())
+    except Exception:  # of a shape that does not follow the batch
+        return False
+    return all(difference(np.concatenate([a, a]) if a.ndim else a, b)[0] <= ROWS for a, b in zip(once, twice, strict=True))
 
 
 def _cut_state(module: Module, cuts: Mapping[str, Cut], repaired: Mapping[str, Tensor]) -> dict[str, Tensor]:

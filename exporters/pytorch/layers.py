@@ -118,10 +118,8 @@ def _recurrent(path: str, layer: Any, cuts: Mapping[str, Cut]) -> Iterator[tuple
         yield "proj_size", projections.pop()
 
 
-def cuts_gates(layer: Any) -> range:
-    """One number for each gate of a recurrent layer."""
-    kind = type(layer).__name__.upper()
-    return range(4 if "LSTM" in kind else 3 if "GRU" in kind else 1)
+def _gates(layer: Any) -> int:
+    return 4 if _is(layer, "LSTM", "LSTMCell") else 3 if _is(layer, "GRU", "GRUCell") else 1
 
 
 def _heads(path: str, layer: Any, cuts: Cuts) -> HeadSizes:

@@ -52,6 +52,12 @@ class Call:
 
         return [leaf for leaf in tree.tree_leaves((self.positional, dict(self.named))) if isinstance(leaf, TorchTensor)]
 
+    def doubled(self) -> Call:
+        """The same call with every tensor twice, one behind the other."""
+        from torch import cat
+
+        return self.with_tensors([cat([each, each]) if each.dim() else each for each in self.tensors()])
+
     def with_tensors(self, tensors: list[Tensor]) -> Call:
         """The same call with other tensors."""
         from torch import Tensor as TorchTensor
@@ -78,13 +84,12 @@ def evaluating(module: Module) -> Iterator[None]:
             each.training = mode
 
 
-def unfolded(module: Module, call: Call, any_batch: bool = False) -> Graph:
+def unfolded(module: Module, call: Call) -> Graph:
     """The normalised graph of a module; its initializers have the names of parameters and buffers, and their layout.
 
-    With `any_batch` the first axis of every input may have any size where the module's code allows that.  Raises
-    InvalidModelError where torch cannot export the module.
+    Raises InvalidModelError where torch cannot export the module.
     """
-    model = _exported(module, call, any_batch)
+    model = _exported(module, call)
     floats = {name for name, tensor in _state(module) if tensor.is_floating_point()}
     state = [tensor for tensor in model.graph.initializer if tensor.name in floats]
     others = [tensor for tensor in model.graph.initializer if tensor.name not in floats]
@@ -106,21 +111,16 @@ def _state(module: Module) -> Iterator[tuple[str, Tensor]]:
     yield from module.named_buffers(remove_duplicate=False)
 
 
-def _exported(module: Module, call: Call, any_batch: bool) -> ModelProto:
+def _exported(module: Module, call: Call) -> ModelProto:
     import torch
-    from torch.utils import _pytree as tree
 
-    def free(leaf: Any) -> Any:
-        return {0: torch.export.Dim.AUTO} if isinstance(leaf, torch.Tensor) and leaf.dim() else None
-
-    shapes = tree.tree_map(free, {**_named(module, call)}) if any_batch else None
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), evaluating(module):
             warnings.simplefilter("ignore")  # about torch's own internals; what fails raises
-            program = torch.export.export(module, call.positional, dict(call.named), dynamic_shapes=shapes)
+            program = torch.export.export(module, call.positional, dict(call.named))
             found: ModelProto = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False).model_proto
     except Exception as error:
         cause = error.__cause__ or error
@@ -129,10 +129,3 @@ def _exported(module: Module, call: Call, any_batch: bool) -> ModelProto:
     finally:
         logger.setLevel(level)
     return found
-
-
-def _named(module: Module, call: Call) -> dict[str, Any]:
-    """The arguments by name, as torch.export wants descriptions of their shapes."""
-    from inspect import signature
-
-    return dict(signature(module.forward).bind(*call.positional, **call.named).arguments)
