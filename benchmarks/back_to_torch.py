@@ -2,8 +2,8 @@
 
     python benchmarks/back_to_torch.py [--target macs=0.6] [--normalization kept] [NAME...]
 
-Prints for each network: whether the user's own module was shrunk in place, the largest difference between its outputs and those of
-the pruned ONNX model (relative to their scale), parameters before and after, and the time that going back took.  Needs torch,
+Prints for each network: whether the user's own module was shrunk in place, the largest difference between its outputs and those
+of the pruned ONNX model (relative to their scale), parameters before and after, and the time that going back took.  Needs torch,
 torchvision, onnxscript and transformers 5; nothing is downloaded.  Start reading at `main`.
 """
 
@@ -31,6 +31,8 @@ def build(name: str) -> tuple[nn.Module, Any]:
     torch.manual_seed(0)
     if name not in transformers_sweep.MODELS:
         model, image = classifiers.build(name)
+        for parameter in model.parameters():  # some heads begin as zeros, which would prove nothing
+            parameter.data.add_(0.01 * torch.randn_like(parameter))
         return model, (image,)
     model, inputs = transformers_sweep.MODELS[name]()
     model.config.use_cache = False

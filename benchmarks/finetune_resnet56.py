@@ -1,4 +1,4 @@
-"""Prune the CIFAR-10 ResNet-56 to half of its MACs, bring it back to torch, and fine-tune it against the original, without labels.
+"""Prune the CIFAR-10 ResNet-56 to half of its MACs, bring it back to torch, fine-tune it against the original without labels.
 
     python benchmarks/finetune_resnet56.py [--data ../shared/data] [--epochs 3] [--recipe balanced] [--output FOLDER]
 
@@ -65,7 +65,9 @@ def distill(student: nn.Module, teacher: nn.Module, x: Tensor, epochs: int, rate
             batch = augmented(x[rows]).contiguous(memory_format=torch.channels_last)
             with torch.inference_mode():
                 wanted = F.softmax(teacher(batch) / TEMPERATURE, 1)
-            loss = F.kl_div(F.log_softmax(student(batch) / TEMPERATURE, 1), wanted.clone(), reduction="batchmean") * TEMPERATURE**2
+            loss = (
+                F.kl_div(F.log_softmax(student(batch) / TEMPERATURE, 1), wanted.clone(), reduction="batchmean") * TEMPERATURE**2
+            )
             descent.zero_grad()
             loss.backward()
             descent.step()

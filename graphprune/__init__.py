@@ -15,8 +15,8 @@ from .version import VERSION
 __version__ = VERSION
 
 if TYPE_CHECKING:
-    from .options import Options
     from .exporters.pytorch.apply import apply_to_torch, module_from_plan
+    from .options import Options
     from .pipeline import Result, analyze, apply_plan, load, prune, verify
 
 _PIPELINE = ("Options", "Result", "analyze", "apply_plan", "load", "prune", "verify")

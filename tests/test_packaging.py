@@ -94,6 +94,7 @@ def test_every_import_of_a_library_is_declared(setup: configparser.ConfigParser)
         "graphprune/torch_operators.py": "torch",
         "graphprune/charts.py": "matplotlib",
         "passes/selection/knapsack.py": "scipy",
+        **{path.relative_to(ROOT).as_posix(): "torch" for path in sources(ROOT / "exporters" / "pytorch")},
     }
     for name in ("graphprune", *OUTSIDE):
         for path in sources(ROOT / name):

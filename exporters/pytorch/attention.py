@@ -83,7 +83,9 @@ class PrunedMultiheadAttention(nn.MultiheadAttention):  # type: ignore[misc]
     def _mask(self, query: Tensor, padding: Tensor | None, mask: Tensor | None, batched: bool) -> Tensor | None:
         """Both masks as one that is added to the scores: [B, heads, L, S], or fewer axes."""
         mask = _added(mask, query.dtype)
-        if mask is not None and mask.dim() == 3:  # [B * heads before pruning, L, S]: only the same for all heads has a meaning left
+        if (
+            mask is not None and mask.dim() == 3
+        ):  # [B * heads before pruning, L, S]: only the same for all heads has a meaning left
             each = mask.unflatten(0, (query.shape[0], -1))
             if not bool((each == each[:, :1]).all()):
                 raise UsageError("attn_mask differs from head to head, but heads of this layer were removed")

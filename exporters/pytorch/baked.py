@@ -37,7 +37,7 @@ class ChangedSize:
 
 
 def changed_sizes(graph: Graph, pruned: ModelProto) -> list[ChangedSize]:
-    """The integers in constant operands (targets of Reshape, sizes of Split ...) that differ between a graph and its pruned form."""
+    """The integers in constant operands (targets of Reshape, sizes of Split ...) that a graph's pruned form has otherwise."""
     new = {tensor.name: tensor for tensor in pruned.graph.initializer}
     nodes = {node.name: node for node in pruned.graph.node}
     found = []
@@ -75,7 +75,7 @@ def _followed(value: Any, becomes: dict[int, int]) -> int | list[int] | None:
     if type(value) is int:
         return becomes.get(value)
     if isinstance(value, tuple) and value and all(type(each) is int for each in value) and any(each in becomes for each in value):
-        return [becomes.get(each, each) for each in value]
+        return [becomes.get(int(each), int(each)) for each in value]
     return None
 
 
@@ -105,16 +105,19 @@ def _is_torch(file: str) -> bool:
 
 @contextmanager
 def located(module: Any) -> Iterator[list[str]]:
-    """Note which submodules are at work: where `forward` fails, the list ends with the path of the one that failed."""
+    """Note which submodules with code of their own are at work: where `forward` fails, the list ends with the one that failed."""
     active: list[str] = []
 
     def enter(path: str) -> Any:
         return lambda layer, inputs: active.append(path)
 
+    def leave(layer: Any, inputs: Any, result: Any) -> None:
+        active.pop()
+
     handles = []
     for path, layer in module.named_modules():
-        handles.append(layer.register_forward_pre_hook(enter(path)))
-        handles.append(layer.register_forward_hook(_leave(active)))
+        if not type(layer).__module__.startswith("torch."):
+            handles += [layer.register_forward_pre_hook(enter(path)), layer.register_forward_hook(leave)]
     try:
         yield active
     finally:
@@ -126,10 +129,3 @@ def failed_line(error: BaseException) -> str:
     """The innermost line of code outside torch that raised an error."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_torch(frame.filename)]
     return f"{frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else ""
-
-
-def _leave(active: list[str]) -> Any:
-    def leave(layer: Any, inputs: Any, result: Any) -> None:
-        active.pop()
-
-    return leave

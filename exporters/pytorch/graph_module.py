@@ -1,7 +1,7 @@
 """A module made of a graph: the way out where a module's own code cannot follow a plan.
 
-Its parameters and buffers are those of the user's module, under the same names, so state dicts go both ways.  The nodes run one by
-one (`graphprune.differentiable`).  Start reading at `GraphModule.forward`.
+Its parameters and buffers are those of the user's module, under the same names, so state dicts go both ways.  The nodes run one
+by one (`graphprune.differentiable`).  Start reading at `GraphModule.forward`.
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ class GraphModule(nn.Module):  # type: ignore[misc]
             raise UsageError(f"this module was traced with {len(self._inputs)} tensors; it got {len(given)}")
         batch = next((each.shape[0] for each in given if each.dim()), self._batch)
         constants = {name: self._constant(k, batch) for k, name in enumerate(self._constants)}
-        found = self._runner(dict(zip(self._inputs, given, strict=True)) | constants | {name: self._tensor(name) for name in self._read})
+        found = self._runner(
+            dict(zip(self._inputs, given, strict=True)) | constants | {name: self._tensor(name) for name in self._read}
+        )
         leaves, spec = self._results
         fresh = iter(found[name] for name in self._runner.outputs)
         return tree.tree_unflatten([next(fresh) if leaf is None else leaf for leaf in leaves], spec)

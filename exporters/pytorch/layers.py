@@ -30,7 +30,7 @@ def layer_sizes(module: Any, cuts: Cuts) -> tuple[dict[str, Sizes], dict[str, He
     """
     attributes, attention = {}, {}
     for path, layer in module.named_modules():
-        own = {name: cut for name, cut in _own_cuts(path, layer, cuts)}
+        own = dict(_own_cuts(path, layer, cuts))
         if not own:
             continue
         if _is(layer, "MultiheadAttention"):
@@ -47,7 +47,7 @@ def _plain(value: Any) -> Any:
 
 
 def _own_cuts(path: str, layer: Any, cuts: Cuts) -> Iterator[tuple[str, Cut]]:
-    """The parameters of a layer that are cut, by their name in the layer; what a parametrisation computes counts as the layer's."""
+    """The parameters of a layer that are cut, by name; what a parametrisation computes counts as the layer's."""
     prefix = f"{path}." if path else ""
     for name in ("weight", "bias", "running_mean", "in_proj_weight", *_names(layer)):
         for form in (name, f"parametrizations.{name}.original", f"parametrizations.{name}.original1", f"{name}_v"):
@@ -93,7 +93,9 @@ def _groups(path: str, groups: int, cut: Cut, axis: int = 0) -> int:
     size = cut.shape[axis] // groups
     left = np.unique(np.asarray(cut.kept.get(axis, range(cut.shape[axis]))) // size, return_counts=True)[1]
     if len(set(left.tolist())) > 1:
-        raise UnfitLayerError(f"layer {path!r}: the plan leaves groups of different sizes ({sorted(set(left.tolist()))} channels)")
+        raise UnfitLayerError(
+            f"layer {path!r}: the plan leaves groups of different sizes ({sorted(set(left.tolist()))} channels)"
+        )
     return len(left)
 
 
@@ -108,8 +110,8 @@ def _recurrent(path: str, layer: Any, cuts: Mapping[str, Cut]) -> Iterator[tuple
     hidden = {shape[0] // _gates(layer) for name, shape in shapes.items() if name.startswith(("weight_hh", "bias"))}
     if len(hidden) > 1:
         raise UnfitLayerError(
-            f"layer {path!r}: all layers and directions of torch's {type(layer).__name__} have one hidden size, but the plan leaves "
-            f"{', '.join(map(str, sorted(hidden)))}; keep it, or use one module for each layer"
+            f"layer {path!r}: all layers and directions of torch's {type(layer).__name__} have one hidden size, but the plan "
+            f"leaves {', '.join(map(str, sorted(hidden)))}; keep it, or use one module for each layer"
         )
     first = next(shape for name, shape in shapes.items() if name.startswith("weight_ih"))
     yield from (("hidden_size", hidden.pop()), ("input_size", first[1]))
@@ -132,7 +134,9 @@ def _heads(path: str, layer: Any, cuts: Cuts) -> HeadSizes:
         starts = np.cumsum([0, *widths])
         parts = [rows[(rows >= start) & (rows < end)] - start for start, end in pairwise(starts)]
     else:
-        parts = [np.asarray(_kept_rows(cuts, f"{prefix}{name}_proj_weight", width)) for name, width in zip("qkv", widths, strict=True)]
+        parts = [
+            np.asarray(_kept_rows(cuts, f"{prefix}{name}_proj_weight", width)) for name, width in zip("qkv", widths, strict=True)
+        ]
     per_head = [sizes.query, sizes.query, sizes.value]
     counts = [np.unique(part // size, return_counts=True) for part, size in zip(parts, per_head, strict=True)]
     left = [sorted(set(count.tolist())) for _, count in counts]

@@ -116,8 +116,8 @@ def transferred(
             wrong = int(np.flatnonzero(found != mask)[0])
             verb = "need" if found[wrong] else "lose"
             raise UsageError(
-                f"the plan does not fit the module: other parts of it {verb} index {wrong} of {name!r}, axis {axis}, which the plan "
-                f"{'removes' if found[wrong] else 'keeps'}"
+                f"the plan does not fit the module: other parts of it {verb} index {wrong} of {name!r}, axis {axis}, which the "
+                f"plan {'removes' if found[wrong] else 'keeps'}"
             )
     return present
 

@@ -6,12 +6,11 @@ The part of a plan that a framework's own module needs: names and indices, no gr
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
-
-import json
 
 from annotated_types import Ge, Gt
 

@@ -11,14 +11,16 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from graphprune.edit import KeptOf
 from graphprune.errors import UsageError
 from graphprune.graph import Array, Graph, attributes, copy_model
 from graphprune.runtime import run
 
-MOVEMENTS = frozenset({"Transpose", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Identity", "Slice", "Concat", "Split", "Expand", "Gather"})
+MOVEMENTS = frozenset(
+    {"Transpose", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Identity", "Slice", "Concat", "Split", "Expand", "Gather"}
+)
 
 DIGIT = 2**12
 """Places are followed as digits of this base, so that float32 holds them exactly."""
@@ -45,7 +47,7 @@ class Repair:
         self.changed: dict[str, Array] = {}
 
     def run(self) -> dict[str, Array]:
-        """The parameters that change, by name, in full shapes.  Raises UsageError for a weight that has no place in the module."""
+        """The parameters that change, by name, in full shapes.  Raises UsageError for a weight without a place there."""
         for name, full in self._weights.items():
             place = self._place(name)
             if place is not None:

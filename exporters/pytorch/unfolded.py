@@ -33,7 +33,7 @@ class Call:
 
     @classmethod
     def of(cls, module: Module, inputs: Any) -> Call:
-        """A tuple of positional arguments, a mapping of named ones, or a single argument.  Raises UsageError for unknown names."""
+        """A tuple of positional arguments, a mapping of named ones, or one argument.  Raises UsageError for unknown names."""
         from inspect import Parameter, signature
 
         if not isinstance(inputs, Mapping):
