@@ -15,7 +15,7 @@ from .version import VERSION
 __version__ = VERSION
 
 if TYPE_CHECKING:
-    from .exporters.pytorch.apply import apply_to_torch, module_from_plan
+    from .frameworks import apply_to_torch, module_from_plan
     from .options import Options
     from .pipeline import Result, analyze, apply_plan, load, prune, verify
 
@@ -39,9 +39,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import the pipeline on first use, so that `import graphprune` costs nothing."""
     if name in _TORCH:
-        from . import registry
+        from . import frameworks
 
-        return getattr(registry.load("frameworks", "torch"), name)
+        return getattr(frameworks, name)
     if name not in _PIPELINE:
         raise AttributeError(f"module 'graphprune' has no attribute {name!r}")
     from . import pipeline

@@ -102,7 +102,7 @@ def apply_to_torch(
             raise
         applied = back.from_graph(str(reason))
         text = f"{reason}. The module is unchanged; the result is a module made of the graph, with the same parameter names"
-        warnings.warn(text, stacklevel=2)
+        warnings.warn(text, stacklevel=3)
         return applied
 
 
