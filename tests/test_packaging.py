@@ -103,6 +103,7 @@ def test_every_import_of_a_library_is_declared(setup: configparser.ConfigParser)
         "graphprune/charts.py": ["matplotlib"],
         "passes/selection/knapsack.py": ["scipy"],
         **{f"exporters/{path.name}": ["tvm", "tvm_ffi"] for path in (ROOT / "exporters").glob("tvm_*.py")},
+        **{path.relative_to(ROOT).as_posix(): ["torch"] for path in sources(ROOT / "exporters" / "pytorch")},
     }
     for name in ("graphprune", *OUTSIDE):
         for path in sources(ROOT / name):
