@@ -77,6 +77,8 @@ class Weights:
 
 def _sums_of_both(array: NDArray[Any], power: float) -> tuple[Vector, Vector]:
     """[a, b, k] -> [a], [b]: the sums of |w| ** power, read some rows at a time."""
+    if not array.size:
+        return np.zeros(array.shape[0]), np.zeros(array.shape[1])
     step = rows_at_a_time(array)
 
     def sums(start: int) -> tuple[Vector, Vector]:
