@@ -55,8 +55,10 @@ NORMALIZATION = click.option(
 ELSEWHERE = {
     "batch": "batch_command:batch",
     "compile": "compile_command:compile_",
+    "export": "export_command:export",
     "init": "configuration_commands:init",
     "inspect": "configuration_commands:inspect",
+    "log": "log_command:log",
     "schema": "configuration_commands:schema",
 }
 """Verbs in modules of their own, read when they are called."""
@@ -285,7 +287,7 @@ def verify(model: Path, plan: Path, pruned: Path, seed: int, shapes: tuple[str, 
 
 @main.command()
 @click.argument("models", nargs=-1, required=True, type=MODEL)
-@click.option("--backend", default="onnxruntime", show_default=True, metavar="NAME", help="Also: tvm (extra tvm).")
+@click.option("--backend", default="onnxruntime", show_default=True, metavar="NAME", help="Also: openvino, tvm (extras).")
 @click.option("--threads", default=1, show_default=True, type=THREADS, help="0: the runtime decides.")
 @click.option("--batch", default=1, show_default=True, type=COUNT, help="For models with a dynamic batch.")
 @SHAPE

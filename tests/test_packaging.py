@@ -93,6 +93,7 @@ def test_every_import_of_a_library_is_declared(setup: configparser.ConfigParser)
         "graphprune/torch_functions.py": ["torch"],
         "graphprune/torch_operators.py": ["torch"],
         "graphprune/charts.py": ["matplotlib"],
+        "graphprune/tracking.py": ["mlflow"],
         "passes/selection/knapsack.py": ["scipy"],
         **{f"exporters/{path.name}": ["tvm", "tvm_ffi"] for path in (ROOT / "exporters").glob("tvm_*.py")},
     }
