@@ -20,6 +20,7 @@ import click
 from . import registry
 from .configuration_commands import CONFIG, SAVE_CONFIG, config_beside, write_config
 from .errors import ExitCode, GraphpruneError
+from .log_command import EXPERIMENT, MLFLOW, log_run, server_of
 from .options import MOST_THREADS, Masks, Mode, Normalization, Options
 from .terminal import (
     COUNT,
@@ -199,6 +200,9 @@ def analyze(model: Path, normalization: Normalization, shapes: tuple[str, ...], 
     help="What becomes of operators without a rule.",
 )
 @click.option("--verify/--no-verify", default=DEFAULTS.verify, help="Prove the result, or do not.")
+@click.option("--events", type=MODEL, metavar="FILE", help="Append what happens, as JSON lines, while it happens.")
+@MLFLOW
+@EXPERIMENT
 @SHAPE
 @JSON
 def prune(
@@ -212,31 +216,40 @@ def prune(
     measure: bool,
     require: str,
     repair: tuple[str, ...],
+    events: Path | None,
+    mlflow: str | None,
+    mlflow_experiment: str,
     **options: Any,
 ) -> None:
     """Prune a model to a target and prove that the result equals the masked original."""
     from . import run as runs
+    from . import tables
+    from .stages import recorded
 
     files = {"output": output, "plan": plan_to, "save-config": save_config or config_beside(output)}
-    for path in (*files.values(), json_path(json_to)):
+    for path in (*files.values(), events, json_path(json_to)):
         check_output(path)
+    server = server_of(mlflow, mlflow_experiment)
     job = runs.Job(str(model), Options(**options, repair=named_repairs(repair)), shapes, eval, measure, require)
-    with progress("pruning") as bar:
-        outcome = runs.run(job, describe(bar))
-    if not outcome.unmet:
-        outcome.write(output, plan_to)
-        write_config(job, files)
-    sizes = outcome.sizes(output)
-    from . import tables
-
-    shown = [tables.prune_table(outcome.result, sizes, outcome.latency, outcome.accuracies)]
-    shown += [tables.requirements_table(outcome.requirements)] if outcome.requirements else []
-    report(shown, lambda: outcome.as_json(sizes), json_to)
-    if json_to != "-":
-        click.echo(tables.recipe_line(outcome.result))
-    if json_to != "-" and outcome.result.proof is not None:
-        click.echo(str(outcome.result.proof))
-    outcome.check()
+    with recorded(events, job) as recorder:
+        with progress("pruning") as bar:
+            outcome = runs.run(job, recorder.also(describe(bar)))
+        if not outcome.unmet:
+            outcome.write(output, plan_to)
+            write_config(job, files)
+        sizes = outcome.sizes(output)
+        shown = [tables.prune_table(outcome.result, sizes, outcome.latency, outcome.accuracies)]
+        shown += [tables.requirements_table(outcome.requirements)] if outcome.requirements else []
+        report(shown, lambda: outcome.as_json(sizes), json_to)
+        if json_to != "-":
+            click.echo(tables.recipe_line(outcome.result))
+        if json_to != "-" and outcome.result.proof is not None:
+            click.echo(str(outcome.result.proof))
+        if server is not None:
+            recorder("logging")
+            log_run(outcome, job, server, output, recorder.seconds, files.get("report"))
+        outcome.check()
+        recorder.finished(outcome.as_json(sizes))
 
 
 @main.command()
