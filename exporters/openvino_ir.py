@@ -109,6 +109,8 @@ def _understood() -> Iterator[None]:
 
 
 def _telling(text: str) -> str:
-    """The line of a message that says what is wrong; the first ones say where in OpenVINO's sources it was found."""
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith(("Exception from", "Check "))]
-    return lines[0] if lines else text.strip()
+    """The line of a message that says what is wrong: operators without a rule, or the first that is no place in the sources."""
+    lines = [line.strip("- ") for line in text.splitlines() if line.strip()]
+    missing = [line for line in lines if line.startswith("No conversion rule found")]
+    plain = [line for line in lines if not line.startswith(("Exception from", "Check ", "FrontEnd API failed"))]
+    return (missing or plain or [text.strip()])[0]

@@ -107,9 +107,9 @@ class TvmExporter(Exporter):
 
     def check(self, path: Path) -> tuple[dict[str, Any], Any]:
         """The target and the linker, found before any work starts.  Raises UsageError or MissingExtraError."""
-        options = target_options(self.target, self.threads)
         if path.suffix not in self.suffixes:
             raise UsageError(f"{path}: the output is a library NAME.so, or NAME.tar with the objects to link elsewhere")
+        options = target_options(self.target, self.threads)
         need("tvm")
         return options, linker(path, options)
 

@@ -208,7 +208,12 @@ class LocalServer:
         self.start()
 
     def start(self) -> None:
-        stores = ["--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db", "--artifacts-destination", f"{self.folder}/artifacts"]
+        stores = [
+            "--backend-store-uri",
+            f"sqlite:///{self.folder}/mlflow.db",
+            "--artifacts-destination",
+            f"{self.folder}/artifacts",
+        ]
         place = ["--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
         command = [sys.executable, "-m", "mlflow", "server", *stores, *place]
         environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -334,7 +339,9 @@ def test_a_run_whose_gate_fails_is_logged_as_failed(
 @with_mlflow
 def test_batches_are_logged_once(graphprune_cli: Cli, model: Path, tmp_path: Path, server: LocalServer) -> None:
     """Whatever is repeated: `batch --resume` and `log` add only what is not there yet, also after a half-logged run."""
-    (tmp_path / "jobs.yaml").write_text("models: model.onnx\nmatrix: {target: [channels=0.5, channels=0.7]}\noptions: {align: 1}\n")
+    (tmp_path / "jobs.yaml").write_text(
+        "models: model.onnx\nmatrix: {target: [channels=0.5, channels=0.7]}\noptions: {align: 1}\n"
+    )
     to = ["--mlflow", server.uri, "--mlflow-experiment", "batch"]
     assert graphprune_cli("batch", tmp_path / "jobs.yaml", *to).exit_code == 0
     assert {run.data.params["target"] for run in server.runs("batch")} == {"channels=0.5", "channels=0.7"}
