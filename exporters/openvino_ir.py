@@ -108,9 +108,14 @@ def _understood() -> Iterator[None]:
         raise InvalidModelError(f"OpenVINO cannot run the model: {_telling(str(error))}") from error
 
 
+PLACES = ("Exception from", "Check ", "FrontEnd API failed", "Model wasn't fully converted")
+"""How the lines of a message begin that say where in OpenVINO's sources it was found, and not what is wrong."""
+
+
 def _telling(text: str) -> str:
-    """The line of a message that says what is wrong: operators without a rule, or the first that is no place in the sources."""
+    """The part of a message that says what is wrong: operators without a rule, or the first line with what it announces."""
     lines = [line.strip("- ") for line in text.splitlines() if line.strip()]
     missing = [line for line in lines if line.startswith("No conversion rule found")]
-    plain = [line for line in lines if not line.startswith(("Exception from", "Check ", "FrontEnd API failed"))]
-    return (missing or plain or [text.strip()])[0]
+    plain = [line for line in lines if not line.startswith(PLACES)]
+    found = missing or plain or [text.strip()]
+    return " ".join(found[:2]) if found[0].endswith(":") else found[0]

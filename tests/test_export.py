@@ -139,6 +139,22 @@ def test_a_difference_leaves_no_file(
     assert sorted(tmp_path.iterdir()) == sorted([model, tmp_path / name])
 
 
+def test_what_optimisations_change_is_no_rounding(
+    graphprune_cli: Cli, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An optimiser with a fault: with and without it the results differ, and the file is refused."""
+    right = agreement.run
+
+    def faulty(given: ModelProto, feeds: Any, optimize: bool = False) -> dict[str, Any]:
+        return {key: value * (1.0 if optimize else 1.01) for key, value in right(given, feeds, optimize).items()}
+
+    monkeypatch.setattr(agreement, "run", faulty)
+    result = graphprune_cli("export", model, "-o", tmp_path / "net.ort")
+    assert result.exit_code == 5
+    assert "by 9.9e-03 of scale" in result.stderr
+    assert list(tmp_path.iterdir()) == [model]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message", "code"),
     [
@@ -172,6 +188,31 @@ def test_a_model_that_the_runtime_cannot_load(graphprune_cli: Cli, tmp_path: Pat
     assert result.exit_code == 3
     assert "ONNX Runtime cannot load the model:" in result.stderr
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_sizes_that_the_model_cannot_take(graphprune_cli: Cli, tmp_path: Path) -> None:
+    """What dynamic sizes stand for is a guess: where the model does not run with them, the message says what to give."""
+    picky = net("net (float[N,K] x) => (float[N,3] y) <float[7,3] w> { y = MatMul(x, w) }")
+    path = write(picky, tmp_path / "picky.onnx")
+    result = graphprune_cli("export", path, "-o", tmp_path / "picky.ort")
+    assert result.exit_code == 2
+    assert "ONNX Runtime cannot run the model on random inputs, to compare:" in result.stderr
+    assert "Check --input-shape" in result.stderr
+    assert list(tmp_path.iterdir()) == [path]
+    assert graphprune_cli("export", path, "-o", tmp_path / "picky.ort", "--input-shape", "x=2,7").exit_code == 0
+
+
+def test_a_file_that_does_not_run_is_refused(
+    graphprune_cli: Cli, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: Any) -> None:
+        raise ValueError("no kernel\nat all")
+
+    monkeypatch.setattr(onnxruntime_model, "_run", broken)
+    result = graphprune_cli("export", model, "-o", tmp_path / "net.ort")
+    assert result.exit_code == 5
+    assert "the optimised model cannot be run: no kernel; nothing was written" in result.stderr
+    assert list(tmp_path.iterdir()) == [model]
 
 
 @pytest.mark.parametrize("verb", [["export", "-o", "net.xml"], ["bench", "--backend", "openvino"]])

@@ -26,8 +26,11 @@ from nets import plain, residual, write
 
 from graphprune import tracking
 from graphprune.errors import ExitCode, LoggingError, UsageError
-from graphprune.log_command import _free
+from graphprune.log_command import _free, log_run
+from graphprune.options import Options
 from graphprune.result_folder import result_folders
+from graphprune.run import Job
+from graphprune.run import run as run_job
 from graphprune.runtime import run
 
 Cli = Callable[..., Result]
@@ -116,6 +119,22 @@ def test_a_gate_counts_more_than_logging(
     assert "warning: MLflow at http://server/ failed: no answer from http://server/" in result.stderr
     assert {path.name for path in (tmp_path / "out.onnx.unlogged").iterdir()} == {"result.json", "config.yaml"}
     assert not out.exists()
+
+
+def test_a_report_is_logged_with_the_rest(model: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, str] = {}
+
+    def look(folder: Path, server: tracking.Server) -> str:
+        seen.update({path.name: path.read_text(errors="replace") for path in folder.iterdir()})
+        return "id"
+
+    monkeypatch.setattr(tracking, "log_result", look)
+    (tmp_path / "mine.html").write_text("<p>a report</p>")
+    job = Job(str(model), Options(targets=("channels=0.5",), align=1))
+    log_run(run_job(job), job, tracking.Server("http://server/"), out, 1.5, tmp_path / "mine.html")
+    assert seen["report.html"] == "<p>a report</p>"
+    assert json.loads(seen["result.json"])["seconds"] == 1.5
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "mine.html", model]
 
 
 def test_a_batch_is_kept_where_logging_fails(
