@@ -17,6 +17,8 @@ from .run import Job, Outcome
 from .terminal import write_text
 
 MODEL, PLAN, RESULT, CONFIG, REPORT = "model.onnx", "plan.json", "result.json", "config.yaml", "report.html"
+WEIGHTS = "plan.weights.safetensors"
+"""What `graphprune.plan.write_weights` writes beside the plan."""
 
 
 def write_result(outcome: Outcome, job: Job, folder: Path, place: Path, facts: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from .errors import LoggingError, UsageError
 from .extras import need, require
 from .model_file import fits_message, read_model
 from .provenance import PREFIX, file_digest
-from .result_folder import CONFIG, MODEL, PLAN, RESULT, read_result
+from .result_folder import CONFIG, MODEL, PLAN, REPORT, RESULT, WEIGHTS, read_result
 
 LONGEST_PARAMETER = 500
 """Characters that every server takes; config.yaml has the whole text."""
@@ -83,8 +83,9 @@ def log_result(folder: Path, server: Server) -> str:
         with mlflow.start_run(run_name=_name(settings), tags=_tags(folder, result)) as run:
             mlflow.log_params(_parameters(settings))
             mlflow.log_metrics(metrics(result))
-            for path in sorted(each for each in folder.iterdir() if each.is_file() and not each.name.startswith(MODEL)):
-                mlflow.log_artifact(str(path))
+            for path in (folder / name for name in (PLAN, WEIGHTS, RESULT, CONFIG, REPORT)):
+                if path.is_file() and not path.is_symlink():  # a folder of somebody else's must not send files from elsewhere
+                    mlflow.log_artifact(str(path))
             if (folder / MODEL).is_file():
                 _log_model(mlflow, folder / MODEL)
             mlflow.set_tag(RESULT_TAG, digest)

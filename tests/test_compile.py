@@ -82,7 +82,7 @@ def test_the_output_is_named_for_what_it_is(graphprune_cli: Cli, model: Path, tm
 def test_an_unknown_backend(graphprune_cli: Cli, model: Path) -> None:
     result = graphprune_cli("bench", model, "--backend", "abacus")
     assert result.exit_code == 2
-    assert "no backends is called 'abacus'; there are: onnxruntime, tvm" in result.stderr
+    assert "no backends is called 'abacus'; there are: onnxruntime, openvino, tvm" in result.stderr
 
 
 def test_targets_are_complete() -> None:

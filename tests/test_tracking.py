@@ -371,8 +371,17 @@ def test_batches_are_logged_once(graphprune_cli: Cli, model: Path, tmp_path: Pat
     assert len(runs) == 2
     assert {line.split("run ")[1] for line in result.stdout.splitlines()} == {run.info.run_id for run in runs}
     server.client.delete_tag(runs[0].info.run_id, tracking.RESULT_TAG)
+    (tmp_path / "secret").write_text("of somebody else")
+    for folder in result_folders(tmp_path / "jobs.results"):
+        (folder / "other.txt").write_text("no part of a result")
+        (folder / "report.html").symlink_to(tmp_path / "secret")
     assert graphprune_cli("log", tmp_path / "jobs.results", *to).exit_code == 0
-    assert len(server.runs("batch")) == 3
+    (again,) = (run for run in server.runs("batch") if run.info.run_id not in {each.info.run_id for each in runs})
+    assert {path.name for path in server.files(again, tmp_path / "logged").iterdir()} == {
+        "plan.json",
+        "result.json",
+        "config.yaml",
+    }
 
 
 @with_mlflow
