@@ -37,6 +37,7 @@ class Destinations:
 
     output: str = ""
     plan: str = ""
+    report: str = ""
     json_to: str = ""
     save_config: str = ""
     events: str = ""
@@ -45,7 +46,7 @@ class Destinations:
     mlflow_experiment: str = "graphprune"
 
 
-PATHS = ("model", "output", "plan", "json", "save-config", "events", "eval", "calibration")
+PATHS = ("model", "output", "plan", "report", "json", "save-config", "events", "eval", "calibration")
 """Keys that name files, relative to the folder of the file they stand in."""
 
 _OTHER_NAMES = {"targets": "target", "ratios": "ratio", "json_to": "json"}
@@ -200,6 +201,7 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "model": _text,
     "output": _text,
     "plan": _text,
+    "report": _text,
     "json_to": _text,
     "save_config": _text,
     "events": _text,

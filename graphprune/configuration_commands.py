@@ -125,7 +125,13 @@ def _examples(line: Callable[[str, Any], str], key: str, groups: list[tuple[str,
 
 
 def _default(key: str, default: Any) -> Any:
-    shown: dict[str, Any] = {"calibration": "random", "eval": "eval.npz", "plan": "plan.json", "json": "result.json"}
+    shown: dict[str, Any] = {
+        "calibration": "random",
+        "eval": "eval.npz",
+        "plan": "plan.json",
+        "report": "report.html",
+        "json": "result.json",
+    }
     shown |= {"save-config": "all-options.yaml", "require": "macs<=50%", "input-shape": ["NAME=1,3,224,224"]}
     shown |= {"events": "events.jsonl", "mlflow": "http://localhost:5000"}
     shown |= {"importance": "path", "selection": "global", "repair": ["none"]}

@@ -20,6 +20,8 @@ from .errors import ProofError
 from .graph import Array, Graph
 from .inference import Analysis
 from .masking import masked_reference
+from .model_file import PROTOBUF_LIMIT, weight_bytes
+from .parts import run_in_parts
 from .rounding import SUFFIX, flips, given, rounded_values, without_saturation
 from .runtime import random_inputs, run
 from .shape_inference import InputShapes
@@ -185,7 +187,7 @@ def _run_reference(
 
 def _run(model: ModelProto, feeds: dict[str, Array], what: str) -> dict[str, Array]:
     try:
-        return run(model, feeds)
+        return run_in_parts(model, feeds) if weight_bytes(model) >= PROTOBUF_LIMIT else run(model, feeds)
     except Exception as error:  # onnxruntime raises many unrelated types, with RuntimeError their only common base at times
         first = str(error).strip().splitlines()[0]
         raise ProofError(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from .extras import need, require
 from .model_file import fits_message, read_model
 from .provenance import PREFIX, file_digest
 from .result_folder import CONFIG, MODEL, PLAN, REPORT, RESULT, WEIGHTS, read_result
+from .terminal import without_passwords
 
 LONGEST_PARAMETER = 500
 """Characters that every server takes; config.yaml has the whole text."""
@@ -50,7 +50,7 @@ class Server:
 
     def __str__(self) -> str:
         """The URI without a password."""
-        return re.sub(r"(?<=://)[^/@]*@", "", self.uri)
+        return without_passwords(self.uri)
 
 
 def check_server(server: Server) -> None:
@@ -105,7 +105,7 @@ def _connected(server: Server) -> Iterator[Any]:
             yield mlflow
         except Exception as error:  # MLflow raises its own types, those of requests, of databases and of storage services
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise LoggingError(f"MLflow at {server} failed: {reason.replace(server.uri, str(server))}") from error
+            raise LoggingError(f"MLflow at {server} failed: {without_passwords(reason)}") from error
         finally:
             mlflow.set_tracking_uri(before)
 

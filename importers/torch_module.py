@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,7 +26,7 @@ PICKLES = (".pt", ".pth", ".ckpt", ".bin")
 
 
 class TorchImporter(Importer):
-    """An `nn.Module`, (module, example inputs), an `ExportedProgram`, or a `.pt2` archive."""
+    """An `nn.Module`, (module, example inputs: a tuple or, by name, a mapping), an `ExportedProgram`, or a `.pt2` archive."""
 
     name: ClassVar[str] = "torch"
 
@@ -56,8 +56,10 @@ class TorchImporter(Importer):
                 "the module is traced with example inputs: give --input-shape NAME=1,3,224,224 for each argument of forward, "
                 "or let the function return (module, (inputs, ...))"
             )
-        keywords = {} if inputs is not None else {name: torch.randn(*shape) for name, shape in shapes.items()}
-        arguments = tuple(inputs) if isinstance(inputs, tuple | list) else () if inputs is None else (inputs,)
+        if inputs is None:
+            inputs = {name: torch.randn(*shape) for name, shape in shapes.items()}
+        keywords = dict(inputs) if isinstance(inputs, Mapping) else {}
+        arguments = () if keywords else tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
         return _exported(torch, module.eval(), arguments, keywords)
 
 

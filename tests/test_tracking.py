@@ -172,6 +172,20 @@ def test_the_server_of_log_comes_from_the_environment(
     assert "no result of graphprune" in graphprune_cli("log", tmp_path).stderr
 
 
+def test_reports_have_no_password(
+    graphprune_cli: Cli, model: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A report has the command in it, and is logged as well."""
+    unreachable_later(monkeypatch)
+    page = tmp_path / "report.html"
+    arguments = ["prune", str(model), "-o", str(out), *HALF, "--report", str(page), "--mlflow", "http://me:secret@server/"]
+    monkeypatch.setattr(sys, "argv", ["graphprune", *arguments])
+    assert graphprune_cli(*arguments).exit_code == 10
+    assert "--mlflow http://server/" in page.read_text()
+    assert (tmp_path / "out.onnx.unlogged" / "report.html").read_bytes() == page.read_bytes()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"secret" in path.read_bytes()]
+
+
 def test_free_names(tmp_path: Path) -> None:
     assert _free(tmp_path / "a") == tmp_path / "a"
     (tmp_path / "a").touch()
