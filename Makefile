@@ -8,7 +8,7 @@ SHARED ?= ../shared
 CHROMIUM ?= $(shell command -v chromium || command -v google-chrome)
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint types docs nightly shared browser frameworks ray example clean
+.PHONY: help dev test lint types docs nightly shared browser frameworks ray openvino mlflow example clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,14 @@ frameworks:  ## Test importers and TVM, each framework in an environment of its 
 ray: $(READY)  ## Run the tests of batches on Ray (installs the extra ray)
 	$(BIN)/pip install --quiet --editable '.[dev,ray]'
 	$(BIN)/pytest -m ray
+
+openvino: $(READY)  ## Run the tests of OpenVINO IR (installs the extra openvino)
+	$(BIN)/pip install --quiet --editable '.[dev,openvino]'
+	$(BIN)/pytest -m openvino
+
+mlflow: $(READY)  ## Run the tests against a real MLflow server (installs all of mlflow)
+	$(BIN)/pip install --quiet --editable '.[dev,mlflow]' mlflow
+	$(BIN)/pytest -m mlflow
 
 example: $(READY)  ## Prune the shipped example to half of its MACs
 	$(BIN)/graphprune prune examples/fashion_mnist/model.onnx -o smaller.onnx --target macs=0.5 \

@@ -21,6 +21,7 @@ import click
 from . import registry
 from .configuration_commands import CONFIG, SAVE_CONFIG, config_beside, write_config
 from .errors import ExitCode, GraphpruneError
+from .log_command import EXPERIMENT, MLFLOW, log_run, server_of
 from .options import MOST_THREADS, Masks, Mode, Normalization, Options
 from .terminal import (
     COUNT,
@@ -37,6 +38,7 @@ from .terminal import (
     progress,
     report,
     sizes_of_inputs,
+    without_passwords,
     write_json,
     write_text,
 )
@@ -59,8 +61,10 @@ NORMALIZATION = click.option(
 ELSEWHERE = {
     "batch": "batch_command:batch",
     "compile": "compile_command:compile_",
+    "export": "export_command:export",
     "init": "configuration_commands:init",
     "inspect": "configuration_commands:inspect",
+    "log": "log_command:log",
     "schema": "configuration_commands:schema",
 }
 """Verbs in modules of their own, read when they are called."""
@@ -223,6 +227,9 @@ def view(model: Path, output: Path | None, normalization: Normalization, shapes:
     help="What becomes of operators without a rule.",
 )
 @click.option("--verify/--no-verify", default=DEFAULTS.verify, help="Prove the result, or do not.")
+@click.option("--events", type=MODEL, metavar="FILE", help="Append what happens, as JSON lines, while it happens.")
+@MLFLOW
+@EXPERIMENT
 @SHAPE
 @JSON
 def prune(
@@ -237,38 +244,48 @@ def prune(
     measure: bool,
     require: str,
     repair: tuple[str, ...],
+    events: Path | None,
+    mlflow: str | None,
+    mlflow_experiment: str,
     **options: Any,
 ) -> None:
     """Prune a model to a target and prove that the result equals the masked original."""
     from . import run as runs
+    from . import tables
+    from .stages import recorded
 
     files = {"output": output, "plan": plan_to, "report": report_to, "save-config": save_config or config_beside(output)}
-    for path in (*files.values(), json_path(json_to)):
+    for path in (*files.values(), events, json_path(json_to)):
         check_output(path)
+    server = server_of(mlflow, mlflow_experiment)
     where = _run() if report_to else {}
     job = runs.Job(str(model), Options(**options, repair=named_repairs(repair)), shapes, eval, measure, require)
-    with progress("pruning") as bar:
-        outcome = runs.run(job, describe(bar))
-        times = runs.layer_times(job, outcome, describe(bar)) if report_to else None
-    if not outcome.unmet:
-        outcome.write(output, plan_to)
-        write_config(job, files)
-    sizes = outcome.sizes(output)
-    if report_to is not None and not outcome.unmet:
-        from .report import prune_page
+    with recorded(events, job) as recorder:
+        with progress("pruning") as bar:
+            step = recorder.also(describe(bar))
+            outcome = runs.run(job, step)
+            times = runs.layer_times(job, outcome, step) if report_to else None
+        if not outcome.unmet:
+            outcome.write(output, plan_to)
+            write_config(job, files)
+        sizes = outcome.sizes(output)
+        if report_to is not None and not outcome.unmet:
+            from .report import prune_page
 
-        name = model_name(model)
-        write_text(report_to, prune_page(outcome.result, name, sizes, where, outcome.latency, outcome.accuracies, times))
-    from . import tables
-
-    shown = [tables.prune_table(outcome.result, sizes, outcome.latency, outcome.accuracies)]
-    shown += [tables.requirements_table(outcome.requirements)] if outcome.requirements else []
-    report(shown, lambda: outcome.as_json(sizes), json_to)
-    if json_to != "-":
-        click.echo(tables.recipe_line(outcome.result))
-    if json_to != "-" and outcome.result.proof is not None:
-        click.echo(str(outcome.result.proof))
-    outcome.check()
+            name = model_name(model)
+            write_text(report_to, prune_page(outcome.result, name, sizes, where, outcome.latency, outcome.accuracies, times))
+        shown = [tables.prune_table(outcome.result, sizes, outcome.latency, outcome.accuracies)]
+        shown += [tables.requirements_table(outcome.requirements)] if outcome.requirements else []
+        report(shown, lambda: outcome.as_json(sizes), json_to)
+        if json_to != "-":
+            click.echo(tables.recipe_line(outcome.result))
+        if json_to != "-" and outcome.result.proof is not None:
+            click.echo(str(outcome.result.proof))
+        if server is not None:
+            recorder("logging")
+            log_run(outcome, job, server, output, recorder.seconds, None if outcome.unmet else report_to)
+        outcome.check()
+        recorder.finished(outcome.as_json(sizes))
 
 
 @main.command()
@@ -319,7 +336,7 @@ def verify(model: Path, plan: Path, pruned: Path, seed: int, shapes: tuple[str, 
 
 @main.command()
 @click.argument("models", nargs=-1, required=True, type=MODEL)
-@click.option("--backend", default="onnxruntime", show_default=True, metavar="NAME", help="Also: tvm (extra tvm).")
+@click.option("--backend", default="onnxruntime", show_default=True, metavar="NAME", help="Also: openvino, tvm (extras).")
 @click.option("--threads", default=1, show_default=True, type=THREADS, help="0: the runtime decides.")
 @click.option("--batch", default=1, show_default=True, type=COUNT, help="For models with a dynamic batch.")
 @SHAPE
@@ -439,7 +456,7 @@ def _run() -> dict[str, str]:
     """When, where and by which command: for reports."""
     from .environment import environment
 
-    return environment(shlex.join(["graphprune", *sys.argv[1:]]))
+    return environment(without_passwords(shlex.join(["graphprune", *sys.argv[1:]])))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -82,6 +83,11 @@ def write_text(path: Path, text: str) -> None:
 def json_path(json_to: str | None) -> Path | None:
     """The file that JSON goes to, if it is one."""
     return None if json_to in (None, "-") else Path(str(json_to))
+
+
+def without_passwords(text: str) -> str:
+    """A text in which URIs have no user and password, for messages and reports."""
+    return re.sub(r"(?<=://)[^/@\s]*@", "", text)
 
 
 def check_output(path: Path | None) -> None:

@@ -101,6 +101,7 @@ def test_every_import_of_a_library_is_declared(setup: configparser.ConfigParser)
         "graphprune/torch_functions.py": ["torch"],
         "graphprune/torch_operators.py": ["torch"],
         "graphprune/charts.py": ["matplotlib"],
+        "graphprune/tracking.py": ["mlflow"],
         "passes/selection/knapsack.py": ["scipy"],
         **{f"exporters/{path.name}": ["tvm", "tvm_ffi"] for path in (ROOT / "exporters").glob("tvm_*.py")},
         **{path.relative_to(ROOT).as_posix(): ["torch"] for path in sources(ROOT / "exporters" / "pytorch")},
