@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from onnx import ModelProto
 
-from graphprune.errors import ProofError, UsageError
+from graphprune.errors import ProofError, UsageError, first_line
 from graphprune.graph import Array, Graph
 from graphprune.runtime import cannot_run, random_inputs, run
 
@@ -92,8 +92,3 @@ def _difference(right: Array, value: Array) -> float:
     scale = float(np.abs(a[finite]).max(initial=0.0)) or 1.0
     difference = float(np.abs(a[finite] - b[finite]).max(initial=0.0)) / scale
     return difference if np.isfinite(difference) else float("inf")
-
-
-def first_line(error: Exception) -> str:
-    """The first line of what a runtime says."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

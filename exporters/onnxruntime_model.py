@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from onnx import ModelProto
 
 from graphprune.branches import with_branches
-from graphprune.errors import InvalidModelError, UsageError
+from graphprune.errors import InvalidModelError, UsageError, first_line
 from graphprune.graph import Array, Graph
 from graphprune.model_file import PROTOBUF_LIMIT, fits_message, weight_bytes, write_model
 from graphprune.runtime import cannot_run
 
-from .agreement import compared, first_line, nudged
+from .agreement import compared, nudged
 from .base import Exporter, Written, staged
 
 if TYPE_CHECKING:

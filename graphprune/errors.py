@@ -90,3 +90,8 @@ class LoggingError(GraphpruneError):
     """The work is done and its files are written, but they could not be logged to MLflow."""
 
     exit_code = ExitCode.NOT_LOGGED
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what a library says: the rest of it is seldom for users."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -20,7 +20,7 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, inliner, version_converter
 
 from .branches import hoist_branches
-from .errors import InvalidModelError, UsageError
+from .errors import InvalidModelError, UsageError, first_line
 from .graph import DEFAULT_DOMAINS, Graph, canonical_domain, declared_shape, node_reads, operator_name, subgraphs
 from .normal_forms import (
     constant_expands,
@@ -192,8 +192,7 @@ def _check(model: ModelProto) -> None:
     try:
         onnx.checker.check_model(copy)
     except onnx.checker.ValidationError as error:
-        first = str(error).strip().splitlines()[0]
-        raise InvalidModelError(f"not a valid ONNX model: {first}") from error
+        raise InvalidModelError(f"not a valid ONNX model: {first_line(error)}") from error
 
 
 # ---- opset, functions, inputs -------------------------------------------------------------------
@@ -229,8 +228,9 @@ def _upgrade(model: ModelProto) -> None:
     try:
         upgraded = version_converter.convert_version(model, MINIMUM_OPSET)
     except (RuntimeError, onnx.version_converter.ConvertError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise InvalidModelError(f"cannot upgrade the model from opset {version} to {MINIMUM_OPSET}: {first}") from error
+        raise InvalidModelError(
+            f"cannot upgrade the model from opset {version} to {MINIMUM_OPSET}: {first_line(error)}"
+        ) from error
     _carry_over(model, upgraded)
     upgraded.ir_version = max(upgraded.ir_version, helper.find_min_ir_version_for(upgraded.opset_import, True))
     model.Clear()

@@ -19,7 +19,7 @@ from typing import Any
 
 from onnx import ModelProto
 
-from .errors import UsageError
+from .errors import UsageError, first_line
 from .graph import Graph, operator_name
 from .runtime import cannot_run, profiled, random_inputs
 from .shape_inference import InputShapes
@@ -91,8 +91,7 @@ def _profile(model: ModelProto, graph: Graph, threads: int, input_shapes: InputS
                 for _ in range(RUNS):
                     active.run(None, feeds)
         except cannot_run() as error:
-            first = str(error).strip().splitlines()[0]
-            raise UsageError(f"ONNX Runtime cannot run the model: {first}. Check --input-shape") from error
+            raise UsageError(f"ONNX Runtime cannot run the model: {first_line(error)}. Check --input-shape") from error
         events = [event for file in Path(folder).iterdir() for event in json.loads(file.read_text(encoding="utf-8"))]
     starts = sorted(event["ts"] for event in events if event["name"] == "model_run")
     runs: list[list[dict[str, Any]]] = [[] for _ in range(RUNS)]

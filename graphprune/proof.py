@@ -16,7 +16,7 @@ from onnx import ModelProto, ValueInfoProto
 
 from .branches import has_branches, take_branch
 from .edit import KeptOf
-from .errors import ProofError
+from .errors import ProofError, first_line
 from .graph import Array, Graph
 from .inference import Analysis
 from .masking import masked_reference
@@ -189,9 +189,8 @@ def _run(model: ModelProto, feeds: dict[str, Array], what: str) -> dict[str, Arr
     try:
         return run_in_parts(model, feeds) if weight_bytes(model) >= PROTOBUF_LIMIT else run(model, feeds)
     except Exception as error:  # onnxruntime raises many unrelated types, with RuntimeError their only common base at times
-        first = str(error).strip().splitlines()[0]
         raise ProofError(
-            f"ONNX Runtime cannot run {what}: {first}. Check --input-shape, or leave the proof out with --no-verify"
+            f"ONNX Runtime cannot run {what}: {first_line(error)}. Check --input-shape, or leave the proof out with --no-verify"
         ) from error
 
 

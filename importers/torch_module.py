@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from onnx import ModelProto
 
-from graphprune.errors import InvalidModelError, UsageError
+from graphprune.errors import InvalidModelError, UsageError, first_line
 from graphprune.extras import require
 from graphprune.shape_inference import InputShapes
 
@@ -76,7 +76,7 @@ def _load_archive(torch: Any, path: Path) -> Any:
     try:
         return torch.export.load(path)
     except Exception as error:
-        raise InvalidModelError(f"{path}: torch cannot load it: {_first_line(error)}") from error
+        raise InvalidModelError(f"{path}: torch cannot load it: {first_line(error.__cause__ or error)}") from error
 
 
 def _exported(torch: Any, model: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> ModelProto:
@@ -88,7 +88,7 @@ def _exported(torch: Any, model: Any, arguments: tuple[Any, ...], keywords: dict
             warnings.simplefilter("ignore")  # about torch's own internals; what fails raises
             program = torch.onnx.export(model, arguments, kwargs=keywords or None, dynamo=True, verbose=False)
     except Exception as error:
-        raise InvalidModelError(f"torch cannot export the model to ONNX: {_first_line(error)}") from error
+        raise InvalidModelError(f"torch cannot export the model to ONNX: {first_line(error.__cause__ or error)}") from error
     finally:
         logger.setLevel(level)
     proto: ModelProto = program.model_proto
@@ -102,8 +102,3 @@ def _parameters(model: Any) -> Iterator[tuple[str, Any]]:
     for name, tensor in state.items():
         if tensor.is_floating_point() and tensor.element_size() in (2, 4, 8) and "bfloat16" not in str(tensor.dtype):
             yield name, tensor.detach().cpu().numpy()
-
-
-def _first_line(error: BaseException) -> str:
-    cause = error.__cause__ or error
-    return next(iter(str(cause).strip().splitlines()), type(cause).__name__)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
-from graphprune.errors import ProofError, UsageError
+from graphprune.errors import ProofError, UsageError, first_line
 from graphprune.graph import Array, Graph
 from graphprune.inference import Analysis
 from graphprune.labels import Ids
@@ -52,7 +52,7 @@ def read_values(graph: Graph, feeds: Mapping[str, Array], what: str) -> Reading:
     try:
         found = run(model, feeds)
     except Exception as error:  # onnxruntime raises many unrelated types
-        raise ProofError(f"ONNX Runtime cannot run {what}: {str(error).strip().splitlines()[0]}") from error
+        raise ProofError(f"ONNX Runtime cannot run {what}: {first_line(error)}") from error
     weights = {name: graph.constant(name) for name, tensor in graph.initializers.items() if tensor.data_type in FLOATS}
     return Reading(graph, {name: np.asarray(value) for name, value in {**weights, **found}.items() if value is not None})
 
