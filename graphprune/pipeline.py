@@ -33,7 +33,7 @@ from .plan import Plan
 from .problem import Step, check_passes, check_supported, formulate
 from .proof import Proof, prove
 from .recipes import MADE_UP_MACS, resolved
-from .reorder import ordered, with_order
+from .reorder import reordered
 from .repairing import Patient, with_weights
 from .replay import analysis_of, check_weights, make_plan, replay, shrink_pass
 from .samples import read_calibration, run_size
@@ -187,8 +187,7 @@ def _decide(scored: Scored, targets: Sequence[Target], step: Step) -> tuple[Anal
         keep = _choose(problem, options)
     if all(len(units) == group.size for group, units in zip(problem.groups, keep.values(), strict=True)):
         raise UnreachableError(_nothing_pruned(options))
-    keep = ordered(analysis, analysis.present(keep))
-    analysis = with_order(analysis, keep)
+    analysis, keep = reordered(analysis, analysis.present(keep))
     return analysis, keep, _repaired_weights(scored.evidence, analysis, analysis.present(keep), options, step)
 
 
@@ -198,8 +197,7 @@ def _choose(problem: Problem, options: Options) -> dict[str, list[int]]:
 
 def _built(analysis: Analysis, keep: Mapping[str, list[int]]) -> ModelProto:
     """The network with what is kept, in order."""
-    keep = ordered(analysis, analysis.present(keep))
-    analysis = with_order(analysis, keep)
+    analysis, keep = reordered(analysis, analysis.present(keep))
     model: ModelProto = shrink_pass().shrink(analysis, analysis.present(keep))
     return model
 
