@@ -279,6 +279,21 @@ def test_another_number_of_inputs_is_refused() -> None:
         graphprune.apply_to_torch(torch.nn.Bilinear(8, 8, 4), result, example_inputs=(torch.ones(3, 8), torch.ones(3, 8)))
 
 
+def test_branches_that_left_need_a_module_of_the_graph() -> None:
+    module, inputs, result = pruned(
+        "blocks", targets="macs=0.8", recipe="depth", selection="", repair="reconstruct", align="auto"
+    )
+    assert not all(result.keep.values())
+    before = output(module, inputs)
+    with pytest.warns(UserWarning, match="drops whole branches, which the module's code would still run: those that end in"):
+        applied = graphprune.apply_to_torch(module, result, example_inputs=inputs)
+    assert_equal(output(applied.module, inputs), expected(result, inputs))
+    assert_equal(output(module, inputs), before)
+    train_once(applied.module, inputs)
+    with pytest.raises(back.BakedSizeError, match="drops whole branches"):
+        graphprune.apply_to_torch(module, result, example_inputs=inputs, baked_sizes="error")
+
+
 def test_unconstrained_plans_are_refused() -> None:
     module, inputs, result = pruned("mobile", mode="unconstrained")
     with pytest.raises(UsageError, match="unconstrained mode"):

@@ -44,6 +44,32 @@ class Encoder(nn.Module):
         return self.head(self.layers(self.embed(x)))
 
 
+class Block(nn.Module):
+    """Two convolutions beside an identity."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Conv2d(8, 12, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(12)
+        self.outer = nn.Conv2d(12, 8, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(x + self.outer(F.relu(self.norm(self.inner(x)))))
+
+
+class Blocks(nn.Module):
+    """Three residual blocks on one stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3)
+        self.blocks = nn.Sequential(Block(), Block(), Block())
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.blocks(F.relu(self.stem(x))).mean((2, 3)))
+
+
 class Attention(nn.Module):
     """Attention with heads by hand: `heads` and `size` are attributes, the scale is a constant of its own."""
 
@@ -116,6 +142,7 @@ def network(name: str) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
     """A module by the name of its class in lower case, and its inputs."""
     module, *shape = {
         "mobile": (Mobile, 2, 3, 8, 8),
+        "blocks": (Blocks, 2, 3, 8, 8),
         "encoder": (Encoder, 2, 7, 10),
         "attention": (Attention, 2, 7, 20),
         "recurrent": (Recurrent, 2, 7, 6),

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
+from graphprune.depth import with_residuals
 from graphprune.edit import KeptOf
 from graphprune.errors import GraphpruneError, ProofError, UsageError
 from graphprune.extras import require
@@ -164,17 +166,35 @@ class _Back:
         self.present = transferred(result.analysis, stay, self.pairs, self.analysis)
         self.cuts = _cuts(module, self.analysis, shrink_pass().kept_indices(self.analysis, self.present))
         self.plan = ModulePlan(self.cuts, {})
-        self.pruned = shrink_pass().shrink(self.analysis, self.present)
-        self.changes = changed_sizes(self.analysis.graph, self.pruned)
         kept_of = shrink_pass().kept_indices(result.analysis, stay)
         self.repaired = Repair(result.original, result.weights, kept_of, self.analysis.graph, self.pairs).run()
+        self.pruned = self._shrunk(self.analysis, self.present)
+        self.changes = changed_sizes(self.analysis.graph, self.pruned)
 
     def _analysed(self, call: Call) -> Analysis:
         graph = unfolded(self.module, call)
-        return analysis_of(graph, self.result.options.get("normalization", "pin"), "coupled")
+        analysis = analysis_of(graph, self.result.options.get("normalization", "pin"), "coupled")
+        return analysis if all(self.result.keep.values()) else with_residuals(analysis)
+
+    def _shrunk(self, analysis: Analysis, present: NDArray[np.bool_]) -> ModelProto:
+        """The module's graph with what is kept, and the repaired weights."""
+        model = ModelProto()
+        model.CopyFrom(analysis.graph.model)
+        for tensor in model.graph.initializer:
+            if tensor.name in self.repaired:
+                tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(self.repaired[tensor.name]), tensor.name))
+        graph = Graph(model, analysis.graph.shapes, analysis.graph.sized)
+        pruned: ModelProto = shrink_pass().shrink(replace(analysis, graph=graph), present)
+        return pruned
 
     def in_place(self) -> float:
         """Cut the module and compare; where its code cannot follow, or the outcome is wrong, bring it back and raise."""
+        left = [each for each in self.analysis.residuals if each.has_left(self.present)]
+        if left:
+            layers = ", ".join(end.linear.weight for each in left for end in each.ends)
+            raise BakedSizeError(
+                f"the plan drops whole branches, which the module's code would still run: those that end in {layers}"
+            )
         try:
             attributes, attention = layer_sizes(self.module, self.cuts)
         except UnfitLayerError as error:
@@ -201,14 +221,8 @@ class _Back:
 
     def _graph_is_right(self) -> bool:
         """Whether the module's graph, cut in the same way, computes what it should: then only the module's code is to blame."""
-        model = ModelProto()
-        model.CopyFrom(self.pruned)
-        repaired = self._repaired_tensors()
-        for tensor in model.graph.initializer:
-            if tensor.name in repaired:
-                tensor.CopyFrom(numpy_helper.from_array(repaired[tensor.name].numpy(), tensor.name))
         expected = run(self.result.model, self.feeds)
-        own = list(run(model, _feeds(self.analysis.graph, self.analysis.graph, self.call)).values())
+        own = list(run(self.pruned, _feeds(self.analysis.graph, self.analysis.graph, self.call)).values())
         pairs = [difference(expected[name], own[index]) for name, index in self.outputs]
         return all(error <= tolerance for error, tolerance in pairs)
 
@@ -256,8 +270,7 @@ class _Back:
     def _pruned_for(self, call: Call) -> ModelProto:
         analysis = self._analysed(call)
         pairs = [(name, [name]) for name in self.analysis.graph.initializers if name in analysis.graph.initializers]
-        pruned: ModelProto = shrink_pass().shrink(analysis, transferred(self.analysis, self.present, pairs, analysis))
-        return pruned
+        return self._shrunk(analysis, transferred(self.analysis, self.present, pairs, analysis))
 
     def _structure(self, call: Call) -> tuple[list[Any], Any]:
         import torch
@@ -362,7 +375,7 @@ def _cut_state(module: Module, cuts: Mapping[str, Cut], repaired: Mapping[str, T
             continue
         data = tensor.detach().clone()
         for axis, indices in cuts[name].kept.items() if name in cuts else ():
-            data = data.index_select(axis, torch.tensor(indices, device=data.device))
+            data = data.index_select(axis, torch.tensor(indices, dtype=torch.int64, device=data.device))
         if name in repaired:
             data.copy_(repaired[name])
         made[id(tensor)] = torch.nn.Parameter(data, tensor.requires_grad) if isinstance(tensor, torch.nn.Parameter) else data

@@ -93,7 +93,7 @@ def _taken(data: Tensor, each: Cut) -> Tensor:
 
     kept = data
     for axis, indices in each.kept.items():
-        kept = kept.index_select(axis, torch.tensor(indices, device=data.device))
+        kept = kept.index_select(axis, torch.tensor(indices, dtype=torch.int64, device=data.device))
     for layout, rank in ((torch.channels_last, 4), (torch.channels_last_3d, 5)):
         if data.dim() == rank and data.is_contiguous(memory_format=layout) and not data.is_contiguous():
             return kept.contiguous(memory_format=layout)
