@@ -1,0 +1,112 @@
+"""Write docs/benchmarks.md from the JSON in benchmarks/results, and with `--plots` the drawings beside it.
+
+    python benchmarks/page.py [--plots] [--check]
+
+With `--check` nothing is written; exit code 1 where the page is not what the JSON gives.  Start reading at `page`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import results
+from areas import AREAS, area
+from page_tables import table
+
+from graphprune.model_file import atomic_file
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PLOTS = DOCS / "benchmarks"
+
+HEAD = """# Benchmarks
+
+This page is generated from the JSON in [`benchmarks/results`](../benchmarks/results) by `benchmarks/page.py`. `make benchmarks` measures everything anew, on your machine, and writes it
+again; [`benchmarks/README.md`](../benchmarks/README.md) says how.
+
+graphprune stands beside [Torch-Pruning](https://github.com/VainF/Torch-Pruning) 1.6.1, `onnxsim.pruning` of [onnxsim](https://github.com/daquexian/onnx-simplifier) 0.8.1 and
+[apple-upscale](https://github.com/apple/ml-upscale) 0.1.1 where they apply. Every tool runs in a process of its own, on one machine, in one run. A figure with a range is a median with the
+smallest and the largest of its repeats. What failed is shown as failed, with the first line of the error."""
+
+SIZES = {
+    "quick": "a quick run: few networks, few repeats",
+    "default": "a run of the default size",
+    "full": "a full run",
+}
+
+
+def page(folder: Path, plots: Path) -> str:
+    """The text; areas that were not measured are left out."""
+    documents = {name: document for name in AREAS if (document := results.read(name, folder)) is not None}
+    lines = [HEAD, ""]
+    for name, document in documents.items():
+        lines += [f"## {area(name).TITLE}", "", _origin(document), ""]
+        if (plots / f"{name}.svg").exists():
+            lines += [f"![{area(name).TITLE}, drawn](benchmarks/{name}.svg)", ""]
+        lines += area(name).section(document["rows"])
+    lines += ["## Where this was measured", ""]
+    for names, surroundings in _groups(documents):
+        lines += [f"{', '.join(area(name).TITLE for name in names)}:", "", *table(["", ""], [list(each) for each in surroundings.items()]), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _origin(document: dict[str, Any]) -> str:
+    loads = document["load"]
+    busy = f"On average {loads[0]} processes wanted to run when it began, and {loads[1]} when it ended, on {document['cores']} cores."
+    warning = " **The machine was busy with other work: trust ratios and counts, not seconds.**" if loads[0] > 0.5 * document["cores"] else ""
+    return f"*{document['surroundings']['date'][:10]}, {SIZES[document['size']]}, {document['seconds'] / 60:.0f} minutes. {busy}*{warning}"
+
+
+def _groups(documents: dict[str, Any]) -> list[tuple[list[str], dict[str, str]]]:
+    """Areas with the same surroundings (but for the date) share a table."""
+    found: list[tuple[list[str], dict[str, str]]] = []
+    for name, document in documents.items():
+        mine = {key: value for key, value in document["surroundings"].items() if key != "date"}
+        same = next((names for names, other in found if other == mine), None)
+        if same is None:
+            found.append(([name], mine))
+        else:
+            same.append(name)
+    return found
+
+
+def draw(name: str, folder: Path, plots: Path) -> None:
+    """One area as SVG: text stays text, and the same figures give the same file."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    mpl.rcParams.update({"svg.hashsalt": "graphprune", "svg.fonttype": "none"})
+    from matplotlib import pyplot
+
+    document = results.read(name, folder)
+    if document is None:
+        return
+    figure, axes = pyplot.subplots(figsize=(9, 4.5), layout="constrained")
+    area(name).plot(document["rows"], axes)
+    axes.set_title(area(name).TITLE)
+    plots.mkdir(parents=True, exist_ok=True)
+    with atomic_file(plots / f"{name}.svg") as path:
+        figure.savefig(path, format="svg", metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def main() -> None:
+    """Write the page, or check it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--plots", action="store_true")
+    parser.add_argument("--check", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.plots:
+        for name in AREAS:
+            draw(name, results.FOLDER, PLOTS)
+    text, path = page(results.FOLDER, PLOTS), DOCS / "benchmarks.md"
+    if arguments.check:
+        sys.exit(0 if path.read_text(encoding="utf-8") == text else f"{path} is not what {results.FOLDER} gives: python benchmarks/page.py")
+    with atomic_file(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
