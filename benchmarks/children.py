@@ -1,7 +1,7 @@
 """Programs run in processes of their own: time, peak of memory, what they report, how they fail.
 
-Start reading at `run`.  pyperf and hyperfine measure one command after the other; here commands take turns, so that a machine that is
-busy for a while disturbs all of them alike.
+Start reading at `run`.  pyperf and hyperfine measure one command after the other; here commands take turns, so that a machine
+that is busy for a while disturbs all of them alike.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,10 +87,8 @@ def in_turns(commands: Mapping[str, Command], rounds: int, limit: float) -> list
 
 def _kill(pid: int, late: threading.Event) -> None:
     late.set()
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def _reported(text: str) -> dict[str, Any]:

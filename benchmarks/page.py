@@ -1,13 +1,12 @@
-"""Write docs/benchmarks.md from the JSON in benchmarks/results, and with `--plots` the drawings beside it.
+"""Write docs/benchmarks.md and its drawings from the JSON in benchmarks/results.
 
-    python benchmarks/page.py [--plots] [--check]
+    python benchmarks/page.py [FOLDER]
 
-With `--check` nothing is written; exit code 1 where the page is not what the JSON gives.  Start reading at `page`.
+With a FOLDER of other results, page and drawings go there.  Start reading at `page`.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,16 +18,17 @@ from page_tables import table
 from graphprune.model_file import atomic_file
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-PLOTS = DOCS / "benchmarks"
 
 HEAD = """# Benchmarks
 
-This page is generated from the JSON in [`benchmarks/results`](../benchmarks/results) by `benchmarks/page.py`. `make benchmarks` measures everything anew, on your machine, and writes it
-again; [`benchmarks/README.md`](../benchmarks/README.md) says how.
+This page is generated from the JSON in [`benchmarks/results`](../benchmarks/results) by `benchmarks/page.py`.
+`make benchmarks` measures everything anew, on your machine, and writes it again;
+[`benchmarks/README.md`](../benchmarks/README.md) says how.
 
-graphprune stands beside [Torch-Pruning](https://github.com/VainF/Torch-Pruning) 1.6.1, `onnxsim.pruning` of [onnxsim](https://github.com/daquexian/onnx-simplifier) 0.8.1 and
-[apple-upscale](https://github.com/apple/ml-upscale) 0.1.1 where they apply. Every tool runs in a process of its own, on one machine, in one run. A figure with a range is a median with the
-smallest and the largest of its repeats. What failed is shown as failed, with the first line of the error."""
+graphprune stands beside [Torch-Pruning](https://github.com/VainF/Torch-Pruning), `onnxsim.pruning` of
+[onnxsim](https://pypi.org/project/onnxsim/) and [apple-upscale](https://github.com/apple/ml-upscale) where they apply. Every tool
+runs in a process of its own; all of an area run on one machine, in one run. A figure with a range is a median with the smallest
+and the largest of its repeats. What failed is shown as failed, with the first line of the error."""
 
 SIZES = {
     "quick": "a quick run: few networks, few repeats",
@@ -48,15 +48,23 @@ def page(folder: Path, plots: Path) -> str:
         lines += area(name).section(document["rows"])
     lines += ["## Where this was measured", ""]
     for names, surroundings in _groups(documents):
-        lines += [f"{', '.join(area(name).TITLE for name in names)}:", "", *table(["", ""], [list(each) for each in surroundings.items()]), ""]
+        lines += [
+            f"{', '.join(area(name).TITLE for name in names)}:",
+            "",
+            *table(["", ""], [list(each) for each in surroundings.items()]),
+            "",
+        ]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _origin(document: dict[str, Any]) -> str:
-    loads = document["load"]
-    busy = f"On average {loads[0]} processes wanted to run when it began, and {loads[1]} when it ended, on {document['cores']} cores."
-    warning = " **The machine was busy with other work: trust ratios and counts, not seconds.**" if loads[0] > 0.5 * document["cores"] else ""
-    return f"*{document['surroundings']['date'][:10]}, {SIZES[document['size']]}, {document['seconds'] / 60:.0f} minutes. {busy}*{warning}"
+    """When, how much, and how busy the machine was before; what the benchmark itself does is not other work."""
+    before, cores = document["load"], document["cores"]
+    date, minutes = document["surroundings"]["date"][:10], max(1, round(document["seconds"] / 60))
+    text = f"*{date}, {SIZES[document['size']]}, {minutes} minutes. Before it began, {before} processes wanted {cores} cores.*"
+    if before > 0.5 * cores:
+        text += " **The machine was busy with other work: trust ratios and counts, not seconds.**"
+    return text
 
 
 def _groups(documents: dict[str, Any]) -> list[tuple[list[str], dict[str, str]]]:
@@ -92,21 +100,14 @@ def draw(name: str, folder: Path, plots: Path) -> None:
     pyplot.close(figure)
 
 
-def main() -> None:
-    """Write the page, or check it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--plots", action="store_true")
-    parser.add_argument("--check", action="store_true")
-    arguments = parser.parse_args()
-    if arguments.plots:
-        for name in AREAS:
-            draw(name, results.FOLDER, PLOTS)
-    text, path = page(results.FOLDER, PLOTS), DOCS / "benchmarks.md"
-    if arguments.check:
-        sys.exit(0 if path.read_text(encoding="utf-8") == text else f"{path} is not what {results.FOLDER} gives: python benchmarks/page.py")
-    with atomic_file(path) as draft:
-        draft.write_text(text, encoding="utf-8")
+def write(folder: Path = results.FOLDER) -> None:
+    """The page and its drawings: in docs/, or beside results that are elsewhere."""
+    docs = DOCS if folder == results.FOLDER else folder
+    for name in AREAS:
+        draw(name, folder, docs / "benchmarks")
+    with atomic_file(docs / "benchmarks.md") as path:
+        path.write_text(page(folder, docs / "benchmarks"), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    write(*(Path(each).resolve() for each in sys.argv[1:2]))

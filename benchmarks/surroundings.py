@@ -7,7 +7,6 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import psutil
 from children import HERE
 
 from graphprune.environment import environment
@@ -17,7 +16,7 @@ PEERS = ("torch", "torchvision", "torch-pruning", "onnxsim", "apple-upscale", "t
 
 def surroundings() -> dict[str, Any]:
     """Versions of everything that is compared, the machine, the commit."""
-    memory = f"{psutil.virtual_memory().total / 2**30:.0f} GiB"
+    memory = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
     return {**environment(), **{name: _version(name) for name in PEERS}, "memory": memory, "commit": commit()}
 
 

@@ -62,8 +62,8 @@ def shifted(batch: Tensor) -> Tensor:
 def trained(name: str, data: Mapping[str, np.ndarray], epochs: int = 12) -> nn.Module:
     """The network, trained on `x_train` and `y_train` (uint8 images of 28 x 28); some five minutes on two cores.
 
-    BatchNormalization statistics are taken from the images without shifts and flips in the end, so that re-estimation after pruning
-    repairs pruning and nothing else.
+    BatchNormalization statistics are taken from the images without shifts and flips in the end, so that re-estimation after
+    pruning repairs pruning and nothing else.
     """
     x, y = images(data["x_train"]), torch.from_numpy(data["y_train"].astype(np.int64))
     torch.manual_seed(0)

@@ -2,8 +2,8 @@
 
     python -m trained NAME FOLDER [DATA]
 
-`fashion_example` is the network that is shipped in examples/; the others need a folder with data (`--data`), as benchmarks/README.md
-says.  Start reading at `Trained`.
+`fashion_example` is the network that is shipped in examples/; the others need a folder with data (`--data`), as
+benchmarks/README.md says.  Start reading at `Trained`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The benchmark areas: one module each, with `measure`, `section` and, where there is something to draw, `plot`.
+"""The benchmark areas: one module each, with `measure`, `section`, `plot` and `figures`.
 
 Start reading at `AREAS`.
 """

@@ -16,18 +16,26 @@ from settings import Settings, Size, announce
 TITLE = "Accuracy against budget"
 
 LEVELS: dict[Size, list[float]] = {"quick": [0.5], "default": [0.7, 0.5, 0.3], "full": [0.9, 0.7, 0.5, 0.35, 0.2]}
-RECIPES: dict[Size, list[str]] = {"quick": ["fast", "balanced"], "default": ["fast", "balanced"], "full": ["fast", "balanced", "best"]}
+RECIPES: dict[Size, list[str]] = {
+    "quick": ["fast", "balanced"],
+    "default": ["fast", "balanced"],
+    "full": ["fast", "balanced", "best"],
+}
 SEEDS: dict[Size, int] = {"quick": 2, "default": 3, "full": 5}
 CRITERIA = ("L1", "L2", "Taylor", "LAMP", "BN")
 LIMIT = 1800
 
 ORIGINAL, RANDOM, PEER, ONNXSIM = "original", "graphprune random, uniform", "Torch-Pruning", "onnxsim"
 
-HOW = """The budget is a share of the multiply-accumulates, an upper limit for every tool; nothing is trained after pruning. graphprune's `fast` sees weights alone; `balanced` (and `best`) see calibration images
-without labels. Torch-Pruning ranks channels globally, by five criteria; the smallest ratio that meets the budget is found by bisection. *+ BN* has its BatchNormalization statistics estimated anew on the same calibration
-images. Taylor sees labels where the calibration file has them, else the network's own answers. Random scores are repeated with several seeds: median, smallest and largest. The standard error is that of the number
-of test images. apple-upscale has no budgets and is left out. `fashion_example` is the network in examples/: it was trained with a group lasso so that half of its channels can go, which helps every tool; `resnet56_cifar10` and
-the networks trained by `benchmarks/train_classifiers.py` were not, and need `--data`."""
+HOW = """The budget is a share of the multiply-accumulates, an upper limit for every tool; nothing is trained after pruning.
+graphprune's `fast` sees weights alone; `balanced` (and `best`) see calibration images without labels. Torch-Pruning
+ranks channels globally, by five criteria; the smallest ratio that meets the budget is found by bisection. *+ BN* has
+its BatchNormalization statistics estimated anew on the same calibration images. Taylor sees labels where the
+calibration file has them, else the network's own answers. Random scores are repeated with several seeds: median,
+smallest and largest. The standard error is that of the number of test images. apple-upscale has no budgets and is
+left out. `fashion_example` is the network in examples/: it was trained with a group lasso so that half of its
+channels can go, which helps every tool; `resnet56_cifar10` and the networks trained by
+`benchmarks/train_classifiers.py` were not, and need `--data`."""
 
 
 def measure(settings: Settings) -> list[Row]:
@@ -75,11 +83,24 @@ def commands(files: trained.Trained, out: Path, settings: Settings) -> list[tupl
             command = tool(own, files.onnx, out, importance=f"random{{seed={seed}}}", selection="uniform", **options)
             found.append((RANDOM, level, command))
         for criterion in CRITERIA:
-            found.append((f"{PEER} {criterion}", level, tool(peer, files.module, out, criterion=criterion, level=level, **module)))
+            found.append(
+                (f"{PEER} {criterion}", level, tool(peer, files.module, out, criterion=criterion, level=level, **module))
+            )
         for seed in range(settings.pick(SEEDS)):
             command = tool(peer, files.module, out, criterion="random", seed=seed, level=level, **module)
             found.append((f"{PEER} random", level, command))
         found.append((ONNXSIM, level, tool("accuracy_with_onnxsim", files.onnx, out, level=level, test=samples["test"])))
+    return found
+
+
+def figures(rows: list[Row]) -> dict[str, Spread | str]:
+    """What a second run should reproduce: accuracies, within two standard errors."""
+    found: dict[str, Spread | str] = {}
+    for row in rows:
+        if "accuracy" in row:
+            width = 2 * sqrt(row["accuracy"] * (1 - row["accuracy"]) / row["images"])
+            spread = Spread(row["accuracy"], row["accuracy"] - width, row["accuracy"] + width, 1)
+            found.setdefault(f"{row['network']}, {row['level']}, {row['tool']}", spread)
     return found
 
 
@@ -93,7 +114,8 @@ def section(rows: list[Row]) -> list[str]:
             lines += [f"### {network}", "", f"failed: `{error(mine, tool=ORIGINAL)}`", ""]
             continue
         images = mine[0]["images"]
-        share = f"{100 * whole[0]:.2f} % on {images} test images, standard error {100 * sqrt(whole[0] * (1 - whole[0]) / images):.1f} points"
+        deviation = sqrt(whole[0] * (1 - whole[0]) / images)
+        share = f"{whole[0]:.2%} on {images} test images, standard error {100 * deviation:.1f} points"
         levels = [level for level in unique(mine, "level") if level < 1]
         names = [name for name in unique(mine, "tool") if name != ORIGINAL]
         best = {level: max(values(mine, "accuracy", level=level), default=0.0) for level in levels}
@@ -117,8 +139,17 @@ def plot(rows: list[Row], axes: Any) -> None:
     network = unique(rows, "network")[0]
     mine = [row for row in rows if row["network"] == network and "accuracy" in row]
     for name in (each for each in unique(mine, "tool") if each != ORIGINAL):
-        points = [(level, Spread.of(values(mine, "accuracy", tool=name, level=level)).median) for level in unique(mine, "level") if values(mine, "accuracy", tool=name, level=level)]
-        axes.plot(*zip(*points, strict=True), marker="o" if name.startswith("graphprune") else ".", linewidth=2 if name.startswith("graphprune") else 0.8, label=name)
+        points = [
+            (level, Spread.of(values(mine, "accuracy", tool=name, level=level)).median)
+            for level in unique(mine, "level")
+            if values(mine, "accuracy", tool=name, level=level)
+        ]
+        axes.plot(
+            *zip(*points, strict=True),
+            marker="o" if name.startswith("graphprune") else ".",
+            linewidth=2 if name.startswith("graphprune") else 0.8,
+            label=name,
+        )
     axes.axhline(values(mine, "accuracy", tool=ORIGINAL)[0], color="gray", linewidth=0.8)
     axes.set(xlabel="share of multiply-accumulates", ylabel=f"accuracy, {network}")
     axes.legend(fontsize=7)

@@ -25,16 +25,20 @@ OWN, INSIDE, COPY, ONNXSIM = "graphprune", "graphprune, from Python", "copy of t
 PEER, PEER_THREADS = "Torch-Pruning, 1 thread", "Torch-Pruning, all threads"
 PEERS = (PEER, PEER_THREADS, ONNXSIM)
 
-HOW = """Each tool prunes every layer to half of its channels by the L1 norm, without a proof, each run in a process of its own, the tools in turns. *Whole process* is from
-the start of Python to the end, reading and writing files included: `graphprune prune` for ours; for Torch-Pruning a script that imports torch, loads the pickled module, builds the
-dependency graph, prunes, and saves the module; for onnxsim one that loads, prunes and saves. *In process* is what is left when Python's start, imports,
-loading and saving are left out: `graphprune.prune` on a loaded model, Torch-Pruning's build and step, onnxsim's `apply_structured_pruning`. Figures are medians, with
-the smallest and the largest of the rounds; ratios are taken round by round.
+HOW = """Each tool prunes every layer to half of its channels by the L1 norm, without a proof, each run in a process of its
+own, the tools in turns. *Whole process* is from the start of Python to the end, reading and writing files included:
+`graphprune prune` for ours; for Torch-Pruning a script that imports torch, loads the pickled module, builds the
+dependency graph, prunes, and saves the module; for onnxsim one that loads, prunes and saves. *In process* is what is
+left when Python's start, imports, loading and saving are left out: `graphprune.prune` on a loaded model,
+Torch-Pruning's build and step, onnxsim's `apply_structured_pruning`. Figures are medians, with the smallest and the
+largest of the rounds; ratios are taken round by round.
 
-Torch-Pruning runs thousands of tiny tensor operations. With more than one thread each of them waits for a thread that another program may have
-displaced: on a busy machine of two cores, ResNet-50 took 0.5 to 1.8 s with one thread and 2.6 to 13.5 s with two. So it is
-measured both ways, and ratios are to the quicker one. Earlier figures of 5.8 s and more for it were two threads on a busy machine; criterion, global ranking and rounding change
-little, and iterative pruning costs a step each time."""
+Torch-Pruning runs thousands of tiny tensor operations. With more than one thread each of them waits for a thread that
+another program may have displaced. By hand on 2026-11-21, ResNet-50 on two cores: 0.6 s with two threads while
+nothing else ran; beside two busy loops and other work 3 to 13 s with two threads, 0.5 to 1.8 s with one. So it is
+measured both ways, and ratios are to the quicker one. That is why seconds for it differ so much between machines and
+days (5.8 s were noted here before). Criterion, global ranking and rounding do not explain it: 0.6 to 1.1 s each with
+one thread, and 1.8 s for five iterative steps."""
 
 
 def measure(settings: Settings) -> list[Row]:
@@ -104,6 +108,11 @@ def ratios(rows: list[Row]) -> dict[str, dict[str, Spread]]:
     return found
 
 
+def figures(rows: list[Row]) -> dict[str, Spread | str]:
+    """What a second run should reproduce: the ratios."""
+    return {f"{network}: {text}": spread for text, each in ratios(rows).items() for network, spread in each.items()}
+
+
 def section(rows: list[Row]) -> list[str]:
     """The tables: whole process, in process, memory, ratios."""
     networks = unique(rows, "network")
@@ -111,13 +120,21 @@ def section(rows: list[Row]) -> list[str]:
 
     def cell(of: Any, network: str, name: str, digits: int, unit: str) -> str:
         series = of(rows, network, name)
-        return Spread.of(series).text(digits, unit) if series else f"failed: {error(rows, network=network, tool=name) or 'not run'}"
+        return (
+            Spread.of(series).text(digits, unit)
+            if series
+            else f"failed: `{error(rows, network=network, tool=name) or 'not run'}`"
+        )
 
     def memory(rows: list[Row], network: str, name: str) -> list[float]:
         return values(rows, "peak_mib", network=network, tool=name)
 
     lines = [HOW, ""]
-    for title, of, digits, unit in (("Whole process", whole, 2, " s"), ("In process", inside, 2, " s"), ("Peak of memory, whole process", memory, 0, " MiB")):
+    for title, of, digits, unit in (
+        ("Whole process", whole, 2, " s"),
+        ("In process", inside, 2, " s"),
+        ("Peak of memory, whole process", memory, 0, " MiB"),
+    ):
         lines += [f"### {title}", ""]
         body = [[network, *(cell(of, network, name, digits, unit) for name in tools)] for network in networks]
         lines += [*table(["network", *tools], body), ""]

@@ -9,13 +9,14 @@ from typing import Any
 from children import Command, run, tool
 from networks import TRANSFORMERS, Files
 from page_tables import table
-from results import Row, unique
+from results import Row, Spread, unique
 from settings import Settings, Size, announce
 
 TITLE = "Coverage"
 
 CONVOLUTIONAL = [
-    "resnet18", "mobilenet_v2", "mobilenet_v3_small", "densenet121", "googlenet", "squeezenet1_1", "shufflenet_v2_x1_0", "efficientnet_b0",
+    "resnet18", "mobilenet_v2", "mobilenet_v3_small", "densenet121", "googlenet", "squeezenet1_1", "shufflenet_v2_x1_0",
+    "efficientnet_b0",
     "regnet_y_400mf", "resnext50_32x4d", "mnasnet1_0", "inception_v3", "convnext_tiny", "vgg11", "vit_b_16", "swin_t",
 ]  # fmt: skip
 NETWORKS: dict[Size, list[str]] = {
@@ -28,12 +29,15 @@ LIMIT = 300
 
 OWN, PEERS = "graphprune", ("Torch-Pruning", "onnxsim", "apple-upscale")
 
-HOW = """Random weights, seeded; every layer keeps the stated share of its channels by the L1 norm. What the words say: *proven*: graphprune's proof passed,
-outputs and inner results equal those of the masked original. *equal*: apple-upscale's result gives what the network with zeroed channels gives. *runs*: the result is
-valid, runs, and its outputs have the shapes that they had; whether it computes what it should nobody checks. *unchanged*: the tool returned a network with over 99.9 % of
-the parameters. *failed*: with the error. The number is the share of parameters that is left: the same request reaches more or less of a network. apple-upscale drops input
-channels of convolutions only, each layer its own. Torch-Pruning and apple-upscale take torch modules, so they are not asked twice for two exporters; transformers are left out for them, because
-heads must be given to Torch-Pruning by hand, and apple-upscale prunes convolutions."""
+HOW = """Random weights, seeded; every layer keeps the stated share of its channels by the L1 norm. What the words say:
+*proven*: graphprune's proof passed, outputs and inner results equal those of the masked original. *equal*:
+apple-upscale's result gives what the network with zeroed channels gives. *runs*: the result is valid, runs, and its
+outputs have the shapes that they had; whether it computes what it should nobody checks. *unchanged*: the tool
+returned a network with over 99.9 % of the parameters. *failed*: with the error. The number is the share of parameters
+that is left: the same request reaches more or less of a network. apple-upscale drops input channels of convolutions
+only, each layer its own. Torch-Pruning and apple-upscale take torch modules, so they are not asked twice for two
+exporters; transformers are left out for them, because heads must be given to Torch-Pruning by hand, and apple-upscale
+prunes convolutions."""
 
 
 def networks(settings: Settings) -> list[str]:
@@ -102,6 +106,12 @@ def verdict(row: Row) -> str:
     return "equal" if row["tool"] == "apple-upscale" else "runs"
 
 
+def figures(rows: list[Row]) -> dict[str, Spread | str]:
+    """What a second run should reproduce: the verdicts."""
+    tried = [row for row in rows if row["tool"] != "export"]
+    return {f"{row['network']}, {row['exporter']}, {row['keep']}, {row['tool']}": verdict(row) for row in tried}
+
+
 def section(rows: list[Row]) -> list[str]:
     """Counts, then every network, then every failure with its error."""
     tried = [row for row in rows if row["tool"] != "export"]
@@ -109,8 +119,24 @@ def section(rows: list[Row]) -> list[str]:
     counts = []
     for name in tools:
         mine = [verdict(row) for row in tried if row["tool"] == name]
-        counts.append([name, str(len(mine)), *(str(sum(each in words for each in mine)) for words in (("proven", "equal"), ("runs",), ("unchanged",), ("failed",)))])
-    lines = [HOW, "", *table(["tool", "tried", "proven or equal", "runs", "unchanged", "failed"], counts), "", "### Each network", ""]
+        counts.append(
+            [
+                name,
+                str(len(mine)),
+                *(
+                    str(sum(each in words for each in mine))
+                    for words in (("proven", "equal"), ("runs",), ("unchanged",), ("failed",))
+                ),
+            ]
+        )
+    lines = [
+        HOW,
+        "",
+        *table(["tool", "tried", "proven or equal", "runs", "unchanged", "failed"], counts),
+        "",
+        "### Each network",
+        "",
+    ]
     body = []
     for network in unique(tried, "network"):
         for style in unique([row for row in tried if row["network"] == network], "exporter"):

@@ -17,7 +17,15 @@ NETWORKS: dict[Size, list[str]] = {
     "quick": ["mobilenet_v2"],
     "default": ["resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0", "densenet121"],
 }
-NETWORKS["full"] = [*NETWORKS["default"], "vit_b_16", "googlenet", "regnet_y_400mf", "resnext50_32x4d", "shufflenet_v2_x1_0", "efficientnet_v2_s"]
+NETWORKS["full"] = [
+    *NETWORKS["default"],
+    "vit_b_16",
+    "googlenet",
+    "regnet_y_400mf",
+    "resnext50_32x4d",
+    "shufflenet_v2_x1_0",
+    "efficientnet_v2_s",
+]
 REPEATS: dict[Size, int] = {"quick": 3, "default": 5, "full": 9}
 THREADS: dict[Size, list[int]] = {"quick": [1], "default": [1], "full": [1, 2]}
 KEEP = 0.7
@@ -25,12 +33,21 @@ SLOWER = 1.02
 LIMIT = 600
 TIMING = 900
 
-OWN, UNALIGNED, PEER, ROUNDED, ONNXSIM = "graphprune", "graphprune, `--align 1`", "Torch-Pruning", "Torch-Pruning, `round_to=16`", "onnxsim"
+OWN, UNALIGNED, PEER, ROUNDED, ONNXSIM = (
+    "graphprune",
+    "graphprune, `--align 1`",
+    "Torch-Pruning",
+    "Torch-Pruning, `round_to=16`",
+    "onnxsim",
+)
 
-HOW = """Every layer keeps 70 % of its channels by the L1 norm; the results run in ONNX Runtime with batch 1, all of one network in turns within one process. Torch-Pruning's result
-is exported by torch.onnx (dynamo), as the original was. The ratio is the time of the result to the time of the original, both as 10th percentiles of 15 samples of at least 20 ms;
-figures are the median over repeats, each with new sessions, with the smallest and the largest. The second figure is the share of multiply-accumulates that is left, which differs with what a tool
-reaches and how it rounds. **slower** marks a median above 1.02. apple-upscale writes torch modules with a copy in front of each layer and is compared in [ordering](#ordering)."""
+HOW = """Every layer keeps 70 % of its channels by the L1 norm; the results run in ONNX Runtime with batch 1, all of one
+network in turns within one process. Torch-Pruning's result is exported by torch.onnx (dynamo), as the original was.
+The ratio is the time of the result to the time of the original, both as 10th percentiles of 15 samples of at least 20
+ms; figures are the median over repeats, each with new sessions, with the smallest and the largest. The second figure
+is the share of multiply-accumulates that is left, which differs with what a tool reaches and how it rounds.
+**slower** marks a median above 1.02. apple-upscale writes torch modules with a copy in front of each layer and is
+compared in [ordering](#ordering)."""
 
 
 def measure(settings: Settings) -> list[Row]:
@@ -47,7 +64,10 @@ def measure(settings: Settings) -> list[Row]:
             made, failed = pruned(files.onnx, files.module, Path(scratch))
             rows += [{"network": name, "threads": threads, **row} for threads in settings.pick(THREADS) for row in failed]
             for threads in settings.pick(THREADS):
-                rows += [{"network": name, "threads": threads, **row} for row in timed(files.onnx, made, threads, settings.pick(REPEATS))]
+                rows += [
+                    {"network": name, "threads": threads, **row}
+                    for row in timed(files.onnx, made, threads, settings.pick(REPEATS))
+                ]
     return rows
 
 
@@ -80,7 +100,12 @@ def pruned(onnx: Path, module: Path, folder: Path) -> tuple[dict[str, Path], lis
 
 def timed(onnx: Path, made: dict[str, Path], threads: int, repeats: int) -> list[Row]:
     """A row for each result."""
-    options: dict[str, Any] = {"models": [str(path) for path in made.values()], "repeats": repeats, "rounds": 15, "threads": threads}
+    options: dict[str, Any] = {
+        "models": [str(path) for path in made.values()],
+        "repeats": repeats,
+        "rounds": 15,
+        "threads": threads,
+    }
     found = run(tool("time_models", onnx, onnx, **options), TIMING)
     if "error" in found:
         return [{"tool": "ONNX Runtime", "error": found["error"]}]
@@ -90,6 +115,11 @@ def timed(onnx: Path, made: dict[str, Path], threads: int, repeats: int) -> list
         ratios = [repeat[k]["p10_ms"] / repeat[0]["p10_ms"] for repeat in found["repeats"]]
         rows.append({"tool": name, "original_ms": originals, "ratios": ratios, "macs": found["macs"][k]})
     return rows
+
+
+def figures(rows: list[Row]) -> dict[str, Spread | str]:
+    """What a second run should reproduce: the ratios."""
+    return {f"{row['network']}, {row['tool']}, {row['threads']}": Spread.of(row["ratios"]) for row in rows if "ratios" in row}
 
 
 def section(rows: list[Row]) -> list[str]:
@@ -126,7 +156,12 @@ def plot(rows: list[Row], axes: Any) -> None:
     for name, marker in zip((OWN, UNALIGNED, PEER, ROUNDED, ONNXSIM), "o.sDx", strict=True):
         mine = [row for row in rows if row["tool"] == name and "ratios" in row and row["threads"] == 1]
         if mine:
-            axes.scatter([row["macs"] for row in mine], [Spread.of(row["ratios"]).median for row in mine], marker=marker, label=name.replace("`", ""))
+            axes.scatter(
+                [row["macs"] for row in mine],
+                [Spread.of(row["ratios"]).median for row in mine],
+                marker=marker,
+                label=name.replace("`", ""),
+            )
     axes.axline((0, 0), (1, 1), color="gray", linewidth=0.8)
     axes.set(xlabel="share of multiply-accumulates", ylabel="time relative to the original")
     axes.legend()

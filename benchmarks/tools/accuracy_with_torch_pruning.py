@@ -1,6 +1,7 @@
 """Accuracy of a network after Torch-Pruning, without fine-tuning.  Start reading at `work`.
 
-Options: `level` (share of MACs), `criterion`, `calibration` and `test` (files), `code` (folders with the classes of the module), `seed`.
+Options: `level` (share of MACs), `criterion`, `calibration` and `test` (files), `code` (folders with the classes of the module),
+`seed`.
 """
 
 from __future__ import annotations

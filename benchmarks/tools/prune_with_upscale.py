@@ -15,8 +15,8 @@ from tools.protocol import Tool, main
 def work(tool: Tool) -> None:
     """Mask, prune, compare with the masked network.
 
-    The masks are ours, because upscale's MaskingManager calls `.cuda()`: as there, every convolution but those that read the image or
-    are depthwise loses the input channels of the smallest norm.
+    The masks are ours, because upscale's MaskingManager calls `.cuda()`: as there, every convolution but those that read the
+    image or are depthwise loses the input channels of the smallest norm.
     """
     with tool.phase("import"):
         import classifiers
@@ -53,7 +53,7 @@ def mask(model: Any, keep: float) -> None:
 
     with torch.no_grad():
         for module in model.modules():
-            if not isinstance(module, torch.nn.Conv2d) or module.in_channels == 3 or module.groups == module.in_channels:
+            if not isinstance(module, torch.nn.Conv2d) or module.in_channels in (3, module.groups):
                 continue
             width = module.weight.shape[1]
             norms = module.weight.abs().sum(dim=(0, 2, 3))

@@ -20,7 +20,9 @@ def work(tool: Tool) -> None:
 
     paths = [tool.model, *tool.options["models"]]
     models = [onnx.load(path) for path in paths]
-    repeats = [bench.measure(models, tool.options["threads"], 1, rounds=tool.options["rounds"]) for _ in range(tool.options["repeats"])]
+    repeats = [
+        bench.measure(models, tool.options["threads"], 1, rounds=tool.options["rounds"]) for _ in range(tool.options["repeats"])
+    ]
     tool.facts["repeats"] = [[asdict(latency) for latency in each] for each in repeats]
     macs = [CostModel(analyze(model)).original.macs for model in models]
     tool.facts["macs"] = [each / macs[0] for each in macs]
