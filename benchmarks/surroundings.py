@@ -26,10 +26,15 @@ def load() -> float:
 
 
 def commit() -> str:
-    """The commit that is measured; `+` where files differ from it."""
-    words = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
-    done = subprocess.run(words, cwd=HERE, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
+    """The commit that is measured; `+` where files differ from it, those apart that the benchmarks write."""
+    written = [f":(top,exclude){each}" for each in ("benchmarks/results", "docs/benchmarks", "docs/benchmarks.md")]
+    head = _git("rev-parse", "--short", "HEAD")
+    changed = _git("status", "--porcelain", "--", ":(top)", *written)
+    return f"{head}+" if changed else head or "unknown"
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], cwd=HERE, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _version(name: str) -> str:

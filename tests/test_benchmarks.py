@@ -107,9 +107,25 @@ def test_the_page_shows_failures_origin_and_load(benchmarks: Any, compile_rows: 
 def test_latency_accuracy_coverage_and_scale_on_the_page(benchmarks: Any, tmp_path: Path) -> None:
     rows: dict[str, list[dict[str, Any]]] = {
         "latency": [
-            {"network": "net", "threads": 1, "tool": "graphprune", "original_ms": [4.0], "ratios": [0.5, 0.7, 0.6], "macs": 0.5},
-            {"network": "net", "threads": 1, "tool": "Torch-Pruning", "original_ms": [4.0], "ratios": [1.5], "macs": 0.5},
-            {"network": "net", "threads": 1, "tool": "onnxsim", "error": "E: x"},
+            {
+                "network": "net",
+                "keep": 0.7,
+                "threads": 1,
+                "tool": "graphprune",
+                "original_ms": [4.0],
+                "ratios": [0.5, 0.7, 0.6],
+                "macs": 0.5,
+            },
+            {
+                "network": "net",
+                "keep": 0.7,
+                "threads": 1,
+                "tool": "Torch-Pruning",
+                "original_ms": [4.0],
+                "ratios": [1.5],
+                "macs": 0.5,
+            },
+            {"network": "net", "keep": 0.7, "threads": 1, "tool": "onnxsim", "error": "E: x"},
         ],
         "accuracy": [
             {"network": "net", "tool": "original", "level": 1.0, "images": 100, "accuracy": 0.9, "macs": 1.0},

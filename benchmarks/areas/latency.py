@@ -28,7 +28,7 @@ NETWORKS["full"] = [
 ]
 REPEATS: dict[Size, int] = {"quick": 3, "default": 5, "full": 9}
 THREADS: dict[Size, list[int]] = {"quick": [1], "default": [1], "full": [1, 2]}
-KEEP = 0.7
+KEEP: dict[Size, list[float]] = {"quick": [0.7], "default": [0.7], "full": [0.95, 0.9, 0.7, 0.5]}
 SLOWER = 1.02
 LIMIT = 600
 TIMING = 900
@@ -41,17 +41,17 @@ OWN, UNALIGNED, PEER, ROUNDED, ONNXSIM = (
     "onnxsim",
 )
 
-HOW = """Every layer keeps 70 % of its channels by the L1 norm; the results run in ONNX Runtime with batch 1, all of one
-network in turns within one process. Torch-Pruning's result is exported by torch.onnx (dynamo), as the original was.
-The ratio is the time of the result to the time of the original, both as 10th percentiles of 15 samples of at least 20
-ms; figures are the median over repeats, each with new sessions, with the smallest and the largest. The second figure
-is the share of multiply-accumulates that is left, which differs with what a tool reaches and how it rounds.
-**slower** marks a median above 1.02. apple-upscale writes torch modules with a copy in front of each layer and is
-compared in [ordering](#ordering)."""
+HOW = """Every layer keeps the stated share of its channels by the L1 norm; the results run in ONNX Runtime with batch 1, all
+of one network in turns within one process. Torch-Pruning's result is exported by torch.onnx (dynamo), as the original
+was. The ratio is the time of the result to the time of the original, both as 10th percentiles of 15 samples of at
+least 20 ms; figures are the median over repeats, each with new sessions, with the smallest and the largest. The
+second figure is the share of multiply-accumulates that is left, which differs with what a tool reaches and how it
+rounds. **slower** marks a median above 1.02. apple-upscale writes torch modules with a copy in front of each layer
+and is compared in [ordering](#ordering)."""
 
 
 def measure(settings: Settings) -> list[Row]:
-    """A row for each network, number of threads and tool: `ratios`, one a repeat, `original_ms` likewise, and `macs`."""
+    """A row for each network, share, number of threads and tool: `ratios`, one a repeat, `original_ms` likewise, and `macs`."""
     rows: list[Row] = []
     names = settings.pick(NETWORKS)
     for name in names:
@@ -60,35 +60,33 @@ def measure(settings: Settings) -> list[Row]:
         if files.error:
             rows.append({"network": name, "tool": "export", "error": files.error})
             continue
-        with settings.scratch() as scratch:
-            made, failed = pruned(files.onnx, files.module, Path(scratch))
-            rows += [{"network": name, "threads": threads, **row} for threads in settings.pick(THREADS) for row in failed]
-            for threads in settings.pick(THREADS):
-                rows += [
-                    {"network": name, "threads": threads, **row}
-                    for row in timed(files.onnx, made, threads, settings.pick(REPEATS))
-                ]
+        for keep in settings.pick(KEEP):
+            with settings.scratch() as scratch:
+                made, failed = pruned(files.onnx, files.module, Path(scratch), keep)
+                for threads in settings.pick(THREADS):
+                    found = [*timed(files.onnx, made, threads, settings.pick(REPEATS)), *failed]
+                    rows += [{"network": name, "keep": keep, "threads": threads, **row} for row in found]
     return rows
 
 
-def commands(onnx: Path, module: Path, folder: Path) -> dict[str, tuple[Path, Command]]:
+def commands(onnx: Path, module: Path, folder: Path, keep: float) -> dict[str, tuple[Path, Command]]:
     """The file that each tool writes, and how."""
     paths = {name: folder / f"{k}.onnx" for k, name in enumerate((OWN, UNALIGNED, PEER, ROUNDED, ONNXSIM))}
-    own: dict[str, Any] = {"targets": [f"channels={KEEP}"], "selection": "uniform", "importance": "magnitude"}
+    own: dict[str, Any] = {"targets": [f"channels={keep}"], "selection": "uniform", "importance": "magnitude"}
     return {
         OWN: (paths[OWN], tool("prune_with_graphprune", onnx, paths[OWN], **own)),
         UNALIGNED: (paths[UNALIGNED], tool("prune_with_graphprune", onnx, paths[UNALIGNED], align=1, **own)),
-        PEER: (paths[PEER], tool("prune_with_torch_pruning", module, paths[PEER], keep=KEEP, export=True)),
-        ROUNDED: (paths[ROUNDED], tool("prune_with_torch_pruning", module, paths[ROUNDED], keep=KEEP, export=True, round_to=16)),
-        ONNXSIM: (paths[ONNXSIM], tool("prune_with_onnxsim", onnx, paths[ONNXSIM], keep=KEEP)),
+        PEER: (paths[PEER], tool("prune_with_torch_pruning", module, paths[PEER], keep=keep, export=True)),
+        ROUNDED: (paths[ROUNDED], tool("prune_with_torch_pruning", module, paths[ROUNDED], keep=keep, export=True, round_to=16)),
+        ONNXSIM: (paths[ONNXSIM], tool("prune_with_onnxsim", onnx, paths[ONNXSIM], keep=keep)),
     }
 
 
-def pruned(onnx: Path, module: Path, folder: Path) -> tuple[dict[str, Path], list[Row]]:
+def pruned(onnx: Path, module: Path, folder: Path, keep: float) -> tuple[dict[str, Path], list[Row]]:
     """The results that there are, and a row for each failure."""
     made: dict[str, Path] = {}
     failed: list[Row] = []
-    for name, (path, command) in commands(onnx, module, folder).items():
+    for name, (path, command) in commands(onnx, module, folder, keep).items():
         row = run(command, LIMIT)
         if "error" in row:
             failed.append({"tool": name, "error": row["error"]})
@@ -119,21 +117,22 @@ def timed(onnx: Path, made: dict[str, Path], threads: int, repeats: int) -> list
 
 def figures(rows: list[Row]) -> dict[str, Spread | str]:
     """What a second run should reproduce: the ratios."""
-    return {f"{row['network']}, {row['tool']}, {row['threads']}": Spread.of(row["ratios"]) for row in rows if "ratios" in row}
+    timed_rows = [row for row in rows if "ratios" in row]
+    return {f"{row['network']}, {row['keep']}, {row['threads']}, {row['tool']}": Spread.of(row["ratios"]) for row in timed_rows}
 
 
 def section(rows: list[Row]) -> list[str]:
-    """A table for each number of threads."""
+    """A table for each share of channels and number of threads."""
     tools, lines = [OWN, UNALIGNED, PEER, ROUNDED, ONNXSIM], [HOW, ""]
-    for threads in unique(rows, "threads"):
-        mine = [row for row in rows if row.get("threads") == threads]
+    for keep, threads in dict.fromkeys((row["keep"], row["threads"]) for row in rows if "keep" in row):
+        mine = [row for row in rows if (row.get("keep"), row.get("threads")) == (keep, threads)]
         body = []
         for network in unique(mine, "network"):
             of = {row["tool"]: row for row in mine if row["network"] == network}
             original = next((Spread.of(row["original_ms"]).text(2, " ms") for row in of.values() if "original_ms" in row), "-")
             body.append([network, original, *(_cell(of.get(name)) for name in tools)])
         middle = [_middle([row for row in mine if row["tool"] == name and "ratios" in row]) for name in tools]
-        lines += [f"{threads} thread{'s' if threads > 1 else ''}:", ""]
+        lines += [f"{keep:.0%} of the channels, {threads} thread{'s' if threads > 1 else ''}:", ""]
         lines += [*table(["network", "original", *tools], [*body, ["**median**", "", *middle]]), ""]
     return lines
 
