@@ -60,7 +60,7 @@ def export(model: Any, inputs: tuple[Any, ...], path: Path, style: str) -> None:
         torch.onnx.export(model, inputs, path, dynamo=True, verbose=False, external_data=False)
         return
     axes = {"image": {0: "batch"}, "logits": {0: "batch"}}
-    names = {"input_names": ["image"], "output_names": ["logits"]}
+    names: dict[str, Any] = {"input_names": ["image"], "output_names": ["logits"]}
     torch.onnx.export(model, inputs, path, dynamo=False, opset_version=17, dynamic_axes=axes, **names)
 
 

@@ -70,8 +70,8 @@ def _count(path: Path) -> int:
 
 def commands(files: trained.Trained, out: Path, settings: Settings) -> list[tuple[str, float, Command]]:
     """Name, level and command of everything that is measured on a network."""
-    samples = {"calibration": str(files.calibration), "test": str(files.test)}
-    module = {**samples, "code": trained.code(settings.data)}
+    samples: dict[str, Any] = {"calibration": str(files.calibration), "test": str(files.test)}
+    module: dict[str, Any] = {**samples, "code": trained.code(settings.data)}
     own, peer = "accuracy_with_graphprune", "accuracy_with_torch_pruning"
     found = [(ORIGINAL, 1.0, tool(own, files.onnx, out, **samples))]
     for level in settings.pick(LEVELS):

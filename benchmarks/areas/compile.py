@@ -60,7 +60,7 @@ def measure(settings: Settings) -> list[Row]:
 
 def commands(onnx: Path, module: Path, folder: Path) -> dict[str, Command]:
     """What takes turns."""
-    options = {"targets": ["channels=0.5"], "selection": "uniform", "importance": "magnitude", "verify": False}
+    options: dict[str, Any] = {"targets": ["channels=0.5"], "selection": "uniform", "importance": "magnitude", "verify": False}
     shell = ["--target", "channels=0.5", "--selection", "uniform", "--importance", "magnitude", "--no-verify"]
     out = folder / "pruned.onnx"
     return {

@@ -84,7 +84,7 @@ def each_tool(name: str, files: Files, keep: float, style: str, settings: Settin
 def commands(name: str, files: Files, keep: float, style: str, folder: Path) -> dict[str, Command]:
     """What applies to this network."""
     out = folder / "pruned.onnx"
-    options = {"targets": [f"channels={keep}"], "selection": "uniform", "importance": "magnitude", "align": 1}
+    options: dict[str, Any] = {"targets": [f"channels={keep}"], "selection": "uniform", "importance": "magnitude", "align": 1}
     found = {
         OWN: tool("prune_with_graphprune", files.onnx, out, **options),
         "onnxsim": tool("prune_with_onnxsim", files.onnx, out, keep=keep),
@@ -116,19 +116,11 @@ def section(rows: list[Row]) -> list[str]:
     """Counts, then every network, then every failure with its error."""
     tried = [row for row in rows if row["tool"] != "export"]
     tools = [OWN, *PEERS]
+    columns = (("proven", "equal"), ("runs",), ("unchanged",), ("failed",))
     counts = []
     for name in tools:
-        mine = [verdict(row) for row in tried if row["tool"] == name]
-        counts.append(
-            [
-                name,
-                str(len(mine)),
-                *(
-                    str(sum(each in words for each in mine))
-                    for words in (("proven", "equal"), ("runs",), ("unchanged",), ("failed",))
-                ),
-            ]
-        )
+        words = [verdict(row) for row in tried if row["tool"] == name]
+        counts.append([name, str(len(words)), *(str(sum(each in column for each in words)) for column in columns)])
     lines = [
         HOW,
         "",

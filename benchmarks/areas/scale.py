@@ -55,7 +55,8 @@ def exponent(rows: list[Row]) -> float:
     ]
     if len(points) < 2:
         return float("nan")
-    return float(np.polyfit(*np.log(np.array(points)).T, 1)[0])
+    nodes, seconds = np.log(np.array(points)).T
+    return float(np.polyfit(nodes, seconds, 1)[0])
 
 
 def figures(rows: list[Row]) -> dict[str, Spread | str]:
