@@ -21,7 +21,7 @@ RECIPES: dict[Size, list[str]] = {
     "default": ["fast", "balanced"],
     "full": ["fast", "balanced", "best"],
 }
-SEEDS: dict[Size, int] = {"quick": 2, "default": 3, "full": 5}
+SEEDS: dict[Size, int] = {"quick": 1, "default": 3, "full": 5}
 CRITERIA = ("L1", "L2", "Taylor", "LAMP", "BN")
 LIMIT = 1800
 

@@ -15,10 +15,11 @@ TITLE = "Latency of the result"
 
 NETWORKS: dict[Size, list[str]] = {
     "quick": ["mobilenet_v2"],
-    "default": ["resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0", "densenet121"],
+    "default": ["resnet50", "mobilenet_v2", "efficientnet_b0", "densenet121"],
 }
 NETWORKS["full"] = [
     *NETWORKS["default"],
+    "resnet18",
     "vit_b_16",
     "googlenet",
     "regnet_y_400mf",

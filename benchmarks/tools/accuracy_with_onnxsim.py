@@ -33,7 +33,7 @@ def work(tool: Tool) -> None:
         else:
             low = sparsity
     if found is None:
-        raise ValueError(f"does not reach {tool.options['level']} of the MACs")
+        raise ValueError(f"does not reach {tool.options['level']} of the MACs: {share:.3f} are left at a sparsity of {high}")
     test = dict(np.load(tool.options["test"]))
     test["image"] = test["image"].astype(np.float32)
     tool.facts |= {"macs": found[1], "accuracy": accuracy(found[0], test)}
