@@ -77,8 +77,11 @@ def commands(onnx: Path, module: Path, folder: Path, keep: float) -> dict[str, t
     return {
         OWN: (paths[OWN], tool("prune_with_graphprune", onnx, paths[OWN], **own)),
         UNALIGNED: (paths[UNALIGNED], tool("prune_with_graphprune", onnx, paths[UNALIGNED], align=1, **own)),
-        PEER: (paths[PEER], tool("prune_with_torch_pruning", module, paths[PEER], keep=keep, export=True)),
-        ROUNDED: (paths[ROUNDED], tool("prune_with_torch_pruning", module, paths[ROUNDED], keep=keep, export=True, round_to=16)),
+        PEER: (paths[PEER], tool("prune_with_torch_pruning", module, paths[PEER], openmp=1, keep=keep, export=True)),
+        ROUNDED: (
+            paths[ROUNDED],
+            tool("prune_with_torch_pruning", module, paths[ROUNDED], openmp=1, keep=keep, export=True, round_to=16),
+        ),
         ONNXSIM: (paths[ONNXSIM], tool("prune_with_onnxsim", onnx, paths[ONNXSIM], keep=keep)),
     }
 

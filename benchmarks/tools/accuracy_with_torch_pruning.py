@@ -18,6 +18,8 @@ from torch.nn import functional as F
 
 from tools.protocol import Tool, main
 
+NEARBY = 4
+
 CRITERIA: dict[str, Any] = {
     "L1": lambda: torch_pruning.importance.GroupMagnitudeImportance(p=1),
     "L2": lambda: torch_pruning.importance.GroupMagnitudeImportance(p=2),
@@ -41,9 +43,9 @@ def work(tool: Tool) -> None:
     x, y = samples(tool.options["calibration"])
     test, answers = samples(tool.options["test"])
     torch.manual_seed(tool.options.get("seed", 0))
-    pruned, share = smallest(model, tool.options["criterion"], tool.options["level"], x, y)
-    tool.facts |= {"macs": share, "accuracy": accuracy(pruned, test, answers)}
-    tool.facts["accuracy_reestimated"] = accuracy(reestimated(pruned, x), test, answers)
+    smaller, share = smallest(model, tool.options["criterion"], tool.options["level"], x, y)
+    tool.facts |= {"macs": share, "accuracy": accuracy(smaller, test, answers)}
+    tool.facts["accuracy_reestimated"] = accuracy(reestimated(smaller, x), test, answers)
 
 
 def samples(path: str) -> tuple[Tensor, Tensor]:
@@ -55,21 +57,10 @@ def samples(path: str) -> tuple[Tensor, Tensor]:
 
 def smallest(model: nn.Module, criterion: str, level: float, x: Tensor, y: Tensor) -> tuple[nn.Module, float]:
     """The network at most at this share of the MACs: the smallest global pruning ratio that gets there, by bisection."""
-    example = x[:1]
-    whole, _ = torch_pruning.utils.count_ops_and_params(model, example)
     low, high, found = 0.0, 0.98, None
     for _ in range(9):
         ratio = (low + high) / 2
-        candidate = copy.deepcopy(model)
-        ignored = [module for module in candidate.modules() if isinstance(module, nn.Linear) and module.out_features == 10]
-        pruner = torch_pruning.pruner.BasePruner(
-            candidate, example, importance=CRITERIA[criterion](), global_pruning=True, pruning_ratio=ratio, ignored_layers=ignored
-        )
-        if criterion == "Taylor":
-            outputs = candidate(x[:512])
-            F.cross_entropy(outputs, y[:512] if len(y) else outputs.argmax(1)).backward()
-        pruner.step()
-        share = torch_pruning.utils.count_ops_and_params(candidate, example)[0] / whole
+        candidate, share = nearby(model, criterion, ratio, x, y)
         if share <= level:
             found, high = (candidate, share), ratio
         else:
@@ -77,6 +68,32 @@ def smallest(model: nn.Module, criterion: str, level: float, x: Tensor, y: Tenso
     if found is None:
         raise ValueError(f"does not reach {level} of the MACs: {share:.3f} are left at a ratio of {high}")
     return found
+
+
+def nearby(model: nn.Module, criterion: str, ratio: float, x: Tensor, y: Tensor) -> tuple[nn.Module, float]:
+    """As `pruned`, at the first of four ratios, 0.01 apart, that does not crash; raises what the last one raised."""
+    for step in range(NEARBY):
+        try:
+            return pruned(model, criterion, ratio + 0.01 * step, x, y)
+        except Exception:
+            if step == NEARBY - 1:
+                raise
+    raise AssertionError
+
+
+def pruned(model: nn.Module, criterion: str, ratio: float, x: Tensor, y: Tensor) -> tuple[nn.Module, float]:
+    """The network at this global pruning ratio, and its share of the MACs; raises whatever Torch-Pruning or the network raise."""
+    candidate, example = copy.deepcopy(model), x[:1]
+    whole, _ = torch_pruning.utils.count_ops_and_params(candidate, example)
+    ignored = [module for module in candidate.modules() if isinstance(module, nn.Linear) and module.out_features == 10]
+    pruner = torch_pruning.pruner.BasePruner(
+        candidate, example, importance=CRITERIA[criterion](), global_pruning=True, pruning_ratio=ratio, ignored_layers=ignored
+    )
+    if criterion == "Taylor":
+        outputs = candidate(x[:512])
+        F.cross_entropy(outputs, y[:512] if len(y) else outputs.argmax(1)).backward()
+    pruner.step()
+    return candidate, torch_pruning.utils.count_ops_and_params(candidate, example)[0] / whole
 
 
 if __name__ == "__main__":
