@@ -98,5 +98,6 @@ example: $(READY)  ## Prune the shipped example to half of its MACs
 		--eval examples/fashion_mnist/eval.npz --measure --plan plan.json
 
 clean:  ## Remove .venv, caches and build output
-	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov smaller.onnx plan.json report.html
+	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov smaller.onnx plan.json report.html \
+		benchmarks/cache .benchmarks nightly.results again.results
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
