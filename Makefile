@@ -5,10 +5,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 SHARED ?= ../shared
+BENCH := .venv-benchmarks/bin
+BENCHMARK ?= all
+DATA = $(if $(wildcard $(SHARED)/data),--data $(SHARED)/data)
 CHROMIUM ?= $(shell command -v chromium || command -v google-chrome)
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint types docs nightly shared browser frameworks ray openvino mlflow example clean
+.PHONY: help dev test lint types docs nightly benchmarks reproduce regressions shared browser frameworks ray openvino mlflow example clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,8 +41,31 @@ docs: $(READY)  ## Write the generated pages anew and check links and examples
 	$(BIN)/python docs/generate_schemas.py
 	$(BIN)/python docs/check_docs.py
 
-nightly: $(READY)  ## Run the long property tests
+nightly: $(READY) $(BENCH)/ready  ## Run the long property tests, and every benchmark on all models with all peers (hours)
 	$(BIN)/pytest -m nightly
+	$(BENCH)/pip install --quiet .
+	$(BENCH)/python benchmarks/run.py all --full --resume --results nightly.results $(DATA)
+	$(MAKE) regressions
+
+benchmarks: $(BENCH)/ready  ## Measure beside the peers, write docs/benchmarks.md (25 minutes; BENCHMARK="latency --quick": a part)
+	$(BENCH)/pip install --quiet .
+	$(BENCH)/python benchmarks/run.py $(BENCHMARK)
+
+reproduce: $(BENCH)/ready  ## Measure again, and compare with the figures of docs/benchmarks.md
+	$(BENCH)/pip install --quiet .
+	$(BENCH)/python benchmarks/run.py --results again.results $(BENCHMARK)
+	$(BENCH)/python benchmarks/reproduce.py again.results
+
+regressions: $(BENCH)/ready  ## Time the compiler's stages; fails where one takes 25 % longer than the last time here
+	$(BENCH)/pip install --quiet .
+	$(BENCH)/pytest benchmarks/regressions --benchmark-autosave \
+		$(if $(wildcard .benchmarks/*/*.json),--benchmark-compare --benchmark-compare-fail=min:25%)
+
+$(BENCH)/ready: benchmarks/requirements.txt benchmarks/requirements-no-deps.txt
+	$(PYTHON) -m venv .venv-benchmarks
+	$(BENCH)/pip install --quiet --requirement benchmarks/requirements.txt
+	$(BENCH)/pip install --quiet --no-deps --requirement benchmarks/requirements-no-deps.txt
+	@touch $@
 
 shared: $(READY)  ## Run the tests on the trained models of $(SHARED)/data
 	@test -d $(SHARED)/data || { echo "$(SHARED)/data is not there: these tests need its models" >&2; exit 1; }
@@ -72,5 +98,6 @@ example: $(READY)  ## Prune the shipped example to half of its MACs
 		--eval examples/fashion_mnist/eval.npz --measure --plan plan.json
 
 clean:  ## Remove .venv, caches and build output
-	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov smaller.onnx plan.json report.html
+	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov smaller.onnx plan.json report.html \
+		benchmarks/cache .benchmarks nightly.results again.results
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

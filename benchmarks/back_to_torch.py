@@ -16,7 +16,7 @@ from typing import Any
 
 import classifiers
 import torch
-import transformers_sweep
+import transformers_networks
 from torch import nn
 
 import graphprune
@@ -29,12 +29,12 @@ TRANSFORMERS = ("bert", "llama")
 def build(name: str) -> tuple[nn.Module, Any]:
     """A network in evaluation mode, and what its forward is called with."""
     torch.manual_seed(0)
-    if name not in transformers_sweep.MODELS:
+    if name not in transformers_networks.MODELS:
         model, image = classifiers.build(name)
         for parameter in model.parameters():  # some heads begin as zeros, which would prove nothing
             parameter.data.add_(0.01 * torch.randn_like(parameter))
         return model, (image,)
-    model, inputs = transformers_sweep.MODELS[name]()
+    model, inputs = transformers_networks.MODELS[name]()
     model.config.use_cache = False
     model.set_attn_implementation("eager")
     with torch.no_grad():

@@ -68,14 +68,3 @@ def _randomise(module: nn.Module) -> None:
         module.bias.copy_(0.05 * torch.randn_like(module.bias))
     elif isinstance(getattr(module, "layer_scale", None), nn.Parameter):
         module.layer_scale.copy_(0.5 + torch.rand_like(module.layer_scale))
-
-
-def export(name: str, path: Path, dynamo: bool) -> None:
-    """Write the model as ONNX, by the new exporter (static batch) or the old one (dynamic batch)."""
-    model, image = build(name)
-    common: dict[str, Any] = {"input_names": ["image"], "output_names": ["logits"]}
-    if dynamo:
-        torch.onnx.export(model, (image,), path, dynamo=True, **common)
-    else:
-        axes = {"image": {0: "batch"}, "logits": {0: "batch"}}
-        torch.onnx.export(model, (image,), path, dynamo=False, opset_version=17, dynamic_axes=axes, **common)

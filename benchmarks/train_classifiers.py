@@ -1,17 +1,9 @@
-"""Train a ResNet-18 and a MobileNetV2 (torchvision's) on Fashion-MNIST, for `against_torch_pruning.py`.
-
-    python benchmarks/train_classifiers.py DATA.npz FOLDER [EPOCHS]
-
-DATA.npz has `x_train`, `y_train`, `x_test`, `y_test` (uint8 images of 28 x 28).  Some ten minutes on two cores.
-BatchNormalization statistics are taken from the images without shifts and flips in the end, so that re-estimation after pruning
-repairs pruning and nothing else.  Start reading at `main`.
-"""
+"""A ResNet-18 and a MobileNetV2 (torchvision's), trained on Fashion-MNIST.  Start reading at `trained`."""
 
 from __future__ import annotations
 
 import copy
-import sys
-from pathlib import Path
+from collections.abc import Mapping
 
 import classifiers
 import numpy as np
@@ -30,9 +22,6 @@ def build(name: str) -> nn.Module:
     model.features[0][0].stride = (1, 1)
     model.features[2].conv[1][0].stride = (1, 1)
     return model
-
-
-NAMES = ("resnet18", "mobilenet_v2")
 
 
 def images(array: np.ndarray) -> Tensor:
@@ -70,22 +59,15 @@ def shifted(batch: Tensor) -> Tensor:
     return batch.flip(3) if torch.rand(()) < 0.5 else batch
 
 
-def main() -> None:
-    """Train both and write their weights."""
-    data, folder = np.load(sys.argv[1]), Path(sys.argv[2])
-    epochs = int(sys.argv[3]) if len(sys.argv) > 3 else 12
-    folder.mkdir(parents=True, exist_ok=True)
+def trained(name: str, data: Mapping[str, np.ndarray], epochs: int = 12) -> nn.Module:
+    """The network, trained on `x_train` and `y_train` (uint8 images of 28 x 28); some five minutes on two cores.
+
+    BatchNormalization statistics are taken from the images without shifts and flips in the end, so that re-estimation after
+    pruning repairs pruning and nothing else.
+    """
     x, y = images(data["x_train"]), torch.from_numpy(data["y_train"].astype(np.int64))
-    for name in NAMES:
-        torch.manual_seed(0)
-        model = build(name)
-        descent = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
-        train(model, x, y, epochs, descent, 0.2, shifted)
-        model = reestimated(model, x)
-        share = accuracy(model, images(data["x_test"]), torch.from_numpy(data["y_test"].astype(np.int64)))
-        print(f"{name}: {share:.2%}", flush=True)
-        torch.save(model.state_dict(), folder / f"{name}.pt")
-
-
-if __name__ == "__main__":
-    main()
+    torch.manual_seed(0)
+    model = build(name)
+    descent = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    train(model, x, y, epochs, descent, 0.2, shifted)
+    return reestimated(model, x)

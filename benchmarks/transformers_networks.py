@@ -1,21 +1,16 @@
-"""Prune small random networks of Hugging Face's transformers at several ratios, and count what is proven.
+"""Small random networks of Hugging Face's transformers.  Start reading at `MODELS`.
 
-    python benchmarks/transformers_sweep.py [--ratios 0.7 0.5] [--normalization kept] [--folder DIR] [NAME...]
-
-Needs torch, onnxscript and transformers 5; nothing is downloaded.  Start reading at `MODELS`.
+Needs torch, onnxscript and transformers 5; nothing is downloaded.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import classifiers
 import torch
 from torch import nn
-from torchvision_sweep import sweep
 
 classifiers.torchvision()  # before transformers, which imports it
 
@@ -155,8 +150,8 @@ class FirstOutput(nn.Module):
         return next((result[key] for key in ("logits", "last_hidden_state") if key in result), result[0])
 
 
-def export(name: str, path: Path) -> None:
-    """Write a network with random weights as ONNX; attention is written out: torch 2.13 exports more networks so."""
+def build(name: str) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    """A network with seeded random weights, and inputs; attention is written out: torch 2.13 exports more networks so."""
     torch.manual_seed(0)
     model, inputs = MODELS[name]()
     if hasattr(model.config, "use_cache"):
@@ -165,34 +160,4 @@ def export(name: str, path: Path) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    wrapped = FirstOutput(model.eval(), list(inputs))
-    torch.onnx.export(wrapped, tuple(inputs.values()), path, dynamo=True, verbose=False, external_data=False)
-
-
-def main() -> None:
-    """Export what is missing, sweep, print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*")
-    parser.add_argument("--ratios", nargs="+", type=float, default=[0.7, 0.5])
-    parser.add_argument("--normalization", choices=["pin", "kept"], default="pin")
-    parser.add_argument("--folder", type=Path, default=Path("/tmp/graphprune-transformers"))
-    arguments = parser.parse_args()
-    arguments.folder.mkdir(parents=True, exist_ok=True)
-    proven = failed = 0
-    for name in arguments.names or MODELS:
-        path = arguments.folder / f"{name}.onnx"
-        try:
-            if not path.exists():
-                export(name, path)
-        except Exception as error:
-            print(f"{name}: torch cannot export it: {str(error).strip().splitlines()[0]}", flush=True)
-            continue
-        for line in sweep(path, arguments.ratios, normalization=arguments.normalization):
-            print(f"{name} {line}", flush=True)
-            proven += "proof: equal" in line
-            failed += "FAILED" in line
-    print(f"{proven} proven, {failed} failed")
-
-
-if __name__ == "__main__":
-    main()
+    return FirstOutput(model.eval(), list(inputs)), tuple(inputs.values())

@@ -1,17 +1,7 @@
-"""Time and memory of `graphprune analyze` on a Llama-shaped network whose weights are a sparse file.
-
-    python benchmarks/llama_scale.py [LAYERS] [--folder DIR]        (default: 200 layers, hidden size 8192: 343 GB on paper)
-
-Start reading at `llama`.
-"""
+"""A Llama-shaped ONNX network whose weights are a sparse file, of hidden size 8192.  Start reading at `llama`."""
 
 from __future__ import annotations
 
-import argparse
-import resource
-import subprocess
-import sys
-import time
 from math import prod
 from pathlib import Path
 
@@ -110,23 +100,3 @@ def llama(layers: int, path: Path) -> ModelProto:
     with path.with_name(w.location).open("wb") as file:
         file.truncate(w.size)
     return model
-
-
-def main() -> None:
-    """Write, analyse in a process of its own, print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("layers", nargs="?", type=int, default=200)
-    parser.add_argument("--folder", type=Path, default=Path("/tmp/graphprune-llama"))
-    arguments = parser.parse_args()
-    arguments.folder.mkdir(parents=True, exist_ok=True)
-    path = arguments.folder / f"llama{arguments.layers}.onnx"
-    model = llama(arguments.layers, path)
-    start = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "graphprune.cli", "analyze", str(path)], check=True, stdout=subprocess.DEVNULL)
-    seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    print(f"{arguments.layers} layers, {len(model.graph.node)} nodes: {seconds:.1f} s, {peak:.0f} MiB at the peak")
-
-
-if __name__ == "__main__":
-    main()
