@@ -18,6 +18,9 @@ from .reorder import NO_CLASS, channel_classes, places
 from .taking import with_takes
 from .weights import Vector
 
+TIE = 1e-12
+"""What separates equal scores, as a share of the largest."""
+
 
 def infer_unconstrained(graph: Graph, normalization: Normalization = "pin") -> Analysis:
     """The analysis of a normalised graph in which readers of a value take channels of their own.
@@ -58,15 +61,19 @@ def nested(analysis: Analysis, groups: Sequence[Group], scores: Sequence[Vector]
         number = classes[group.labels]
         known = number != NO_CLASS
         np.add.at(pooled, number[known], (own / max(float(np.abs(own).mean()), 1e-30))[known])
-    return [_in_order_of(own, pooled, classes[group.labels]) for group, own in zip(groups, scores, strict=True)]
+    return [in_order_of(own, pooled, classes[group.labels]) for group, own in zip(groups, scores, strict=True)]
 
 
-def _in_order_of(own: Vector, pooled: Vector, number: NDArray[np.int32]) -> Vector:
-    """Values in the order of `pooled`: for each channel the largest of `own` that leaves with it; others stay as they are."""
+def in_order_of(own: Vector, pooled: Vector, number: NDArray[np.int32]) -> Vector:
+    """Values in the order of `pooled`: for each channel the largest of `own` that leaves with it; others stay as they are.
+
+    No two are equal, since ties would be broken by the unit's number, in each group in another way.
+    """
     result = own.copy()
     known = np.flatnonzero(number != NO_CLASS)
     worst_first = known[np.lexsort((-number[known], pooled[number[known]]))]
-    result[worst_first] = np.maximum.accumulate(own[worst_first])
+    ranks = np.arange(len(worst_first)) * max(float(np.abs(own).max(initial=0)), 1e-30)
+    result[worst_first] = np.maximum.accumulate(own[worst_first]) + TIE * ranks
     return result
 
 

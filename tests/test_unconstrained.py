@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from halving import halve
-from nets import initializer, net, operators, residual, write
+from nets import initializer, net, operators, residual, set_initializer, write
 from onnx import ModelProto
 
 import graphprune
 from graphprune.cli import main
 from graphprune.errors import UsageError
 from graphprune.plan import parse_plan
+from graphprune.unconstrained import in_order_of
 
 MODE: dict[str, Any] = {"mode": "unconstrained", "importance": "magnitude"}
 
@@ -204,3 +205,22 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     again = CliRunner().invoke(main, ["apply", str(model), str(plan), "-o", str(tmp_path / "again.onnx")])
     assert again.exit_code == 0, again.output
     assert (tmp_path / "again.onnx").read_bytes() == pruned.read_bytes()
+
+
+@pytest.mark.parametrize("own", [[5.0, 3.0, 4.0, 6.0, 1.0], [0.0, 0.0, 0.0, 0.0, 0.0], [9.0, 8.0, 7.0, 6.0, 5.0]])
+def test_nested_scores_rank_as_all_readers_do_and_have_no_ties(own: list[float]) -> None:
+    pooled = np.array([2.0, 4.0, 1.0, 3.0, 5.0])
+    scores = in_order_of(np.array(own), pooled, np.array([4, 3, 2, 1, 0], np.int32))
+    ranking = np.argsort(-scores, kind="stable").tolist()
+    assert ranking == np.argsort(-pooled[::-1]).tolist()
+
+
+def test_nested_masks_need_no_gather_whatever_the_readers_say() -> None:
+    """Readers that disagree completely give equal scores to most channels."""
+    model = joined()
+    for name in ("w1", "w2", "w3"):
+        weight = initializer(model, name)
+        slope = np.linspace(0.5, 1.5, weight.shape[1])[:: -1 if name == "w2" else 1]
+        set_initializer(model, name, np.sign(weight) * slope.reshape(1, -1, 1, 1).astype(np.float32))
+    result = halve(model, **MODE, masks="nested", align=1)
+    assert "Gather" not in operators(result.model)
