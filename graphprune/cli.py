@@ -20,6 +20,7 @@ import click
 from . import registry
 from .configuration_commands import CONFIG, SAVE_CONFIG, config_beside, write_config
 from .errors import ExitCode, GraphpruneError
+from .limits import RAISE
 from .options import MOST_THREADS, Masks, Mode, Normalization, Options
 from .terminal import (
     COUNT,
@@ -84,7 +85,7 @@ class Commands(click.Group):
         except GraphpruneError as error:
             _fail(str(error), error.exit_code)
         except MemoryError:
-            _fail("out of memory: the model is too large for this machine", ExitCode.INTERNAL)
+            _fail(f"out of memory: the model needs more than its size allows ({RAISE})", ExitCode.INVALID_MODEL)
         except RecursionError:
             _fail("the model is nested too deeply", ExitCode.INVALID_MODEL)
         except Exception as error:

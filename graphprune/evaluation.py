@@ -14,7 +14,8 @@ from onnx import ModelProto
 
 from .errors import UsageError
 from .graph import Array, Graph
-from .runtime import session
+from .limits import lift
+from .runtime import session, trial
 from .samples import LABELS, read_samples
 from .sources import imported, is_import_string
 
@@ -30,6 +31,7 @@ def evaluator(source: str, graph: Graph) -> Callable[[ModelProto], float]:
     if not is_import_string(source):
         samples = labelled_samples(Path(source), graph)
         return lambda model: accuracy(model, samples)
+    lift()
     function = imported(source)
     if not callable(function):
         raise UsageError(f"{source}: it is of type {type(function).__name__}; --eval takes a function of an ONNX model")
@@ -67,6 +69,7 @@ def accuracy(model: ModelProto, samples: dict[str, Array], tick: Callable[[], No
     names = [value.name for value in graph.inputs]
     shape = graph.inputs[0].type.tensor_type.shape
     fixed = shape.dim[0].dim_value if shape.dim and shape.dim[0].HasField("dim_value") else 0
+    trial(graph)
     active = session(model)
     total = len(samples["labels"])
     hits, batch = 0, fixed or BATCH

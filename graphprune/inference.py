@@ -150,7 +150,12 @@ def _visit(graph: Graph, ledger: Ledger, position: int, table: dict[str, Operato
     node = graph.nodes[position]
     entry = table.get(operator_name(node))
     site = Site(graph, ledger, position, entry.parameters if entry else ())
-    results = entry.infer(site) if entry else _refuse_unknown(site, ledger)
+    if entry is None:
+        results = _refuse_unknown(site, ledger)
+    elif _is_too_long(graph, [*node.input, *node.output]):
+        results = site.refuse(f"an axis of more than {MOST_INDICES} indices")
+    else:
+        results = entry.infer(site)
     if len(results) < len(node.output):
         results = site.refuse(f"{site.operator} with {len(node.output)} results has no rule")
     for index, name in enumerate(node.output):
@@ -160,6 +165,11 @@ def _visit(graph: Graph, ledger: Ledger, position: int, table: dict[str, Operato
             if axes is None:
                 text = f"operator {site.operator} has no rule" if entry is None else f"the shape of {name!r} is not known"
                 ledger.unknown.setdefault(name, Reason(text, site.label))
+
+
+def _is_too_long(graph: Graph, names: Iterable[str]) -> bool:
+    """Whether one of the values has an axis that is not worth a label for each index."""
+    return any(isinstance(dim, int) and dim > MOST_INDICES for name in names for dim in graph.shape(name) or ())
 
 
 def _refuse_unknown(site: Site, ledger: Ledger) -> Results:

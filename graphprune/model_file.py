@@ -9,15 +9,17 @@ import hashlib
 import mmap
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
-from onnx import GraphProto, ModelProto, TensorProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from .errors import InvalidModelError, UsageError
 from .graph import copy_model, element_count, item_bits, subgraphs
+from .limits import grant, undisturbed
+from .untrusted import check_message
 
 PROTOBUF_LIMIT = 2**31 - 2**20
 """Bytes that fit one protobuf message, with some room for the graph; larger weights go to an external file."""
@@ -40,6 +42,7 @@ def read_model(path: Path) -> ModelProto:
     model = ModelProto()
     try:
         if path.stat().st_size:
+            grant(path.stat().st_size)
             with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
                 model.ParseFromString(view)  # reads the pages in place, without a copy of the file
     except OSError as error:
@@ -48,8 +51,9 @@ def read_model(path: Path) -> ModelProto:
         raise InvalidModelError(f"{path}: not an ONNX file, or a truncated one ({error})") from error
     if not model.ir_version or not model.HasField("graph") or not model.opset_import:
         raise InvalidModelError(f"{path}: not an ONNX model: it has no graph, IR version or opset import")
+    check_message(model, path)
     stay = weight_bytes(model) >= PROTOBUF_LIMIT
-    for tensor in all_tensors(model.graph):
+    for tensor in [*all_tensors(model.graph), *(each for function in model.functions for each in tensors_of(function.node))]:
         _check_dims(tensor, path)
         if tensor.data_location == TensorProto.EXTERNAL:
             source = _external_file(tensor, path)
@@ -64,11 +68,20 @@ def read_model(path: Path) -> ModelProto:
 def all_tensors(graph: GraphProto) -> Iterator[TensorProto]:
     """Every tensor of a graph: initializers and attributes, those of subgraphs included."""
     yield from graph.initializer
-    for node in graph.node:
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from tensors_of(graph.node)
+
+
+def tensors_of(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
+    """Every tensor in the attributes of nodes, those of subgraphs included."""
+    for node in nodes:
         for attribute in node.attribute:
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
+            for sparse in [*([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else ()), *attribute.sparse_tensors]:
+                yield from (sparse.values, sparse.indices)
         for inner in subgraphs(node):
             yield from all_tensors(inner)
 
@@ -93,6 +106,7 @@ def _external_file(tensor: TensorProto, path: Path) -> Path:
         raise InvalidModelError(
             f"{where} does not fit: {needed} bytes are declared, the file {target.name} has {target.stat().st_size}"
         )
+    grant(needed)
     return target
 
 
@@ -223,7 +237,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
         raise UsageError(f"{path}: cannot write there: {error.strerror}") from error
     temporary = Path(name)
     try:
-        yield temporary
+        with undisturbed():
+            yield temporary
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except OSError as error:

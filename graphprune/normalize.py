@@ -15,12 +15,12 @@ import graphlib
 from collections import Counter
 from typing import Any
 
-import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, inliner, version_converter
 
 from .branches import hoist_branches
 from .errors import InvalidModelError, UsageError
+from .folding import Folding, foldable
 from .graph import DEFAULT_DOMAINS, Graph, canonical_domain, declared_shape, node_reads, operator_name, subgraphs
 from .normal_forms import (
     constant_expands,
@@ -37,13 +37,8 @@ from .shape_inference import InputShapes, concrete_shapes, imitate_operators, in
 MINIMUM_OPSET = 13
 """From here on Squeeze, Unsqueeze, Split, Slice and Pad take their integers as inputs and Softmax has one axis."""
 
-FOLD_LIMIT = 2**24
-"""Constants of more elements than this are not computed ahead of time."""
-
 MAXIMUM_ROUNDS = 256
 """One round for each Reshape whose target hangs on the one before; this bounds the work on graphs made to last longer."""
-
-NEVER_FOLDED = ("QuantizeLinear", "DequantizeLinear")
 
 
 def normalize(model: ModelProto, input_shapes: InputShapes | None = None) -> Graph:
@@ -105,6 +100,7 @@ def _settle_constants(model: ModelProto) -> ModelProto:
 
     Returns the skeleton with the inferred shapes of the result.
     """
+    folding = Folding(model)
     for _ in range(MAXIMUM_ROUNDS):
         inferred = _infer(model)
         graph = Graph(model, shapes_of(inferred))
@@ -112,10 +108,15 @@ def _settle_constants(model: ModelProto) -> ModelProto:
             remove_dead_code(model.graph)
         elif not (constant_reshapes(graph) or constant_expands(graph)):
             count = len(model.graph.node)
-            if not _foldable(model):
+            if not foldable(model):
                 return inferred
             _write_value_info(model, inferred)
-            _fold(model)
+            folded = folding.fold(model)
+            if folded is not None:
+                _carry_over(model, folded)
+                model.Clear()
+                model.CopyFrom(folded)
+                _lift_constants(model.graph)
             remove_dead_code(model.graph)
             if len(model.graph.node) == count:
                 break
@@ -309,40 +310,6 @@ def _constant_tensor(node: NodeProto) -> TensorProto | None:
         if attribute.name == f"{name}s":
             return helper.make_tensor("", kind, [len(value)], list(value))
     return None
-
-
-def _foldable(model: ModelProto) -> bool:
-    """Whether some node computes a constant: all its inputs are constants, or it reads a shape."""
-    constants = {tensor.name for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type in NEVER_FOLDED or canonical_domain(node.domain):
-            continue
-        if node.op_type == "Shape" or (node.input and all(name in constants for name in node.input if name)):
-            return True
-    return False
-
-
-def _fold(model: ModelProto) -> None:
-    import onnx_ir as ir
-    from onnxscript.optimizer import fold_constants
-
-    def should_fold(node: ir.Node) -> bool | None:
-        if node.op_type in NEVER_FOLDED:
-            return False
-        value = node.inputs[0] if node.inputs else None
-        shape = ir.convenience.get_const_tensor(value) if value is not None and node.op_type == "ConstantOfShape" else None
-        return True if shape is not None and 0 <= np.prod(shape.numpy(), dtype=float) <= FOLD_LIMIT else None
-
-    try:
-        wrapped = ir.serde.deserialize_model(model)
-        fold_constants(wrapped, input_size_limit=FOLD_LIMIT, output_size_limit=FOLD_LIMIT, should_fold=should_fold)
-        folded = ir.serde.serialize_model(wrapped)
-    except ir.serde.SerdeError:
-        return  # onnx_ir is stricter than ONNX in places; a graph that is not folded is analysed all the same
-    _carry_over(model, folded)
-    model.Clear()
-    model.CopyFrom(folded)
-    _lift_constants(model.graph)
 
 
 def remove_dead_code(graph: GraphProto) -> None:

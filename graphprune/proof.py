@@ -16,7 +16,7 @@ from onnx import ModelProto, ValueInfoProto
 
 from .branches import has_branches, take_branch
 from .edit import KeptOf
-from .errors import ProofError
+from .errors import InvalidModelError, ProofError
 from .graph import Array, Graph
 from .inference import Analysis
 from .masking import masked_reference
@@ -186,6 +186,8 @@ def _run_reference(
 def _run(model: ModelProto, feeds: dict[str, Array], what: str) -> dict[str, Array]:
     try:
         return run(model, feeds)
+    except InvalidModelError:
+        raise
     except Exception as error:  # onnxruntime raises many unrelated types, with RuntimeError their only common base at times
         first = str(error).strip().splitlines()[0]
         raise ProofError(

@@ -16,9 +16,10 @@ import onnx
 from onnx import ModelProto, helper
 
 from .errors import CalibrationError, UsageError
-from .graph import Array, Graph
-from .model_file import fits_message, write_model
-from .shape_inference import InputShapes, concrete_shapes
+from .graph import Array, Graph, node_reads
+from .limits import array_bytes, check_memory, lift, peak_bytes
+from .model_file import fits_message, weight_bytes, write_model
+from .shape_inference import InputShapes, concrete_shapes, run_shapes
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -71,6 +72,7 @@ def prepare(model: ModelProto, feeds: Mapping[str, Array], threads: int) -> Call
 
     The result runs the model once (a backend for `graphprune.bench`).  Raises UsageError where the model cannot be run.
     """
+    check_runnable(model, feeds)
     try:
         active = session(model, threads)
         active.run(None, dict(feeds))
@@ -112,6 +114,7 @@ def random_inputs(
             raise UsageError(f"input shape for {name!r}: the model has no such input; it has: {', '.join(names)}")
     rng = np.random.default_rng(seed)
     sizes = concrete_shapes(graph.inputs, shapes, batch, scale)
+    check_memory(sum(array_bytes(shape, 64) for shape in sizes.values()), weight_bytes(graph.model), "an input of the network")
     return {value.name: _random(graph, value, sizes[value.name], rng) for value in graph.inputs}
 
 
@@ -138,8 +141,32 @@ def _index_bound(graph: Graph, name: str) -> int:
     return max(sizes) if len(sizes) == 1 else min(sizes[1:])
 
 
+def check_runnable(model: ModelProto, feeds: Mapping[str, Array]) -> None:
+    """Refuse a network whose values take more memory on these inputs than its size allows.
+
+    Values whose shape cannot be inferred do not count.  Raises InvalidModelError.
+    """
+    sizes = {name: array_bytes(shape, bits) for name, (shape, bits) in run_shapes(model, feeds).items()}
+    nodes = [(list(node_reads(node)), list(node.output)) for node in model.graph.node]
+    peak = peak_bytes(nodes, sizes, [value.name for value in model.graph.output])
+    check_memory(peak, weight_bytes(model), "running the network")
+
+
+def trial(graph: Graph, shapes: InputShapes | None = None) -> None:
+    """Run the network once within limits, and lift them: what comes is work that the user asked for.
+
+    What ONNX Runtime says against random inputs does not matter here.  Raises InvalidModelError where it would take too much.
+    """
+    try:
+        run(graph.model, random_inputs(graph, shapes=shapes, batch=1))
+    except (UsageError, *cannot_run()):
+        pass
+    lift()
+
+
 def run(model: ModelProto, feeds: Mapping[str, Array], optimize: bool = False) -> dict[str, Any]:
-    """All outputs of a model by name."""
+    """All outputs of a model by name.  Raises InvalidModelError where that takes too much memory."""
+    check_runnable(model, feeds)
     active = session(model, optimize=optimize)
     names = [output.name for output in active.get_outputs()]
     return dict(zip(names, active.run(names, dict(feeds)), strict=True))

@@ -7,12 +7,13 @@ empty graph without a word).  Start reading at `infer_shapes`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import onnx
 from onnx import ModelProto, helper
 
 from .errors import UsageError
-from .graph import Graph, Shape, canonical_domain, declared_shape, element_count, operator_name
+from .graph import Graph, Shape, canonical_domain, declared_shape, element_count, item_bits, operator_name
 from .monomial import monomials
 from .runtime_shapes import runtime_values
 
@@ -67,6 +68,25 @@ def typical_shapes(graph: Graph, shape_like: dict[str, str], given: InputShapes 
         if output.type.HasField("tensor_type"):
             output.type.tensor_type.ClearField("shape")
     return shapes_of(inferred_model(copy, graph.model, shape_like))
+
+
+def run_shapes(model: ModelProto, feeds: Mapping[str, Any]) -> dict[str, tuple[Shape, int]]:
+    """Shape and bits per element of every value that is not an initializer, when the network runs on arrays of these shapes."""
+    copy = skeleton(model)
+    for value in copy.graph.input:
+        if value.name in feeds:
+            value.CopyFrom(helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, feeds[value.name].shape))
+    for output in copy.graph.output:
+        if output.type.HasField("tensor_type"):
+            output.type.tensor_type.ClearField("shape")
+    inferred = onnx.shape_inference.infer_shapes(copy, check_type=False, strict_mode=False, data_prop=True)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    found = {}
+    for value in [*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output]:
+        shape = declared_shape(value)
+        if shape is not None and value.name not in constants:
+            found[value.name] = shape, item_bits(value.type.tensor_type.elem_type)
+    return found
 
 
 def shapes_of(inferred: ModelProto) -> dict[str, Shape]:
