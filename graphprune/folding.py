@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FOLD_LIMIT = 2**24
 """Constants of more elements than this are not computed ahead of time."""
 
-WORK = 2**26
+WORK = 2**24
 """Elements read and written in all, beside four times those of the model's own constants."""
 
 SLOW = 256

@@ -10,7 +10,7 @@ at `infer`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,9 +20,13 @@ from numpy.typing import NDArray
 from .graph import Graph, Shape, node_reads, operator_name
 from .groups import Group, Pinned, build_groups, list_pinned
 from .labels import Ids, OpenAxis, Reason
-from .operators import TABLE, Operator
+from .operators import Operator, operator_table
 from .options import Normalization
 from .site import Contraction, Ledger, LooseAxis, MacTerm, Results, Site
+
+
+MOST_INDICES = 2**22
+"""Axes with more indices than this are pinned: no layer has so many channels, and each would cost a label."""
 
 
 @dataclass
@@ -124,12 +128,13 @@ class Analysis:
         return [(k, ids) for k, ids in enumerate(axes) if not isinstance(ids, int)]
 
 
-def infer(graph: Graph, table: dict[str, Operator] = TABLE, normalization: Normalization = "pin") -> Analysis:
+def infer(graph: Graph, table: Mapping[str, Operator] | None = None, normalization: Normalization = "pin") -> Analysis:
     """Analyse a normalised graph.  Never fails on unknown operators: they pin what they touch.
 
     With `normalization` "kept", channels that a normalisation takes its statistics over may leave; the statistics are then
     those of the kept channels.
     """
+    table = operator_table() if table is None else table
     ledger = Ledger(normalization)
     for value in graph.inputs:
         shape = graph.shape(value.name)
@@ -146,7 +151,7 @@ def infer(graph: Graph, table: dict[str, Operator] = TABLE, normalization: Norma
     return Analysis(graph, ledger, build_groups(ledger), list_pinned(graph, ledger))
 
 
-def _visit(graph: Graph, ledger: Ledger, position: int, table: dict[str, Operator]) -> None:
+def _visit(graph: Graph, ledger: Ledger, position: int, table: Mapping[str, Operator]) -> None:
     node = graph.nodes[position]
     entry = table.get(operator_name(node))
     site = Site(graph, ledger, position, entry.parameters if entry else ())

@@ -16,6 +16,7 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
+from .archives import check_regular
 from .errors import InvalidModelError, UsageError
 from .graph import copy_model, element_count, item_bits, subgraphs
 from .limits import grant, undisturbed
@@ -39,6 +40,7 @@ def read_model(path: Path) -> ModelProto:
     Raises InvalidModelError where the file is missing, not ONNX, truncated, or names external data that is missing, too short
     or outside the model's folder.
     """
+    check_regular(path, InvalidModelError)
     model = ModelProto()
     try:
         if path.stat().st_size:

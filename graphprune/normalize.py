@@ -31,7 +31,7 @@ from .normal_forms import (
     unwrap_batched_transposes,
     unwrap_softmaxes,
 )
-from .operators import TABLE
+from .operators import operator_table
 from .shape_inference import InputShapes, concrete_shapes, imitate_operators, inferred_model, shapes_of, skeleton, typical_shapes
 
 MINIMUM_OPSET = 13
@@ -125,7 +125,7 @@ def _settle_constants(model: ModelProto) -> ModelProto:
 
 def shape_like() -> dict[str, str]:
     """Operators that borrow the shape inference of a standard one."""
-    return {name: entry.shape_like for name, entry in TABLE.items() if entry.shape_like}
+    return {name: entry.shape_like for name, entry in operator_table().items() if entry.shape_like}
 
 
 # ---- validity -----------------------------------------------------------------------------------
@@ -184,14 +184,19 @@ def _title(node: NodeProto) -> str:
     return repr(node.name) if node.name else f"{operator_name(node)} -> {', '.join(node.output)}"
 
 
-def _check(model: ModelProto) -> None:
+def checkable(model: ModelProto) -> ModelProto:
+    """The model without large weights, as ONNX's checker takes it."""
     copy = skeleton(model)
     imitate_operators(copy, shape_like())
     for value in copy.graph.output:
         if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
             value.type.tensor_type.shape.SetInParent()  # the checker wants a shape, which running the model does not need
+    return copy
+
+
+def _check(model: ModelProto) -> None:
     try:
-        onnx.checker.check_model(copy)
+        onnx.checker.check_model(checkable(model))
     except onnx.checker.ValidationError as error:
         first = str(error).strip().splitlines()[0]
         raise InvalidModelError(f"not a valid ONNX model: {first}") from error
@@ -201,7 +206,11 @@ def _check(model: ModelProto) -> None:
 
 
 def _inline(model: ModelProto) -> None:
-    inlined = inliner.inline_local_functions(model)
+    try:
+        inlined = inliner.inline_local_functions(model)
+    except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise InvalidModelError(f"not a valid ONNX model: its functions cannot be inlined: {first}") from error
     model.Clear()
     model.CopyFrom(inlined)
 

@@ -16,11 +16,15 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from annotated_types import Ge
 
+from .archives import check_regular
 from .errors import UsageError
 from .graph import Array
+from .limits import RAISE, factor
 from .model_file import atomic_file
 
 SCHEMA: Literal["graphprune.plan/1"] = "graphprune.plan/1"
+
+MOST_BYTES = 2**27
 
 Index = Annotated[int, Ge(0)]
 
@@ -119,7 +123,10 @@ def parse_plan(text: str, source: str = "plan") -> Plan:
 
 def read_plan(path: Path) -> Plan:
     """Read a plan file.  Raises UsageError where it cannot be read or is malformed."""
+    check_regular(path, UsageError)
     try:
+        if path.stat().st_size > MOST_BYTES * factor():
+            raise UsageError(f"{path}: larger than {MOST_BYTES >> 20} MiB, which is the limit for a plan ({RAISE})")
         return parse_plan(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot read the plan: {error}") from error
@@ -162,6 +169,7 @@ def read_weights(plan: Path) -> dict[str, Array]:
     path = weights_path(plan)
     if not path.exists():
         return {}
+    check_regular(path, UsageError)
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, helper
 
-from .errors import CalibrationError, UsageError
+from .errors import CalibrationError, InvalidModelError, UsageError
 from .graph import Array, Graph, node_reads
 from .limits import array_bytes, check_memory, lift, peak_bytes
 from .model_file import fits_message, weight_bytes, write_model
@@ -119,7 +119,10 @@ def random_inputs(
 
 
 def _random(graph: Graph, value: onnx.ValueInfoProto, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+    kind = value.type.tensor_type.elem_type
+    if kind not in helper.get_all_tensor_dtypes():
+        raise InvalidModelError(f"input {value.name!r} is no tensor, or of no type that a runtime knows")
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind))
     if dtype == np.bool_:
         return np.asarray(rng.random(shape) < 0.5)
     if dtype.kind in "iu":

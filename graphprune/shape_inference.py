@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 from onnx import ModelProto, helper
 
-from .errors import UsageError
+from .errors import InvalidModelError, UsageError
 from .graph import Graph, Shape, canonical_domain, declared_shape, element_count, item_bits, operator_name
 from .monomial import monomials
 from .runtime_shapes import runtime_values
@@ -79,7 +79,7 @@ def run_shapes(model: ModelProto, feeds: Mapping[str, Any]) -> dict[str, tuple[S
     for output in copy.graph.output:
         if output.type.HasField("tensor_type"):
             output.type.tensor_type.ClearField("shape")
-    inferred = onnx.shape_inference.infer_shapes(copy, check_type=False, strict_mode=False, data_prop=True)
+    inferred = _inferred(copy)
     constants = {tensor.name for tensor in model.graph.initializer}
     found = {}
     for value in [*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output]:
@@ -108,10 +108,18 @@ def inferred_model(copy: ModelProto, model: ModelProto, shape_like: dict[str, st
     rest = foreign - {value.name for value in learnt}
     copy.graph.value_info.extend([*learnt, *(kept[name] for name in sorted(rest) if name in kept)])
     for _ in range(SYMBOL_ROUNDS):
-        inferred = onnx.shape_inference.infer_shapes(copy, check_type=False, strict_mode=False, data_prop=True)
+        inferred = _inferred(copy)
         if not _name_sizes(inferred, copy):
             break
     return inferred
+
+
+def _inferred(copy: ModelProto) -> ModelProto:
+    try:
+        return onnx.shape_inference.infer_shapes(copy, check_type=False, strict_mode=False, data_prop=True)
+    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, ValueError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise InvalidModelError(f"not a valid ONNX model: its shapes contradict each other: {first}") from error
 
 
 def _name_sizes(inferred: ModelProto, copy: ModelProto) -> bool:

@@ -34,12 +34,9 @@ def check_message(message: Any, path: Path) -> None:
     for name, repeated, is_text in _fields(type(message)):
         if not repeated and not message.HasField(name):
             continue
-        try:
-            values = getattr(message, name)
-            found = list(values) if repeated else [values]
-        except UnicodeDecodeError as error:
-            raise InvalidModelError(f"{path}: a {name} in a {message.DESCRIPTOR.name} is not UTF-8 text") from error
-        for value in found:
+        for value in getattr(message, name) if repeated else [getattr(message, name)]:
+            if isinstance(value, bytes):  # what protobuf gives for text that is none
+                raise InvalidModelError(f"{path}: a {name} in a {message.DESCRIPTOR.name} is not UTF-8 text")
             if is_text:
                 _check_text(value, name, path)
             else:

@@ -51,3 +51,40 @@ def attack_model(box: Sandbox, data: bytes, verbs: str = "prune apply verify imp
             box.clear()
     box.clear()
     return found
+
+
+def attack_plan(box: Sandbox, data: bytes) -> list[str]:
+    """What is wrong with how the verbs take a plan for `plain`."""
+    model, plan = box.folder / "in" / "plain.onnx", box.folder / "in" / "plan.json"
+    plan.write_bytes(data)
+    found = _run(box, ["apply", model, plan, "-o", box.folder / "out" / "again.onnx"])
+    return found + _run(box, ["verify", model, plan, box.folder / "in" / "smaller.onnx"])
+
+
+def attack_file(box: Sandbox, name: str, data: bytes) -> list[str]:
+    """What is wrong with how a configuration, batch, file of samples, companion of a plan or container is taken."""
+    model, out = box.folder / "in" / "plain.onnx", box.folder / "out" / "out.onnx"
+    place = box.folder / "in" / ("plan.weights.safetensors" if name == "weights" else name)
+    place.write_bytes(data)
+    pruned = ["prune", model, "-o", out, "--align", "1"]
+    commands: dict[str, list[list[str | Path]]] = {
+        "config.yaml": [[*pruned, "--config", place]],
+        "config.toml": [[*pruned, "--config", place]],
+        "jobs.yaml": [["batch", place, "-o", box.folder / "out" / "results", "--dry-run"]],
+        "weights": [["apply", model, box.folder / "in" / "plan.json", "-o", out]],
+        "samples.npz": [
+            [*pruned, "--target", "channels=0.5", "--calibration", place, "--recipe", "fast", "--importance", "activation"],
+            [*pruned, "--target", "channels=0.5", "--eval", place],
+        ],
+    }
+    found = []
+    for command in commands.get(name, [["import", place, "-o", out], ["analyze", place]]):
+        found += _run(box, command)
+    place.unlink()
+    return found
+
+
+def _run(box: Sandbox, command: list[str | Path]) -> list[str]:
+    outcome, wrong = box.run(command)
+    box.clear()
+    return [f"{command[0]}: {'; '.join(wrong)}: {outcome.output.strip()[-300:]}"] if wrong else []

@@ -17,7 +17,7 @@ from graphprune.graph import Graph, Shape, copy_model, operator_name
 from graphprune.inference import Analysis
 from graphprune.model_file import load_what_fits
 from graphprune.normalize import shape_like
-from graphprune.operators import TABLE
+from graphprune.operators import operator_table
 from graphprune.reorder import places
 from graphprune.shape_inference import infer_shapes
 
@@ -33,7 +33,7 @@ def shrink(analysis: Analysis, present: NDArray[np.bool_]) -> ModelProto:
     model = _copy_with_cut_weights(graph, kept_of)
     nodes: list[NodeProto] = []
     for position, node in enumerate(model.graph.node):
-        entry = TABLE.get(operator_name(node))
+        entry = operator_table().get(operator_name(node))
         edit = Edit(graph, position, model, kept_of if operator_name(node) == taking.OPERATOR else ascending)
         if entry is not None and entry.shrink is not None and _touched(edit):
             entry.shrink(edit)
