@@ -129,7 +129,7 @@ class Comparison:
         given(result, set(steps), _element_types(self._graph))
         feeds = self._feeds | {name + SUFFIX: self._expected[name] for name in steps}
         actual = _run(result, feeds, "the pruned model")
-        names = [value.name for value in self._graph.outputs]
+        names = list(dict.fromkeys(value.name for value in self._graph.outputs))
         missing = [name for name in names if name not in actual]
         if missing:
             raise ProofError(f"the pruned model has no output {missing[0]!r}; is it a pruned form of this model?")

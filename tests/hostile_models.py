@@ -508,7 +508,7 @@ def _with(text: str, opset: int = 17) -> ModelProto:
 
 
 _ONE = "m = ReduceMax<keepdims = 0>(t)\n s = Cast<to = 1>(m)"
-_BIG = {
+BOMBS = {
     "constant_of_shape": "k = Constant<value = int64[2] {1000000, 1000000}>()\n t = ConstantOfShape(k)\n",
     "constant_of_shape_2e62": "k = Constant<value = int64[1] {4611686018427387904}>()\n t = ConstantOfShape(k)\n",
     "constants_below_the_limit": "k = Constant<value = int64[1] {16000000}>()\n"
@@ -571,12 +571,12 @@ _BIG = {
 
 
 def big(rng: Random) -> ModelProto:
-    name = rng.choice(sorted(_BIG))
+    name = rng.choice(sorted(BOMBS))
     return big_named(name)
 
 
 def big_named(name: str) -> ModelProto:
-    text = _BIG[name]
+    text = BOMBS[name]
     return _with(text + (_ONE if "s0 =" not in text else "s = Identity(s0)"), 20 if "Resize" in text else 17)
 
 

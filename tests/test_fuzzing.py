@@ -5,14 +5,15 @@ The default tests take a few mutants of every kind; `pytest -m nightly` takes hu
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
+import hostile_files
 import pytest
-from hostile_models import mutant, populate
+from hostile_models import BOMBS, big_named, mutant, populate
 from nets import plain, write
-from sandbox import Outcome, Sandbox
+from sandbox import CANARY, Outcome, Sandbox
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +89,84 @@ def _run(box: Sandbox, command: list[str | Path]) -> list[str]:
     outcome, wrong = box.run(command)
     box.clear()
     return [f"{command[0]}: {'; '.join(wrong)}: {outcome.output.strip()[-300:]}"] if wrong else []
+
+
+# ---- tests --------------------------------------------------------------------------------------
+
+QUICK_MODELS = range(0, 42)
+QUICK_FILES = range(0, 3)
+LONG = 600
+
+
+@pytest.fixture(scope="module")
+def valid_plan(sandbox: Sandbox) -> str:
+    """A plan for `plain`, and its result beside it."""
+    folder, out = sandbox.folder / "in", sandbox.folder / "out"
+    command = ["prune", folder / "plain.onnx", "-o", out / "s.onnx", "--target", "channels=0.5", "--align", "1", "--plan", out / "p.json"]
+    outcome, wrong = sandbox.run(command)
+    assert (outcome.code, wrong) == (0, []), outcome.output
+    (out / "s.onnx").rename(folder / "smaller.onnx")
+    text = (out / "p.json").read_text()
+    sandbox.clear()
+    return text
+
+
+def attack(box: Sandbox, valid: str, family: str, seed: int) -> list[str]:
+    rng = Random(f"{family}{seed}")
+    if family == "plan":
+        return attack_plan(box, hostile_files.plan(valid, rng))
+    (box.folder / "in" / "plan.json").write_text(valid)
+    return attack_file(box, family, hostile_files.FAMILIES[family](rng))
+
+
+def test_some_mutants_of_models(sandbox: Sandbox) -> None:
+    """One of each mutation, through the verb that does most; traps wait for the nightly tests."""
+    wrong = {seed: attack_model(sandbox, mutant(seed)[1], "prune") for seed in QUICK_MODELS if seed % 4 != 3}
+    assert not {seed: found for seed, found in wrong.items() if found}
+
+
+@pytest.mark.parametrize("family", ["plan", "weights", "config.yaml", "config.toml", "jobs.yaml", "samples.npz", "model.pt2"])
+def test_some_mutants_of_other_files(sandbox: Sandbox, valid_plan: str, family: str) -> None:
+    wrong = {seed: attack(sandbox, valid_plan, family, seed) for seed in QUICK_FILES}
+    assert not {seed: found for seed, found in wrong.items() if found}
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("part", range(20))
+def test_many_mutants_of_models(sandbox: Sandbox, part: int) -> None:
+    wrong = {seed: attack_model(sandbox, mutant(seed)[1]) for seed in range(part, LONG, 20)}
+    assert not {seed: found for seed, found in wrong.items() if found}
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("family", ["plan", *hostile_files.FAMILIES])
+def test_many_mutants_of_other_files(sandbox: Sandbox, valid_plan: str, family: str) -> None:
+    wrong = {seed: attack(sandbox, valid_plan, family, seed) for seed in range(60)}
+    assert not {seed: found for seed, found in wrong.items() if found}
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", sorted(BOMBS))
+def test_bombs(sandbox: Sandbox, name: str) -> None:
+    assert not attack_model(sandbox, big_named(name).SerializeToString(), "prune analyze bench")
+
+
+@pytest.mark.nightly
+def test_the_shipped_example_with_bytes_changed(sandbox: Sandbox) -> None:
+    data = (Path(__file__).parent.parent / "examples" / "fashion_mnist" / "model.onnx").read_bytes()
+    wrong = {seed: attack_model(sandbox, hostile_files.flipped(data, Random(seed)), "prune analyze") for seed in range(40)}
+    assert not {seed: found for seed, found in wrong.items() if found}
+
+
+def test_the_sandbox_sees_what_it_is_for(sandbox: Sandbox) -> None:
+    """A watch that sees nothing would pass everything."""
+    assert Outcome(1, "", 1, 1).problems() == ["ended with 1"]
+    assert Outcome(-11, "", 1, 1).problems() == ["ended with -11"]
+    assert Outcome(3, "Traceback (most", 25, 3 * 2**30).problems() == ["took 25 s", "took 3072 MB", "traceback"]
+    outcome, wrong = sandbox.run(["import", sandbox.folder / "in" / "plain.onnx", "-o", sandbox.folder / "work" / "x.onnx"])
+    assert outcome.code == 0
+    assert wrong == ["files changed: ['work/x.onnx']"]
+    (sandbox.folder / "work" / "x.onnx").unlink()
+    (sandbox.folder / "out" / "leak").write_bytes(b"..." + CANARY)
+    assert "read a file outside its folder" in sandbox.run(["inspect", sandbox.folder / "in" / "plain.onnx"])[1]
+    sandbox.clear()
