@@ -31,11 +31,11 @@ NEVER_FOLDED = ("QuantizeLinear", "DequantizeLinear")
 _FAST = frozenset(
     """Abs Add And Cast CastLike Ceil Concat ConstantOfShape Cos Div Equal Erf Exp Expand Flatten Floor Gather GatherND Greater
     GreaterOrEqual Identity Less LessOrEqual Log Max Mean Min Mul Neg NonZero Not Or Pow Range Reciprocal Relu Reshape Round Shape
-    Sigmoid Sign Sin Size Slice Split Sqrt Squeeze Sub Sum Tanh Tile Transpose Trilu Unsqueeze Where Xor""".split()
+    Sigmoid Sign Sin Size Slice Split Sqrt Squeeze Sub Sum Tanh Tile Transpose Trilu Unsqueeze Where Xor""".split()  # noqa: SIM905
 )
 """Operators that numpy computes in one step."""
 
-_NO_LARGER = frozenset("Compress NonZero Unique".split())
+_NO_LARGER = frozenset(("Compress", "NonZero", "Unique"))
 """Operators whose results have a size that hangs on values, but at most that of the operand (times its rank)."""
 
 
@@ -104,16 +104,16 @@ def _product(value: ir.Value | None) -> int | None:
     if value is None or value.const_value is None or value.const_value.size > 64:
         return None
     sizes = np.asarray(value.const_value.numpy(), np.float64)
-    return None if (sizes < 0).any() else int(min(np.prod(sizes), 2.0**62))
+    return None if (sizes < 0).any() else int(min(float(np.prod(sizes)), 2.0**62))
 
 
 def _size(value: ir.Value) -> int | None:
     """The number of elements of a value."""
     if value.const_value is not None:
         return int(value.const_value.size)
-    if value.shape is None or not all(isinstance(dim, int) for dim in value.shape):
-        return None
     count = 1
-    for dim in value.shape:
-        count *= max(0, int(dim))  # type: ignore[call-overload]
+    for dim in (None,) if value.shape is None else value.shape:
+        if not isinstance(dim, int):
+            return None
+        count *= max(0, dim)
     return count

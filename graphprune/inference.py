@@ -24,7 +24,6 @@ from .operators import Operator, operator_table
 from .options import Normalization
 from .site import Contraction, Ledger, LooseAxis, MacTerm, Results, Site
 
-
 MOST_INDICES = 2**22
 """Axes with more indices than this are pinned: no layer has so many channels, and each would cost a label."""
 

@@ -116,8 +116,8 @@ def check_memory(size: int, model_bytes: int, what: str) -> None:
     allowed = (VALUES + COPIES * model_bytes) * factor()
     if size > allowed:
         raise InvalidModelError(
-            f"{what} takes {_readable(size)} of memory, more than the {_readable(allowed)} that a model of this size may take: give "
-            f"smaller sizes with --input-shape, or more room ({RAISE})"
+            f"{what} takes {_readable(size)} of memory, more than the {_readable(allowed)} that a model of this size may take: "
+            f"give smaller sizes with --input-shape, or more room ({RAISE})"
         )
 
 

@@ -82,7 +82,10 @@ def tensors_of(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
-            for sparse in [*([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else ()), *attribute.sparse_tensors]:
+            for sparse in [
+                *([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else ()),
+                *attribute.sparse_tensors,
+            ]:
                 yield from (sparse.values, sparse.indices)
         for inner in subgraphs(node):
             yield from all_tensors(inner)

@@ -21,7 +21,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, inliner
 from .branches import hoist_branches
 from .errors import InvalidModelError, UsageError
 from .folding import Folding, foldable
-from .graph import DEFAULT_DOMAINS, Graph, canonical_domain, declared_shape, node_reads, operator_name, subgraphs
+from .graph import DEFAULT_DOMAINS, Graph, declared_shape, node_reads, operator_name, subgraphs
 from .normal_forms import (
     constant_expands,
     constant_reshapes,

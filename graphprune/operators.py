@@ -369,6 +369,8 @@ def operator_table() -> Mapping[str, Operator]:
             raise UsageError(f"operators {name!r} ({owner}) must be an Operator or a list of them; it is {rows!r:.80}")
         for row in rows:
             if row.name in found:
-                raise UsageError(f"{owner} defines the operator {row.name!r}, which is there from {owners[row.name]}; uninstall one")
+                raise UsageError(
+                    f"{owner} defines the operator {row.name!r}, which is there from {owners[row.name]}; uninstall one"
+                )
             found[row.name], owners[row.name] = row, owner
     return MappingProxyType(found)

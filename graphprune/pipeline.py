@@ -35,7 +35,7 @@ from .proof import Proof, prove
 from .recipes import MADE_UP_MACS, resolved
 from .reorder import ordered, with_order
 from .repairing import Patient, with_weights
-from .replay import analysis_of, check_weights, make_plan, replay, shrink_pass
+from .replay import analysis_of, check_weights, make_plan, recorded_option, replay, shrink_pass
 from .runtime import trial
 from .samples import read_calibration, run_size
 from .shape_inference import InputShapes
@@ -275,7 +275,7 @@ def apply_plan(source: Source, plan: Plan, verify: bool = True, weights: Mapping
     analysis, present = replay(graph, plan)
     changed = dict(weights or {})
     check_weights(analysis, plan, present, changed)
-    options = Options(seed=int(plan.options.get("seed", 0)), verify=verify)
+    options = Options(seed=recorded_option(plan, "seed"), verify=verify)
     result = _finish(graph, analysis, plan.keep, changed, options, (), None, lambda text: None)
     return replace(result, options=plan.options)
 

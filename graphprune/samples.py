@@ -67,6 +67,11 @@ def checked_samples(arrays: Mapping[str, Array], graph: Graph, source: str = "sa
     counts = {len(array) if array.ndim else 0 for name, array in samples.items() if name not in scalars}
     if len(counts) != 1 or 0 in counts:
         raise UsageError(f"{source}: all arrays must have the same number of samples, at least one (found {sorted(counts)})")
+    labels = samples.get(LABELS)
+    if labels is not None and LABELS not in names and (labels.ndim != 1 or labels.dtype.kind not in "biuf"):
+        raise UsageError(
+            f"{source}: labels have shape {list(labels.shape)} and type {labels.dtype}; one number per sample is needed"
+        )
     for value in graph.inputs:
         samples[value.name] = _fitting(samples[value.name], value, source)
     return samples

@@ -31,7 +31,7 @@ def check_message(message: Any, path: Path) -> None:
         _check_rank(len(message.dim), path)
     if isinstance(message, TensorProto):
         _check_rank(len(message.dims), path)
-    for name, repeated, is_text in _fields(type(message)):
+    for name, repeated, is_text in _fields(message.__class__):
         if not repeated and not message.HasField(name):
             continue
         for value in getattr(message, name) if repeated else [getattr(message, name)]:

@@ -3,6 +3,7 @@
 Each family is a function from a random generator to bytes.  Start reading at `FAMILIES`.
 """
 
+# ruff: noqa: E501  (tables of traps)
 from __future__ import annotations
 
 import io
@@ -72,9 +73,13 @@ def plan(valid: str, rng: Random) -> bytes:
     if kind == 3:
         return valid.replace('"keep":[', '"keep":[' + "0," * 3_000_000, 1).encode()
     if kind == 4:
-        return rng.choice([b"", b"\xff\xfe", b"\xef\xbb\xbf" + valid.encode(), b"null", b"NaN", b"9" * 10_000, b'"' + b"a" * 10**7])
+        return rng.choice(
+            [b"", b"\xff\xfe", b"\xef\xbb\xbf" + valid.encode(), b"null", b"NaN", b"9" * 10_000, b'"' + b"a" * 10**7]
+        )
     if kind == 5:
-        return valid.replace('"seed":0', '"seed":' + rng.choice(['"x"', "[]", "-1", "1e999", "NaN", "1" * 5000, "null", "{}"])).encode()
+        return valid.replace(
+            '"seed":0', '"seed":' + rng.choice(['"x"', "[]", "-1", "1e999", "NaN", "1" * 5000, "null", "{}"])
+        ).encode()
     if kind == 6:
         options = {"mode": rng.choice(VALUES), "normalization": rng.choice(VALUES), "seed": rng.choice(VALUES)}
         return json.dumps(json.loads(valid) | {"options": options}).encode(errors="replace")
@@ -151,7 +156,10 @@ def npz(rng: Random) -> bytes:
     kind = rng.randrange(9)
     file = io.BytesIO()
     if kind == 0:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("x.npy", "w", force_zip64=True) as entry:
+        with (
+            zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+            archive.open("x.npy", "w", force_zip64=True) as entry,
+        ):
             entry.write(_header("<f4", (5 * 10**6, 3, 8, 8)))
             for _ in range(rng.choice([400, 600])):
                 entry.write(b"\0" * 2**20)
@@ -170,9 +178,24 @@ def npz(rng: Random) -> bytes:
             for name in ("../x.npy", "/x.npy", "x", "x.npy"):
                 archive.writestr(name, _header("<f4", (1, 3, 8, 8)) + b"\0" * 768)
     elif kind == 5:
-        np.savez(file, x=np.zeros((4, 3, 8, 8), np.float32), labels=rng.choice([np.array(["a"] * 4), np.array([np.nan] * 4), np.zeros((4, 2)), np.array(3)]))
+        np.savez(
+            file,
+            x=np.zeros((4, 3, 8, 8), np.float32),
+            labels=rng.choice([np.array(["a"] * 4), np.array([np.nan] * 4), np.zeros((4, 2)), np.array(3)]),
+        )
     elif kind == 6:
-        np.savez(file, x=rng.choice([np.zeros((0, 3, 8, 8)), np.zeros(()), np.full((4, 3, 8, 8), np.nan), np.zeros((4, 3, 8, 8), bool), np.zeros((4, 3, 8))]))
+        np.savez(
+            file,
+            x=rng.choice(
+                [
+                    np.zeros((0, 3, 8, 8)),
+                    np.zeros(()),
+                    np.full((4, 3, 8, 8), np.nan),
+                    np.zeros((4, 3, 8, 8), bool),
+                    np.zeros((4, 3, 8)),
+                ]
+            ),
+        )
     elif kind == 7:
         np.savez_compressed(file, x=np.random.default_rng(0).random((8, 3, 8, 8)).astype(np.float32), labels=np.arange(8) % 5)
         return flipped(file.getvalue(), rng)
@@ -193,7 +216,7 @@ def container(rng: Random) -> bytes:
     """Zip files that claim to be .pt2, .keras or .skops: bombs, ways out, broken ones."""
     file = io.BytesIO()
     kind = rng.randrange(4)
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         if kind == 0:
             with archive.open("model.weights.h5", "w", force_zip64=True) as entry:
                 for _ in range(300):

@@ -4,6 +4,7 @@
 generator, so that a seed names a mutant.  Start reading at `mutant`.
 """
 
+# ruff: noqa: E501  (tables of traps)
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -16,7 +17,22 @@ from nets import block, net, plain, residual
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 SIZES = [0, -1, 1, 2, 3, 5, 64, 4097, 10**6, 2**31 - 1, 2**31, 2**40, 2**62, 2**63 - 1, -(2**31), -(2**63)]
-NAMES = ["", " ", "x", "y", "w1", "\n", "[/red]", "[bold]", "\x1b[31m", "../../etc/passwd", "a" * 10_000, "é\u202e", "\0", "%s%n{0}"]
+NAMES = [
+    "",
+    " ",
+    "x",
+    "y",
+    "w1",
+    "\n",
+    "[/red]",
+    "[bold]",
+    "\x1b[31m",
+    "../../etc/passwd",
+    "a" * 10_000,
+    "é\u202e",
+    "\0",
+    "%s%n{0}",
+]
 OPERATORS = sorted({schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == ""})
 DOMAINS = ["", "ai.onnx", "ai.onnx.ml", "com.microsoft", "graphprune", "nowhere", "\n"]
 
@@ -50,13 +66,12 @@ def attention() -> ModelProto:
 
 
 def branched() -> ModelProto:
-    model = net("""
+    return net("""
         branched (float[N,4] x, bool c) => (float[N,3] y) <float[8,4] w, float[8] b, float[3,8] v, float[3] d> {
             h = Gemm<transB = 1>(x, w, b)
             r = If(c) <then_branch = one () => (float[N,8] t) {t = Relu(h)}, else_branch = two () => (float[N,8] e) {e = Tanh(h)}>
             y = Gemm<transB = 1>(r, v, d)
         }""")
-    return model
 
 
 def recurrent() -> ModelProto:
@@ -70,7 +85,8 @@ def recurrent() -> ModelProto:
 
 
 def moving() -> ModelProto:
-    return net("""
+    return net(
+        """
         moving (float[N,4,8,8] x) => (float[N,3,4,4] y) <float[8,4,1,1] w, float[3,12,1,1] v> {
             a = Conv(x, w)
             p = MaxPool<kernel_shape = [2,2], strides = [2,2]>(a)
@@ -80,7 +96,9 @@ def moving() -> ModelProto:
             g = Gather<axis = 1>(t, i)
             e = Concat<axis = 1>(g, u, t)
             y = Conv(e, v)
-        }""".replace("            s = Split<axis = 1, num_outputs = 2>(p)\n", ""), opset=18)
+        }""".replace("            s = Split<axis = 1, num_outputs = 2>(p)\n", ""),
+        opset=18,
+    )
 
 
 def quantised() -> ModelProto:
@@ -312,7 +330,9 @@ def weight_names(model: ModelProto, rng: Random) -> None:
 
 def strings_not_utf8(model: ModelProto, rng: Random) -> bytes:
     data = bytearray(model.SerializeToString())
-    names = [n.encode() for n in {*(t.name for t in model.graph.initializer), *(n.op_type for n in model.graph.node), "Conv", "x"}]
+    names = [
+        n.encode() for n in {*(t.name for t in model.graph.initializer), *(n.op_type for n in model.graph.node), "Conv", "x"}
+    ]
     name = rng.choice([n for n in names if len(n) > (rng.random() < 0.5)] or names)
     at = 0
     while (at := bytes(data).find(name, at)) >= 0:
@@ -401,7 +421,9 @@ def new_attribute(model: ModelProto, rng: Random) -> None:
     node = rng.choice(nodes(model))
     name = rng.choice(["group", "axis", "pads", "strides", "dilations", "kernel_shape", "auto_pad", "transA", "transB", "hidden_size",
                        "direction", "layout", "output_shape", "alpha", "epsilon"])  # fmt: skip
-    value = rng.choice([rng.choice(SIZES), rng.choices(SIZES, k=2), rng.choices(SIZES, k=4), "SAME_UPPER", "x", [0.1], 0.5, [1, 1, 1, 1]])
+    value = rng.choice(
+        [rng.choice(SIZES), rng.choices(SIZES, k=2), rng.choices(SIZES, k=4), "SAME_UPPER", "x", [0.1], 0.5, [1, 1, 1, 1]]
+    )
     node.attribute.append(helper.make_attribute(name, value))
 
 
@@ -610,7 +632,9 @@ def nested_branches(rng: Random) -> ModelProto | bytes:
                 entry = AttributeProto(name=branch, type=AttributeProto.GRAPH).SerializeToString() + _field(6, data)
                 shell += _field(5, entry)
             else:
-                flat = helper.make_graph([helper.make_node("Tanh", ["h"], ["q"])], "e", [], [helper.make_tensor_value_info("q", 1, None)])
+                flat = helper.make_graph(
+                    [helper.make_node("Tanh", ["h"], ["q"])], "e", [], [helper.make_tensor_value_info("q", 1, None)]
+                )
                 shell += _field(5, helper.make_attribute(branch, flat).SerializeToString())
         outer = GraphProto(name="g", output=[helper.make_tensor_value_info(f"r{level}", 1, None)]).SerializeToString()
         data = _field(1, shell) + outer
@@ -619,7 +643,9 @@ def nested_branches(rng: Random) -> ModelProto | bytes:
     gemms[1].input[0] = f"r{depth - 1}"
     del head.graph.node[:]
     head.graph.node.append(gemms[0])
-    graph = head.graph.SerializeToString() + data[: len(data)] if depth == 1 else head.graph.SerializeToString() + _first_node(data)
+    graph = (
+        head.graph.SerializeToString() + data[: len(data)] if depth == 1 else head.graph.SerializeToString() + _first_node(data)
+    )
     graph += _field(1, gemms[1].SerializeToString())
     head.ClearField("graph")
     return head.SerializeToString() + _field(7, graph)
@@ -662,7 +688,7 @@ def functions(rng: Random) -> ModelProto:
     for k in range(count):
         following = {"two": (k + 1) % 2}.get(kind, k + 1)
         last = following == count
-        call = dict(op_type="Relu", domain="") if last else dict(op_type=f"act{following}", domain="local")
+        call = {"op_type": "Relu", "domain": ""} if last else {"op_type": f"act{following}", "domain": "local"}
         body = [NodeProto(input=["a"], output=["c"], **call)]
         body.append(NodeProto(input=["c"], output=["b"], **(call if kind == "doubling" else {"op_type": "Tanh"})))
         name = "act" if k == 0 or kind == "overloads" else f"act{k}"
@@ -739,7 +765,9 @@ def huge_rank(rng: Random) -> ModelProto:
 
 def giant_input(rng: Random) -> ModelProto:
     model = plain()
-    sizes = rng.choice([[1, 3, 100_000, 100_000], [2**40, 3, 8, 8], [1, 3, 2**31, 2**31], [64, 3, 4000, 4000], [1, 3, 2**62, 2**62]])
+    sizes = rng.choice(
+        [[1, 3, 100_000, 100_000], [2**40, 3, 8, 8], [1, 3, 2**31, 2**31], [64, 3, 4000, 4000], [1, 3, 2**62, 2**62]]
+    )
     for dim, size in zip(model.graph.input[0].type.tensor_type.shape.dim, sizes, strict=True):
         dim.dim_value = size
     model.graph.output[0].type.tensor_type.ClearField("shape")

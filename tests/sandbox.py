@@ -119,12 +119,13 @@ class Sandbox:
 
 def serve() -> None:
     """Answer requests, one line of JSON each."""
+    import onnxruntime  # noqa: F401
+    import onnxscript.optimizer  # noqa: F401
+
     import graphprune.batch
     import graphprune.cli
     import graphprune.pipeline
-    import graphprune.tables  # noqa: F401, I001  (before onnxruntime, as where it is used)
-    import onnxruntime  # noqa: F401
-    import onnxscript.optimizer  # noqa: F401
+    import graphprune.tables  # noqa: F401  (before onnxruntime, as where it is used)
 
     for line in sys.stdin:
         request = json.loads(line)

@@ -47,7 +47,9 @@ def test_the_peak_is_what_is_alive_at_once() -> None:
     assert peak_bytes([(["x"], ["a", "unused"]), (["a"], ["b"])], {"x": 1, "a": 2, "unused": 50, "b": 4}, ["b"]) == 53
 
 
-@pytest.mark.parametrize(("text", "value"), [("", 1), ("10", 10), ("0.5", 0.5), ("off", float("inf")), ("x", 1), ("-3", 1), ("nan", 1)])
+@pytest.mark.parametrize(
+    ("text", "value"), [("", 1), ("10", 10), ("0.5", 0.5), ("off", float("inf")), ("x", 1), ("-3", 1), ("nan", 1)]
+)
 def test_the_factor(monkeypatch: pytest.MonkeyPatch, text: str, value: float) -> None:
     monkeypatch.setenv("GRAPHPRUNE_LIMITS", text)
     assert factor() == value
@@ -77,7 +79,11 @@ def test_work_on_constants_is_bounded() -> None:
     """Each is below the limit for one."""
     lines = "".join(f"t{k} = ConstantOfShape(k)\n" for k in range(9))
     text = "k = Constant<value = int64[1] {4000000}>()\n" + lines + f"t = Sum({', '.join(f't{k}' for k in range(9))})\n"
-    model = net("s (float[N,4] x) => (float[N,3] y) <float[4,3] w> {" + text + "m = ReduceMax<keepdims = 0>(t)\n h = MatMul(x, w)\n y = Add(h, m)\n}")
+    model = net(
+        "s (float[N,4] x) => (float[N,3] y) <float[4,3] w> {"
+        + text
+        + "m = ReduceMax<keepdims = 0>(t)\n h = MatMul(x, w)\n y = Add(h, m)\n}"
+    )
     graph = pipeline.load(model)
     assert 1 <= sum(node.op_type == "ConstantOfShape" for node in graph.nodes) <= 8
 
@@ -118,7 +124,9 @@ def test_a_library_that_crashes(tmp_path: Path, number: signal.Signals) -> None:
 
 
 def test_the_child_ends_with_its_parent(tmp_path: Path) -> None:
-    (tmp_path / "slow.py").write_text("import os, time\ndef model():\n    open('pid', 'w').write(str(os.getpid()))\n    time.sleep(60)\n")
+    (tmp_path / "slow.py").write_text(
+        "import os, time\ndef model():\n    open('pid', 'w').write(str(os.getpid()))\n    time.sleep(60)\n"
+    )
     parent = subprocess.Popen([*COMMAND, "analyze", "slow:model"], cwd=tmp_path)
     pid = tmp_path / "pid"
     while not (pid.exists() and pid.read_text()):
@@ -203,7 +211,11 @@ def test_pipes_are_not_read(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     graph = pipeline.load(plain())
-    for read, error in ((read_model, InvalidModelError), (read_plan, UsageError), (lambda path: read_samples(path, graph), UsageError)):
+    for read, error in (
+        (read_model, InvalidModelError),
+        (read_plan, UsageError),
+        (lambda path: read_samples(path, graph), UsageError),
+    ):
         with pytest.raises(error, match="not a regular file"):
             read(pipe)
 
@@ -269,6 +281,13 @@ def test_samples_that_lie(tmp_path: Path) -> None:
         read_samples(path, graph)
 
 
+@pytest.mark.parametrize("labels", [np.zeros((4, 2)), np.array(["a"] * 4)])
+def test_labels_that_are_none(tmp_path: Path, labels: np.ndarray) -> None:
+    np.savez(tmp_path / "s.npz", x=np.zeros((4, 3, 8, 8), np.float32), labels=labels)
+    with pytest.raises(UsageError, match="one number per sample is needed"):
+        read_samples(tmp_path / "s.npz", pipeline.load(plain()))
+
+
 def test_a_function_that_calls_itself(tmp_path: Path, graphprune_cli: Any) -> None:
     model = plain()
     calls = [helper.make_node("f", ["a"], ["b"], domain="d")]
@@ -281,7 +300,9 @@ def test_a_function_that_calls_itself(tmp_path: Path, graphprune_cli: Any) -> No
     assert "its functions cannot be inlined" in result.stderr
 
 
-def test_what_trips_over_an_unsound_model_blames_the_model(tmp_path: Path, graphprune_cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_trips_over_an_unsound_model_blames_the_model(
+    tmp_path: Path, graphprune_cli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def stumble(*_: object) -> ModelProto:
         raise IndexError("list index out of range")
 

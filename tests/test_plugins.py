@@ -67,7 +67,9 @@ WARPED = typed("acme::Warp", "[b,c,_...] -> [b,c,_...]")
 
 def test_an_operator_of_a_plugin_is_in_the_table(register: Register) -> None:
     register("operators", "warp", WARPED)
-    register("operators", "more", [typed("acme::One", "[...] -> [...]"), typed("acme::Two", "[...] -> [...]")], module="acme_more")
+    register(
+        "operators", "more", [typed("acme::One", "[...] -> [...]"), typed("acme::Two", "[...] -> [...]")], module="acme_more"
+    )
     table = operator_table()
     assert table["acme::Warp"] is WARPED
     assert set(table) - set(TABLE) == {"acme::Warp", "acme::One", "acme::Two"}
@@ -85,14 +87,18 @@ def test_an_operator_that_is_there_already(register: Register) -> None:
 def test_two_plugins_with_one_operator(register: Register) -> None:
     register("operators", "one", WARPED)
     register("operators", "two", [WARPED], "other-plugin", "other_plugin")
-    with pytest.raises(UsageError, match=r"other_plugin:it of other-plugin 1\.2 defines .* from acme_plugin:it of acme-plugin 1\.2"):
+    with pytest.raises(
+        UsageError, match=r"other_plugin:it of other-plugin 1\.2 defines .* from acme_plugin:it of acme-plugin 1\.2"
+    ):
         operator_table()
 
 
 @pytest.mark.parametrize("found", ["Conv", {"Conv": WARPED}, [WARPED, "x"], None])
 def test_what_is_no_operator(register: Register, found: object) -> None:
     register("operators", "wrong", found)
-    with pytest.raises(UsageError, match=r"operators 'wrong' \(acme_plugin:it of acme-plugin 1\.2\) must be an Operator or a list"):
+    with pytest.raises(
+        UsageError, match=r"operators 'wrong' \(acme_plugin:it of acme-plugin 1\.2\) must be an Operator or a list"
+    ):
         operator_table()
 
 
@@ -105,7 +111,9 @@ def test_two_plugins_with_one_name(register: Register) -> None:
 @pytest.mark.parametrize("found", [1, object, "x", lambda: None])
 def test_what_is_no_pass(register: Register, found: object) -> None:
     register("importance", "wrong", found)
-    with pytest.raises(UsageError, match=r"importance 'wrong' \(acme_plugin:it of acme-plugin 1\.2\) must be a class whose `name`"):
+    with pytest.raises(
+        UsageError, match=r"importance 'wrong' \(acme_plugin:it of acme-plugin 1\.2\) must be a class whose `name`"
+    ):
         registry.load("importance", "wrong")
 
 
