@@ -70,7 +70,7 @@ def checked_samples(arrays: Mapping[str, Array], graph: Graph, source: str = "sa
     labels = samples.get(LABELS)
     if labels is not None and LABELS not in names and (labels.ndim != 1 or labels.dtype.kind not in "biuf"):
         raise UsageError(
-            f"{source}: labels have shape {list(labels.shape)} and type {labels.dtype}; one number per sample is needed"
+            f"{source}: labels are {labels.dtype} of shape {list(labels.shape)}; one number per sample is needed"
         )
     for value in graph.inputs:
         samples[value.name] = _fitting(samples[value.name], value, source)
