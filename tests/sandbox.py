@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 SECONDS = 20
@@ -119,14 +120,8 @@ class Sandbox:
 
 def serve() -> None:
     """Answer requests, one line of JSON each."""
-    import onnxruntime  # noqa: F401
-    import onnxscript.optimizer  # noqa: F401
-
-    import graphprune.batch
-    import graphprune.cli
-    import graphprune.pipeline
-    import graphprune.tables  # noqa: F401  (before onnxruntime, as where it is used)
-
+    for name in ("graphprune.batch", "graphprune.cli", "graphprune.tables", "onnxruntime", "onnxscript.optimizer"):
+        import_module(name)  # graphprune first, as where it is used: it decides what onnxruntime writes when imported
     for line in sys.stdin:
         request = json.loads(line)
         print(json.dumps(_watched(**request)), flush=True)
