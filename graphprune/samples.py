@@ -69,9 +69,7 @@ def checked_samples(arrays: Mapping[str, Array], graph: Graph, source: str = "sa
         raise UsageError(f"{source}: all arrays must have the same number of samples, at least one (found {sorted(counts)})")
     labels = samples.get(LABELS)
     if labels is not None and LABELS not in names and (labels.ndim != 1 or labels.dtype.kind not in "biuf"):
-        raise UsageError(
-            f"{source}: labels are {labels.dtype} of shape {list(labels.shape)}; one number per sample is needed"
-        )
+        raise UsageError(f"{source}: labels are {labels.dtype} of shape {list(labels.shape)}; one number per sample is needed")
     for value in graph.inputs:
         samples[value.name] = _fitting(samples[value.name], value, source)
     return samples
