@@ -5,9 +5,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 SHARED ?= ../shared
+CHROMIUM ?= $(shell command -v chromium || command -v google-chrome)
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint types docs nightly shared frameworks ray example clean
+.PHONY: help dev test lint types docs nightly shared browser frameworks ray openvino mlflow example clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +45,11 @@ shared: $(READY)  ## Run the tests on the trained models of $(SHARED)/data
 	@test -d $(SHARED)/data || { echo "$(SHARED)/data is not there: these tests need its models" >&2; exit 1; }
 	$(BIN)/pytest -m shared
 
+browser: $(READY)  ## Open reports in Chromium, that of the system ($$CHROMIUM) or one that playwright downloads
+	$(BIN)/pip install --quiet --editable '.[dev,browser]'
+	test -n "$(CHROMIUM)" || $(BIN)/playwright install chromium
+	CHROMIUM="$(CHROMIUM)" $(BIN)/pytest -m browser
+
 frameworks:  ## Test importers and TVM, each framework in an environment of its own (gigabytes of downloads)
 	for each in torch==2.13.0:torch tensorflow:keras jax:jax paddlepaddle:paddle scikit-learn:sklearn psutil:tvm; do \
 		name=$${each##*:}; $(PYTHON) -m venv .venv-$$name && .venv-$$name/bin/pip install --quiet $${each%%:*} && \
@@ -53,10 +59,18 @@ ray: $(READY)  ## Run the tests of batches on Ray (installs the extra ray)
 	$(BIN)/pip install --quiet --editable '.[dev,ray]'
 	$(BIN)/pytest -m ray
 
+openvino: $(READY)  ## Run the tests of OpenVINO IR (installs the extra openvino)
+	$(BIN)/pip install --quiet --editable '.[dev,openvino]'
+	$(BIN)/pytest -m openvino
+
+mlflow: $(READY)  ## Run the tests against a real MLflow server (installs all of mlflow)
+	$(BIN)/pip install --quiet --editable '.[dev,mlflow]' mlflow
+	$(BIN)/pytest -m mlflow
+
 example: $(READY)  ## Prune the shipped example to half of its MACs
 	$(BIN)/graphprune prune examples/fashion_mnist/model.onnx -o smaller.onnx --target macs=0.5 \
 		--eval examples/fashion_mnist/eval.npz --measure --plan plan.json
 
 clean:  ## Remove .venv, caches and build output
-	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov smaller.onnx plan.json
+	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov smaller.onnx plan.json report.html
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -19,23 +19,14 @@ import numpy as np
 from onnx import ModelProto, helper
 
 from graphprune.branches import with_branches
-from graphprune.errors import ProofError, UsageError
+from graphprune.errors import UsageError
 from graphprune.extras import need, require
-from graphprune.graph import Array, Graph
+from graphprune.graph import Graph
 from graphprune.model_file import atomic_file
-from graphprune.runtime import random_inputs, run
 
-from .base import Exporter
+from .agreement import Run, compared
+from .base import Exporter, Written
 from .tvm_targets import architecture, target_options
-
-TOLERANCE = 1e-4
-"""Largest difference to ONNX Runtime, relative to the largest value of an output."""
-
-ROUNDING = 4
-"""Where the network amplifies rounding: so many times what `sensitivity` finds, if that is more."""
-
-NUDGE = 1e-6
-"""Inputs moved by this share, a few units of the last place, show how much a network amplifies rounding."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +56,7 @@ class TvmExporter(Exporter):
     """A compiled library for one processor (TVM): NAME.so, or NAME.tar with object files."""
 
     name: ClassVar[str] = "tvm"
+    suffixes: ClassVar[tuple[str, ...]] = (".so", ".tar")
 
     target: str = "native"
     threads: int = 0
@@ -72,9 +64,10 @@ class TvmExporter(Exporter):
     tune_seconds: float = 0.0
     database: str = ""
 
-    def write(self, model: ModelProto, path: Path) -> None:
+    def write(self, model: ModelProto, path: Path) -> Written:
         """Compile a normalised model.  Raises what `compile` raises."""
-        self.compile(Graph(model), path)
+        compiled = self.compile(Graph(model), path)
+        return Written((path, *_beside(path)), compiled.difference)
 
     def compile(self, graph: Graph, path: Path, step: Callable[[str], None] = lambda text: None) -> Compiled:
         """Compile a normalised model with the sizes its inputs declare, compare with ONNX Runtime, and write the library.
@@ -106,7 +99,7 @@ class TvmExporter(Exporter):
             difference = None
             if tvm_module.runs_here(target, architecture(options) in ("", platform.machine())):
                 step("comparing with ONNX Runtime")
-                difference = compared(graph, model, library if path.suffix == ".so" else executable)
+                difference = compared(graph, model, _runner(library if path.suffix == ".so" else executable), "TVM")
             _write(library, path, _signature(model, options))
         names = tvm_module.kernels(module)
         slow = tuple(tvm_module.unscheduled(module))
@@ -114,9 +107,9 @@ class TvmExporter(Exporter):
 
     def check(self, path: Path) -> tuple[dict[str, Any], Any]:
         """The target and the linker, found before any work starts.  Raises UsageError or MissingExtraError."""
-        options = target_options(self.target, self.threads)
-        if path.suffix not in (".so", ".tar"):
+        if path.suffix not in self.suffixes:
             raise UsageError(f"{path}: the output is a library NAME.so, or NAME.tar with the objects to link elsewhere")
+        options = target_options(self.target, self.threads)
         need("tvm")
         return options, linker(path, options)
 
@@ -169,54 +162,6 @@ def _link(output: str, objects: list[str], **_: Any) -> None:
 _link.output_format = "so"  # type: ignore[attr-defined]
 
 
-def compared(graph: Graph, model: ModelProto, library: Any) -> float:
-    """The largest difference to ONNX Runtime on random inputs, relative to the scale of each output.
-
-    Raises ProofError where it is above the tolerance.
-    """
-    from .tvm_backend import loaded
-
-    feeds = random_inputs(graph)
-    expected = run(model, feeds)
-    rounding = sensitivity(model, feeds, expected)
-    found = loaded(library, 0)(feeds)
-    worst = 0.0
-    for (name, right), value in zip(expected.items(), found, strict=True):
-        allowed = max(TOLERANCE, ROUNDING * rounding[name])
-        difference = _difference(right, value)
-        worst = max(worst, difference)
-        if not difference <= allowed:
-            raise ProofError(
-                f"TVM's output {name!r} differs from ONNX Runtime's by {difference:.1e} of scale ({allowed:.1e} is allowed); "
-                "nothing was written"
-            )
-    return worst
-
-
-def sensitivity(model: ModelProto, feeds: Mapping[str, Array], expected: Mapping[str, Array]) -> dict[str, float]:
-    """How far each output moves for rounding's sake: by ONNX Runtime's own optimisations, or by a nudge to the inputs."""
-    signs = np.random.default_rng(0)
-    nudged = {
-        name: (value * (1 + NUDGE * signs.choice([-1, 1], value.shape))).astype(value.dtype) if value.dtype.kind == "f" else value
-        for name, value in feeds.items()
-    }
-    others = run(model, feeds, optimize=True), run(model, nudged)
-    return {name: max(_difference(right, other[name]) for other in others) for name, right in expected.items()}
-
-
-def _difference(right: Array, value: Array) -> float:
-    """The largest difference, relative to the largest value; infinite where shapes or the places of NaN differ."""
-    if right.shape != value.shape:
-        return float("inf")
-    a, b = np.asarray(right, np.float64), np.asarray(value, np.float64)
-    finite = np.isfinite(a)
-    if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
-        return float("inf")
-    scale = float(np.abs(a[finite]).max(initial=0.0)) or 1.0
-    difference = float(np.abs(a[finite] - b[finite]).max(initial=0.0)) / scale
-    return difference if np.isfinite(difference) else float("inf")
-
-
 # ---- files ----------------------------------------------------------------------------------------
 
 
@@ -237,15 +182,22 @@ def _write(library: Path, path: Path, signature: Mapping[str, Any]) -> None:
     """The library and what goes with it, each whole or not at all; the library last."""
     from .tvm_readme import readme
 
-    stem = path.with_suffix("")
     runner = Path(__file__).with_name("tvm_run.py").read_text(encoding="utf-8")
-    texts = {
-        path.with_suffix(".json"): json.dumps(signature, indent=2) + "\n",
-        stem.with_name(f"{stem.name}-run.py"): runner,
-        stem.with_name(f"{stem.name}-README.md"): readme(path.name, signature),
-    }
-    for file, text in texts.items():
+    texts = json.dumps(signature, indent=2) + "\n", runner, readme(path.name, signature)
+    for file, text in zip(_beside(path), texts, strict=True):
         with atomic_file(file) as temporary:
             temporary.write_text(text, encoding="utf-8")
     with atomic_file(path) as temporary:
         shutil.copyfile(library, temporary)
+
+
+def _beside(path: Path) -> tuple[Path, Path, Path]:
+    """What goes with a library: its signature, a program that runs it, a page."""
+    return path.with_suffix(".json"), path.with_name(f"{path.stem}-run.py"), path.with_name(f"{path.stem}-README.md")
+
+
+def _runner(library: Any) -> Run:
+    from .tvm_backend import loaded
+
+    every_core = 0
+    return loaded(library, every_core)

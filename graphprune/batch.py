@@ -16,13 +16,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from . import registry
 from .contents import job_digest
 from .errors import GraphpruneError, UsageError
 from .event_log import EventLog
 from .jobs import Batch, NamedJob
+from .result_folder import MODEL, read_result
 from .terminal import write_text
 from .version import VERSION
 from .worker import Report, Task
@@ -148,18 +149,10 @@ def _is_result(folder: Path) -> bool:
     """Whether a folder has a result; one that somebody has broken is thrown away."""
     if not folder.exists():
         return False
-    if _result(folder) is not None and (folder / "model.onnx").is_file():
+    if read_result(folder) is not None and (folder / MODEL).is_file():
         return True
     shutil.rmtree(folder)
     return False
-
-
-def _result(folder: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _run(place: Engine, tasks: list[Task], records: list[Record], retries: int, log: EventLog, tell: Tell) -> None:
@@ -202,7 +195,7 @@ def _read_result(record: Record, folder: Path) -> None:
     if not record.succeeded:
         return
     record.folder = f"results/{record.digest}"
-    found = _result(folder / record.folder) or {}
+    found = read_result(folder / record.folder) or {}
     for kind in ("macs", "params"):
         before, after = (found.get(when, {}).get(kind, 0) for when in ("before", "after"))
         setattr(record, kind, after / before if before else 1.0)

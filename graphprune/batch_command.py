@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .errors import JobsFailedError, UsageError
+from .errors import JobsFailedError, LoggingError, UsageError
+from .log_command import EXPERIMENT, MLFLOW, log_results, server_of
 from .terminal import check_output, json_path, report
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from .batch import Record, Tell
     from .jobs import Batch
+    from .tracking import Server
 
 FILE = click.Path(path_type=Path)
 
@@ -30,9 +32,19 @@ FILE = click.Path(path_type=Path)
 @click.option("--workers", type=click.IntRange(min=1), help="Jobs at once; by default one, or half of the processors.")
 @click.option("--resume", is_flag=True, help="Go on in a folder that has results.")
 @click.option("--dry-run", is_flag=True, help="List the jobs, and do none.")
+@MLFLOW
+@EXPERIMENT
 @click.option("--json", "json_to", metavar="FILE|-", help="Also write the result as JSON; '-' is standard output.")
 def batch(
-    jobs: Path, output: Path | None, engine: str, workers: int | None, resume: bool, dry_run: bool, json_to: str | None
+    jobs: Path,
+    output: Path | None,
+    engine: str,
+    workers: int | None,
+    resume: bool,
+    dry_run: bool,
+    mlflow: str | None,
+    mlflow_experiment: str,
+    json_to: str | None,
 ) -> None:
     """Run many pruning jobs; each is done once, whatever happens."""
     from .batch import Record, run_batch
@@ -41,6 +53,7 @@ def batch(
     check_output(json_path(json_to))
     found = read_jobs(jobs)
     folder = output or jobs.with_suffix(".results")
+    server = None if dry_run else server_of(mlflow, mlflow_experiment)
     if dry_run:
         records = [Record(each.name, each.job.model, "") for each in found.jobs]
     else:
@@ -49,10 +62,26 @@ def batch(
         with _progress(len(found.jobs)) as tell:
             records = run_batch(found, folder, engine, workers or _workers(found), tell)
     report([_table(records)], lambda: {"folder": str(folder), "jobs": [asdict(record) for record in records]}, json_to)
+    unlogged = _log(records, folder, server)
     failed = [] if dry_run else [record for record in records if not record.succeeded]
     if failed:
         first = f"{failed[0].name}: {failed[0].message}"
         raise JobsFailedError(f"{len(failed)} of {len(records)} jobs failed, the first: {first}")
+    if unlogged is not None:
+        raise unlogged
+
+
+def _log(records: list[Record], folder: Path, server: Server | None) -> LoggingError | None:
+    """Log all results to a server, if there is one; the error that stopped this, which is also shown."""
+    places = sorted({folder / record.folder for record in records if record.succeeded})
+    try:
+        for _ in log_results(places, server) if server is not None else ():
+            pass
+    except LoggingError as error:
+        advice = f"the results are in {folder}; --resume, or graphprune log {folder}, logs what is left"
+        click.echo(f"graphprune: warning: {error}; {advice}", err=True)
+        return error
+    return None
 
 
 def _workers(batch: Batch) -> int:

@@ -7,6 +7,7 @@ ends with its documented exit code and without a traceback.  Start reading at `p
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from . import registry
 from .configuration_commands import CONFIG, SAVE_CONFIG, config_beside, write_config
 from .errors import ExitCode, GraphpruneError
 from .limits import RAISE
+from .log_command import EXPERIMENT, MLFLOW, log_run, server_of
 from .options import MOST_THREADS, Masks, Mode, Normalization, Options
 from .terminal import (
     COUNT,
@@ -33,16 +35,20 @@ from .terminal import (
     describe,
     file_size,
     json_path,
+    model_name,
     named_repairs,
     progress,
     report,
     sizes_of_inputs,
+    without_passwords,
     write_json,
+    write_text,
 )
 from .version import VERSION
 
 DEFAULTS = Options()
 THREADS = click.IntRange(min=0, max=MOST_THREADS)
+REPORT = click.option("--report", "report_to", type=MODEL, metavar="FILE.html", help="Also write a report: one HTML file.")
 KINDS = ["importance", "selection", "repair", "importers", "exporters", "backends", "operators"]
 
 NORMALIZATION = click.option(
@@ -57,8 +63,10 @@ NORMALIZATION = click.option(
 ELSEWHERE = {
     "batch": "batch_command:batch",
     "compile": "compile_command:compile_",
+    "export": "export_command:export",
     "init": "configuration_commands:init",
     "inspect": "configuration_commands:inspect",
+    "log": "log_command:log",
     "schema": "configuration_commands:schema",
 }
 """Verbs in modules of their own, read when they are called."""
@@ -162,6 +170,27 @@ def analyze(model: Path, normalization: Normalization, shapes: tuple[str, ...], 
 
 @main.command()
 @click.argument("model", type=MODEL)
+@click.option("-o", "--output", type=MODEL, help="The HTML file; by default MODEL with the ending .html, in this folder.")
+@NORMALIZATION
+@SHAPE
+def view(model: Path, output: Path | None, normalization: Normalization, shapes: tuple[str, ...]) -> None:
+    """Draw the groups of coupled channels, to look at in a browser; one HTML file."""
+    from . import pipeline
+    from .cost import CostModel
+    from .report import analysis_page
+
+    output = output or Path(Path(model_name(model)).stem + ".html")
+    check_output(output)
+    run = _run()
+    with progress("analysing"):
+        analysis = pipeline.analyze(model, sizes_of_inputs(shapes), normalization)
+        page = analysis_page(analysis, CostModel(analysis).original, model_name(model), run)
+    write_text(output, page)
+    click.echo(f"{output}: {len(analysis.groups)} groups; open it in a browser")
+
+
+@main.command()
+@click.argument("model", type=MODEL)
 @click.option("-o", "--output", type=MODEL, required=True, help="The pruned ONNX file.")
 @CONFIG
 @SAVE_CONFIG
@@ -201,6 +230,7 @@ def analyze(model: Path, normalization: Normalization, shapes: tuple[str, ...], 
 @click.option("--measure/--no-measure", help="Measure latency before and after.")
 @click.option("--threads", default=1, show_default=True, type=THREADS, help="For latency; 0: the runtime decides.")
 @click.option("--require", default="", metavar="METRIC<=VALUE,...", help="Write nothing, exit code 8, where this is not met.")
+@REPORT
 @NORMALIZATION
 @click.option(
     "--on-unsupported",
@@ -210,6 +240,9 @@ def analyze(model: Path, normalization: Normalization, shapes: tuple[str, ...], 
     help="What becomes of operators without a rule.",
 )
 @click.option("--verify/--no-verify", default=DEFAULTS.verify, help="Prove the result, or do not.")
+@click.option("--events", type=MODEL, metavar="FILE", help="Append what happens, as JSON lines, while it happens.")
+@MLFLOW
+@EXPERIMENT
 @SHAPE
 @JSON
 def prune(
@@ -217,37 +250,55 @@ def prune(
     output: Path,
     save_config: Path | None,
     plan_to: Path | None,
+    report_to: Path | None,
     json_to: str | None,
     shapes: tuple[str, ...],
     eval: str | None,
     measure: bool,
     require: str,
     repair: tuple[str, ...],
+    events: Path | None,
+    mlflow: str | None,
+    mlflow_experiment: str,
     **options: Any,
 ) -> None:
     """Prune a model to a target and prove that the result equals the masked original."""
     from . import run as runs
-
-    files = {"output": output, "plan": plan_to, "save-config": save_config or config_beside(output)}
-    for path in (*files.values(), json_path(json_to)):
-        check_output(path)
-    job = runs.Job(str(model), Options(**options, repair=named_repairs(repair)), shapes, eval, measure, require)
-    with progress("pruning") as bar:
-        outcome = runs.run(job, describe(bar))
-    if not outcome.unmet:
-        outcome.write(output, plan_to)
-        write_config(job, files)
-    sizes = outcome.sizes(output)
     from . import tables
+    from .stages import recorded
 
-    shown = [tables.prune_table(outcome.result, sizes, outcome.latency, outcome.accuracies)]
-    shown += [tables.requirements_table(outcome.requirements)] if outcome.requirements else []
-    report(shown, lambda: outcome.as_json(sizes), json_to)
-    if json_to != "-":
-        click.echo(tables.recipe_line(outcome.result))
-    if json_to != "-" and outcome.result.proof is not None:
-        click.echo(str(outcome.result.proof))
-    outcome.check()
+    files = {"output": output, "plan": plan_to, "report": report_to, "save-config": save_config or config_beside(output)}
+    for path in (*files.values(), events, json_path(json_to)):
+        check_output(path)
+    server = server_of(mlflow, mlflow_experiment)
+    where = _run() if report_to else {}
+    job = runs.Job(str(model), Options(**options, repair=named_repairs(repair)), shapes, eval, measure, require)
+    with recorded(events, job) as recorder:
+        with progress("pruning") as bar:
+            step = recorder.also(describe(bar))
+            outcome = runs.run(job, step)
+            times = runs.layer_times(job, outcome, step) if report_to else None
+        if not outcome.unmet:
+            outcome.write(output, plan_to)
+            write_config(job, files)
+        sizes = outcome.sizes(output)
+        if report_to is not None and not outcome.unmet:
+            from .report import prune_page
+
+            name = model_name(model)
+            write_text(report_to, prune_page(outcome.result, name, sizes, where, outcome.latency, outcome.accuracies, times))
+        shown = [tables.prune_table(outcome.result, sizes, outcome.latency, outcome.accuracies)]
+        shown += [tables.requirements_table(outcome.requirements)] if outcome.requirements else []
+        report(shown, lambda: outcome.as_json(sizes), json_to)
+        if json_to != "-":
+            click.echo(tables.recipe_line(outcome.result))
+        if json_to != "-" and outcome.result.proof is not None:
+            click.echo(str(outcome.result.proof))
+        if server is not None:
+            recorder("logging")
+            log_run(outcome, job, server, output, recorder.seconds, None if outcome.unmet else report_to)
+        outcome.check()
+        recorder.finished(outcome.as_json(sizes))
 
 
 @main.command()
@@ -298,7 +349,7 @@ def verify(model: Path, plan: Path, pruned: Path, seed: int, shapes: tuple[str, 
 
 @main.command()
 @click.argument("models", nargs=-1, required=True, type=MODEL)
-@click.option("--backend", default="onnxruntime", show_default=True, metavar="NAME", help="Also: tvm (extra tvm).")
+@click.option("--backend", default="onnxruntime", show_default=True, metavar="NAME", help="Also: openvino, tvm (extras).")
 @click.option("--threads", default=1, show_default=True, type=THREADS, help="0: the runtime decides.")
 @click.option("--batch", default=1, show_default=True, type=COUNT, help="For models with a dynamic batch.")
 @SHAPE
@@ -343,6 +394,7 @@ def diff(model: Path, pruned: Path, json_to: str | None) -> None:
 @click.option("--seed", default=DEFAULTS.seed, show_default=True, type=NUMBER, help="For random scores and samples.")
 @click.option("--threads", default=1, show_default=True, type=THREADS, help="For the latency.")
 @click.option("--plot", "plot_to", type=MODEL, metavar="FILE.svg|png|pdf", help="Draw the curves (extra plots).")
+@REPORT
 @NORMALIZATION
 @SHAPE
 @JSON
@@ -354,6 +406,7 @@ def compare(
     calibration_from: Path | None,
     threads: int,
     plot_to: Path | None,
+    report_to: Path | None,
     shapes: tuple[str, ...],
     json_to: str | None,
     **options: Any,
@@ -363,8 +416,9 @@ def compare(
     from .evaluation import labelled_samples
     from .samples import read_samples
 
-    for path in (plot_to, json_path(json_to)):
+    for path in (plot_to, report_to, json_path(json_to)):
         check_output(path)
+    run = _run() if report_to else {}
     if plot_to is not None:
         charts.check_chart(plot_to)
     sizes = sizes_of_inputs(shapes)
@@ -378,6 +432,10 @@ def compare(
         )
     if plot_to is not None:
         charts.comparison_chart(found, plot_to)
+    if report_to is not None:
+        from .report import comparison_page
+
+        write_text(report_to, comparison_page(found, model_name(model), run))
     report([tables.comparison_table(found)], lambda: asdict(found), json_to)
 
 
@@ -405,6 +463,13 @@ def list_(kind: str | None) -> None:
 
 def _exporter() -> Any:
     return registry.load("exporters", "onnx")()
+
+
+def _run() -> dict[str, str]:
+    """When, where and by which command: for reports."""
+    from .environment import environment
+
+    return environment(without_passwords(shlex.join(["graphprune", *sys.argv[1:]])))
 
 
 if __name__ == "__main__":

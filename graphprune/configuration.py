@@ -33,15 +33,20 @@ STRICT = ConfigDict(extra="forbid", strict=True)
 
 @dataclass(frozen=True)
 class Destinations:
-    """The files that `prune` writes; in a batch these are not the user's to choose."""
+    """What `prune` writes, and where; in a batch this is not the user's to choose."""
 
     output: str = ""
     plan: str = ""
+    report: str = ""
     json_to: str = ""
     save_config: str = ""
+    events: str = ""
+    mlflow: str = ""
+    """A tracking URI."""
+    mlflow_experiment: str = "graphprune"
 
 
-PATHS = ("model", "output", "plan", "json", "save-config", "eval", "calibration")
+PATHS = ("model", "output", "plan", "report", "json", "save-config", "events", "eval", "calibration")
 """Keys that name files, relative to the folder of the file they stand in."""
 
 _OTHER_NAMES = {"targets": "target", "ratios": "ratio", "json_to": "json"}
@@ -196,8 +201,12 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "model": _text,
     "output": _text,
     "plan": _text,
+    "report": _text,
     "json_to": _text,
     "save_config": _text,
+    "events": _text,
+    "mlflow": _text,
+    "mlflow_experiment": _text,
     "eval": _text,
     "calibration": _text,
 }

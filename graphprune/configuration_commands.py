@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .run import Job
 
 MODEL = click.Path(path_type=Path)
-KINDS = ("config", "batch", "plan")
+KINDS = ("config", "batch", "plan", "events")
 """Files that have a schema."""
 
 _EXAMPLES = 5
@@ -125,8 +125,15 @@ def _examples(line: Callable[[str, Any], str], key: str, groups: list[tuple[str,
 
 
 def _default(key: str, default: Any) -> Any:
-    shown: dict[str, Any] = {"calibration": "random", "eval": "eval.npz", "plan": "plan.json", "json": "result.json"}
+    shown: dict[str, Any] = {
+        "calibration": "random",
+        "eval": "eval.npz",
+        "plan": "plan.json",
+        "report": "report.html",
+        "json": "result.json",
+    }
     shown |= {"save-config": "all-options.yaml", "require": "macs<=50%", "input-shape": ["NAME=1,3,224,224"]}
+    shown |= {"events": "events.jsonl", "mlflow": "http://localhost:5000"}
     shown |= {"importance": "path", "selection": "global", "repair": ["none"]}
     return shown.get(key, default)
 
@@ -150,13 +157,17 @@ def schema(kind: str) -> None:
 
 
 def schema_of(kind: str) -> dict[str, Any]:
-    """The JSON Schema of configurations, batches or plans."""
+    """The JSON Schema of configurations, batches, plans or lines of event logs."""
     from pydantic import TypeAdapter
 
     if kind == "plan":
         from .plan import Plan
 
         found = TypeAdapter(Plan).json_schema()
+    elif kind == "events":
+        from .stages import events_schema
+
+        found = events_schema()
     elif kind == "batch":
         from .jobs import batch_file
 
@@ -165,7 +176,7 @@ def schema_of(kind: str) -> dict[str, Any]:
         from .configuration import configuration
 
         found = configuration().model_json_schema()
-    for part in (found, *found.get("$defs", {}).values()) if kind != "plan" else ():
+    for part in (found, *found.get("$defs", {}).values()) if kind in ("config", "batch") else ():
         for key, entry in part.get("properties", {}).items():
             entry.pop("title", None)
             if key in option_helps() and "description" not in entry:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto
 
-from .errors import CalibrationError
+from .errors import CalibrationError, first_line
 from .extras import need
 from .graph import Array, Graph, attributes, canonical_domain, operator_name, to_array
 
@@ -72,7 +72,7 @@ class Differentiable:
         try:
             found = function(described, *inputs)
         except (RuntimeError, TypeError, IndexError) as error:  # torch's for types and sizes; NotImplementedError is the first
-            raise _no_gradients(f"{node.op_type} {node.name!r}: {str(error).splitlines()[0]}") from error
+            raise _no_gradients(f"{node.op_type} {node.name!r}: {first_line(error)}") from error
         results = found if isinstance(found, list | tuple) else (found,)
         if self.read & set(node.output[len(results) :]):
             raise _no_gradients(f"{node.op_type} {node.name!r}: results after the first")

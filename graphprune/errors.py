@@ -21,6 +21,7 @@ class ExitCode(IntEnum):
     NOT_FASTER = 7
     REQUIREMENT = 8
     JOBS_FAILED = 9
+    NOT_LOGGED = 10
 
 
 class GraphpruneError(Exception):
@@ -83,3 +84,14 @@ class JobsFailedError(GraphpruneError):
     """Some jobs of a batch failed; the others are done."""
 
     exit_code = ExitCode.JOBS_FAILED
+
+
+class LoggingError(GraphpruneError):
+    """The work is done and its files are written, but they could not be logged to MLflow."""
+
+    exit_code = ExitCode.NOT_LOGGED
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what a library says: the rest of it is seldom for users."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

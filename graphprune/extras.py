@@ -7,12 +7,19 @@ from types import ModuleType
 
 from .errors import MissingExtraError
 
-MODULES = {"torch": "torch", "solver": "scipy", "plots": "matplotlib", "tvm": "tvm"}
-"""The module that tells whether an extra of the passes and exporters is installed."""
+MODULES = {
+    "torch": "torch",
+    "solver": "scipy",
+    "plots": "matplotlib",
+    "tvm": "tvm",
+    "openvino": "openvino",
+    "mlflow": "mlflow",
+}
+"""The module that tells whether an extra is installed."""
 
 
 def need(extra: str) -> ModuleType:
-    """The module of an extra of the passes and exporters.  Raises MissingExtraError where it cannot be imported."""
+    """The module of an extra.  Raises MissingExtraError where it cannot be imported."""
     return require(MODULES[extra], extra)
 
 

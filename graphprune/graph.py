@@ -18,6 +18,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from .external import is_external, mapped
+
 Dim = int | str | None
 """A dimension: a size, the name of a symbolic size, or unknown."""
 
@@ -94,6 +96,8 @@ class Graph:
         """The value of an initializer as an array (do not write to it), or None if `name` is not one."""
         if name not in self.initializers:
             return None
+        if is_external(self.initializers[name]):
+            return to_array(self.initializers[name])  # not kept: what is mapped counts as memory in use
         if name not in self._arrays:
             self._arrays[name] = to_array(self.initializers[name])
         return self._arrays[name]
@@ -154,16 +158,15 @@ def attributes(node: NodeProto) -> dict[str, Any]:
 
 def to_array(tensor: TensorProto) -> Array:
     """An initializer as a numpy array; external data is mapped into memory, not read."""
-    if tensor.data_location != TensorProto.EXTERNAL:
+    if not is_external(tensor):
         return numpy_helper.to_array(tensor)
+    if item_bits(tensor.data_type) >= 8:
+        return mapped(tensor)
     entries = {entry.key: entry.value for entry in tensor.external_data}
-    if item_bits(tensor.data_type) < 8:
-        copy = TensorProto(data_type=tensor.data_type, dims=tensor.dims)
-        data = np.memmap(entries["location"], np.uint8, "r", int(entries.get("offset", 0)))
-        copy.raw_data = data[: int(entries["length"])].tobytes()
-        return numpy_helper.to_array(copy)
-    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
-    return np.memmap(entries["location"], dtype, "r", int(entries.get("offset", 0)), tuple(tensor.dims))
+    copy = TensorProto(data_type=tensor.data_type, dims=tensor.dims)
+    data = np.memmap(entries["location"], np.uint8, "r", int(entries.get("offset", 0)))
+    copy.raw_data = data[: -(-element_count(tensor) * item_bits(tensor.data_type) // 8)].tobytes()
+    return numpy_helper.to_array(copy)
 
 
 def element_count(tensor: TensorProto) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +19,9 @@ from .branches import with_branches
 from .budget import Problem
 from .cost import CostModel, Times
 from .errors import NotFasterError, UnreachableError
-from .graph import Array, Graph
+from .graph import Graph
 from .inference import Analysis
-from .node_times import node_times
-from .runtime import random_inputs
+from .profiling import node_times
 from .shape_inference import InputShapes
 from .targets import Target
 
@@ -52,20 +50,18 @@ class Stopwatch:
     threads: int
     shapes: InputShapes | None
 
-    @cached_property
-    def feeds(self) -> Mapping[str, Array]:
-        """Inputs for profiling."""
-        return random_inputs(Graph(self.original), shapes=self.shapes, batch=1, scale=4)
-
     def compare(self, candidate: ModelProto, rounds: int = ROUNDS) -> tuple[float, float]:
         """Nanoseconds of the original and of a candidate, measured in turns: the 10th percentile, which noise hardly reaches."""
         latencies = bench.measure([self.original, candidate], self.threads, 1, self.shapes, rounds)
         before, after = (latency.p10_ms * 1e6 for latency in latencies)
         return before, after
 
-    def node_times(self, model: ModelProto) -> dict[str, float]:
-        """Nanoseconds for each node, by name."""
-        return node_times(model, self.feeds, self.threads)
+    def node_times(self, model: ModelProto, contractions: set[str]) -> dict[str, float]:
+        """Nanoseconds for each node, by name; what cannot be told apart (changes of layout) is shared out over all."""
+        names = [node.name for node in model.graph.node]
+        found = node_times(model, contractions & set(names), self.threads, self.shapes, names)
+        known = sum(found.nodes.values())
+        return {name: time * 1e6 * found.total / known for name, time in found.nodes.items()} if known else {}
 
 
 def fastest(problem: Problem, stopwatch: Stopwatch, choose: Choose, build: Build, step: Callable[[str], None]) -> Keep:
@@ -76,10 +72,11 @@ def fastest(problem: Problem, stopwatch: Stopwatch, choose: Choose, build: Build
     target = next(target for target in problem.targets if target.kind == "latency")
     others = [each for each in problem.targets if each is not target]
     analysis = problem.model.analysis
+    contractions = {analysis.graph.nodes[term.node].name for term in analysis.mac_terms}
     step("measuring the nodes")
     before, _ = stopwatch.compare(stopwatch.original)
     whole = np.ones(len(analysis.ledger.labels), dtype=bool)
-    model = CostModel(analysis, _by_position(analysis, stopwatch.node_times(stopwatch.original), whole))
+    model = CostModel(analysis, _by_position(analysis, stopwatch.node_times(stopwatch.original, contractions), whole))
     limit = model.original.latency * AIM * _share(target, before)
     best: tuple[float, Keep | None] = (0.0, None)
     for number in range(TRIES):
@@ -95,7 +92,7 @@ def fastest(problem: Problem, stopwatch: Stopwatch, choose: Choose, build: Build
         if _is_close(after, before, target):
             break
         present = analysis.present(keep)
-        model = CostModel(analysis, _by_position(analysis, stopwatch.node_times(candidate), present))
+        model = CostModel(analysis, _by_position(analysis, stopwatch.node_times(candidate, contractions), present))
         limit = model.cost(present).latency * AIM * wanted / share
     if best[1] is None:
         raise UnreachableError(f"the target cannot be reached: {target}; of {TRIES} networks, the last took {share:.0%}")

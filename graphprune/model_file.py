@@ -13,13 +13,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from google.protobuf.message import DecodeError
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from .archives import check_regular
 from .errors import InvalidModelError, UsageError
-from .graph import copy_model, element_count, item_bits, subgraphs
+from .external import is_external, pieces, point_to
+from .graph import copy_model, element_count, item_bits, subgraphs, to_array
 from .limits import grant, undisturbed
+from .parallel import ahead
 from .untrusted import check_message
 
 PROTOBUF_LIMIT = 2**31 - 2**20
@@ -60,7 +63,7 @@ def read_model(path: Path) -> ModelProto:
         if tensor.data_location == TensorProto.EXTERNAL:
             source = _external_file(tensor, path)
             if stay and element_count(tensor) > SMALL_TENSOR:
-                _point_to(tensor, source)
+                point_to(tensor, str(source))
                 continue
             load_external(tensor, source)
         _check_size(tensor, path)
@@ -115,20 +118,24 @@ def _external_file(tensor: TensorProto, path: Path) -> Path:
     return target
 
 
-def _point_to(tensor: TensorProto, file: Path) -> None:
-    for entry in tensor.external_data:
-        if entry.key == "location":
-            entry.value = str(file)
-
-
 def load_external(tensor: TensorProto, file: Path | None = None) -> None:
     """Read a tensor's data into it, in place; from the file that it names, or another."""
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    with (file or Path(entries["location"])).open("rb") as data:
-        data.seek(int(entries.get("offset", 0)))
-        tensor.raw_data = data.read(byte_count(tensor))
+    if file is not None:
+        point_to(tensor, str(file))
+    tensor.raw_data = b"".join(_raw_pieces(tensor))
     tensor.ClearField("data_location")
     del tensor.external_data[:]
+
+
+def _raw_pieces(tensor: TensorProto) -> Iterator[bytes | memoryview]:
+    """The bytes of a tensor's elements as ONNX stores them, some at a time."""
+    if not is_external(tensor):
+        yield tensor.raw_data
+    elif item_bits(tensor.data_type) < 8:
+        yield numpy_helper.from_array(to_array(tensor)).raw_data
+    else:
+        for part in pieces(tensor):
+            yield part.view(np.uint8).reshape(-1).data if part.size else b""
 
 
 def load_what_fits(model: ModelProto) -> None:
@@ -162,16 +169,6 @@ def byte_count(tensor: TensorProto) -> int:
     return -(-element_count(tensor) * item_bits(tensor.data_type) // 8)
 
 
-def _loaded(tensor: TensorProto) -> TensorProto:
-    """The tensor with its data."""
-    if tensor.data_location != TensorProto.EXTERNAL:
-        return tensor
-    copy = TensorProto()
-    copy.CopyFrom(tensor)
-    load_external(copy)
-    return copy
-
-
 def weight_bytes(model: ModelProto) -> int:
     """Bytes of all initializers."""
     return sum(byte_count(tensor) for tensor in model.graph.initializer if tensor.data_type in _SIZED)
@@ -189,11 +186,21 @@ def content_hash(model: ModelProto) -> str:
     if weight_bytes(model) < PROTOBUF_LIMIT:
         digest.update(model.SerializeToString(deterministic=True))
         return digest.hexdigest()
-    skeleton = copy_model(model, without=["initializer"])
-    digest.update(skeleton.SerializeToString(deterministic=True))
+    digest.update(copy_model(model, without=["initializer"]).SerializeToString(deterministic=True))
     for tensor in model.graph.initializer:
-        digest.update(_loaded(tensor).SerializeToString(deterministic=True))
+        digest.update(_without_data(tensor).SerializeToString(deterministic=True))
+        for piece in _raw_pieces(tensor):
+            digest.update(piece)
     return digest.hexdigest()
+
+
+def _without_data(tensor: TensorProto) -> TensorProto:
+    """The tensor without the data that `_raw_pieces` gives."""
+    result = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, doc_string=tensor.doc_string)
+    result.metadata_props.extend(tensor.metadata_props)
+    if not is_external(tensor) and not tensor.HasField("raw_data"):
+        result.CopyFrom(tensor)
+    return result
 
 
 def write_model(model: ModelProto, path: Path) -> None:
@@ -214,21 +221,20 @@ def write_model(model: ModelProto, path: Path) -> None:
 def _write_external(model: ModelProto, path: Path, data_path: Path, location: str) -> None:
     skeleton = copy_model(model, without=["initializer"])
     with data_path.open("wb") as data:
-        for stored in model.graph.initializer:
-            tensor = _loaded(stored)
+        for tensor in model.graph.initializer:
             entry = skeleton.graph.initializer.add()
-            if not tensor.HasField("raw_data") or len(tensor.raw_data) < 1024:
+            if not is_external(tensor) and len(tensor.raw_data) < 1024:
                 entry.CopyFrom(tensor)
                 continue
-            entry.name, entry.data_type, entry.doc_string = tensor.name, tensor.data_type, tensor.doc_string
-            entry.dims.extend(tensor.dims)
-            entry.metadata_props.extend(tensor.metadata_props)
+            entry.CopyFrom(_without_data(tensor))
             data.write(b"\0" * (-data.tell() % 4096))
+            start = data.tell()
+            for piece in ahead(_raw_pieces(tensor)):
+                data.write(piece)
             entry.data_location = TensorProto.EXTERNAL
-            position = {"location": location, "offset": str(data.tell()), "length": str(len(tensor.raw_data))}
+            position = {"location": location, "offset": str(start), "length": str(data.tell() - start)}
             for key, value in position.items():
                 entry.external_data.add(key=key, value=value)
-            data.write(tensor.raw_data)
     path.write_bytes(skeleton.SerializeToString(deterministic=True))
 
 

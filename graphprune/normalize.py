@@ -19,7 +19,7 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, inliner, version_converter
 
 from .branches import hoist_branches
-from .errors import InvalidModelError, UsageError
+from .errors import InvalidModelError, UsageError, first_line
 from .folding import Folding, foldable
 from .graph import DEFAULT_DOMAINS, Graph, declared_shape, node_reads, operator_name, subgraphs
 from .normal_forms import (
@@ -198,8 +198,7 @@ def _check(model: ModelProto) -> None:
     try:
         onnx.checker.check_model(checkable(model))
     except onnx.checker.ValidationError as error:
-        first = str(error).strip().splitlines()[0]
-        raise InvalidModelError(f"not a valid ONNX model: {first}") from error
+        raise InvalidModelError(f"not a valid ONNX model: {first_line(error)}") from error
 
 
 # ---- opset, functions, inputs -------------------------------------------------------------------
@@ -209,8 +208,7 @@ def _inline(model: ModelProto) -> None:
     try:
         inlined = inliner.inline_local_functions(model)
     except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise InvalidModelError(f"not a valid ONNX model: its functions cannot be inlined: {first}") from error
+        raise InvalidModelError(f"not a valid ONNX model: its functions cannot be inlined: {first_line(error)}") from error
     model.Clear()
     model.CopyFrom(inlined)
 
@@ -239,8 +237,9 @@ def _upgrade(model: ModelProto) -> None:
     try:
         upgraded = version_converter.convert_version(model, MINIMUM_OPSET)
     except (RuntimeError, onnx.version_converter.ConvertError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise InvalidModelError(f"cannot upgrade the model from opset {version} to {MINIMUM_OPSET}: {first}") from error
+        raise InvalidModelError(
+            f"cannot upgrade the model from opset {version} to {MINIMUM_OPSET}: {first_line(error)}"
+        ) from error
     _carry_over(model, upgraded)
     upgraded.ir_version = max(upgraded.ir_version, helper.find_min_ir_version_for(upgraded.opset_import, True))
     model.Clear()

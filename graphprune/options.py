@@ -41,7 +41,7 @@ class Options:
     ratios: tuple[str, ...] = ()
     mode: Mode = "coupled"
     """Whether all readers of a value drop the same channels, or each its own."""
-    masks: Masks = "nested"
+    masks: Masks = "independent"
     """In unconstrained mode: whether readers share one ranking of channels, or each has its own."""
     min_channels: Annotated[int, Ge(1)] = 1
     seed: Annotated[int, Ge(0)] = 0

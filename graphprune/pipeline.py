@@ -8,7 +8,7 @@ Start reading at `prune`.  The command line (`graphprune.cli`) is a thin layer o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from .plan import Plan
 from .problem import Step, check_passes, check_supported, formulate
 from .proof import Proof, prove
 from .recipes import MADE_UP_MACS, resolved
-from .reorder import ordered, with_order
+from .reorder import reordered
 from .repairing import Patient, with_weights
 from .replay import analysis_of, check_weights, make_plan, recorded_option, replay, shrink_pass
 from .runtime import trial
@@ -42,6 +42,7 @@ from .shape_inference import InputShapes
 from .sources import read_source
 from .synthetic import random_runs
 from .targets import Target, parse_target
+from .weights import Vector
 
 Source = str | Path | ModelProto | Graph | Any
 """A path, an import string, a model of ONNX or another framework (perhaps with example inputs), or a graph that was loaded."""
@@ -79,6 +80,8 @@ class Result:
     after: Cost
     realised: tuple[Realised, ...]
     proof: Proof | None
+    scores: Mapping[str, Vector] = field(default_factory=dict)
+    """The score of each unit by group, where a criterion scored them."""
 
     @cached_property
     def plan(self) -> Plan:
@@ -95,6 +98,11 @@ class Scored:
     problem: Problem
     options: Options
     input_shapes: InputShapes | None
+
+    @property
+    def scores(self) -> dict[str, Vector]:
+        """The score of each unit by group."""
+        return {group.id: scores for group, scores in zip(self.problem.groups, self.problem.scores, strict=True)}
 
 
 def load(source: Source, input_shapes: InputShapes | None = None) -> Graph:
@@ -135,7 +143,8 @@ def prune(
     if not targets and not options.ratios:
         raise UsageError("nothing to do: give a target such as macs=0.5, or a ratio for some layers")
     scored = score(source, options, input_shapes, step)
-    return _finish(scored.graph, *_decide(scored, targets, step), options, targets, input_shapes, step)
+    result = _finish(scored.graph, *_decide(scored, targets, step), options, targets, input_shapes, step)
+    return replace(result, scores=scored.scores)
 
 
 def score(
@@ -163,7 +172,8 @@ def score(
 def prune_scored(scored: Scored, target: str, step: Step = lambda text: None) -> Result:
     """What `prune` gives for one target, from what `score` found.  Raises UsageError, UnreachableError or ProofError."""
     options, targets = scored.options.updated({"targets": target}), [parse_target(target)]
-    return _finish(scored.graph, *_decide(scored, targets, step), options, targets, scored.input_shapes, step)
+    result = _finish(scored.graph, *_decide(scored, targets, step), options, targets, scored.input_shapes, step)
+    return replace(result, scores=scored.scores)
 
 
 def _decide(scored: Scored, targets: Sequence[Target], step: Step) -> tuple[Analysis, dict[str, list[int]], dict[str, Array]]:
@@ -179,8 +189,7 @@ def _decide(scored: Scored, targets: Sequence[Target], step: Step) -> tuple[Anal
         keep = _choose(problem, options)
     if all(len(units) == group.size for group, units in zip(problem.groups, keep.values(), strict=True)):
         raise UnreachableError(_nothing_pruned(options))
-    keep = ordered(analysis, analysis.present(keep))
-    analysis = with_order(analysis, keep)
+    analysis, keep = reordered(analysis, analysis.present(keep))
     return analysis, keep, _repaired_weights(scored.evidence, analysis, analysis.present(keep), options, step)
 
 
@@ -190,8 +199,7 @@ def _choose(problem: Problem, options: Options) -> dict[str, list[int]]:
 
 def _built(analysis: Analysis, keep: Mapping[str, list[int]]) -> ModelProto:
     """The network with what is kept, in order."""
-    keep = ordered(analysis, analysis.present(keep))
-    analysis = with_order(analysis, keep)
+    analysis, keep = reordered(analysis, analysis.present(keep))
     model: ModelProto = shrink_pass().shrink(analysis, analysis.present(keep))
     return model
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -98,15 +98,20 @@ class Plan:
 
     def to_json(self) -> str:
         """The plan as JSON text; equal plans give equal text."""
-        values = asdict(self)
+        values = _fields(self)
         if not self.weights_sha256:
             del values["weights_sha256"]
-        return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False) + "\n"
+        return json.dumps(values, default=_fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False) + "\n"
 
     @property
     def keep(self) -> dict[str, list[int]]:
         """Kept units by group."""
         return {group.id: group.keep for group in self.groups}
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass, without copying what they hold: a plan has millions of indices."""
+    return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
 def parse_plan(text: str, source: str = "plan") -> Plan:

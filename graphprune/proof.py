@@ -16,10 +16,12 @@ from onnx import ModelProto, ValueInfoProto
 
 from .branches import has_branches, take_branch
 from .edit import KeptOf
-from .errors import InvalidModelError, ProofError
+from .errors import InvalidModelError, ProofError, first_line
 from .graph import Array, Graph
 from .inference import Analysis
 from .masking import masked_reference
+from .model_file import PROTOBUF_LIMIT, weight_bytes
+from .parts import run_in_parts
 from .rounding import SUFFIX, flips, given, rounded_values, without_saturation
 from .runtime import random_inputs, run
 from .shape_inference import InputShapes
@@ -185,13 +187,12 @@ def _run_reference(
 
 def _run(model: ModelProto, feeds: dict[str, Array], what: str) -> dict[str, Array]:
     try:
-        return run(model, feeds)
+        return run_in_parts(model, feeds) if weight_bytes(model) >= PROTOBUF_LIMIT else run(model, feeds)
     except InvalidModelError:
         raise
     except Exception as error:  # onnxruntime raises many unrelated types, with RuntimeError their only common base at times
-        first = str(error).strip().splitlines()[0]
         raise ProofError(
-            f"ONNX Runtime cannot run {what}: {first}. Check --input-shape, or leave the proof out with --no-verify"
+            f"ONNX Runtime cannot run {what}: {first_line(error)}. Check --input-shape, or leave the proof out with --no-verify"
         ) from error
 
 

@@ -3,7 +3,7 @@
 Reading a range costs nothing or little; reading scattered channels needs a Gather.  Which channels may change places follows from
 the analysis: those that stand side by side in every axis of every value and weight form a *block* (`blocks`), and whatever order
 they have in one place they have in all, so the permutation is in the weights alone and no node is needed for it.  Within each
-block the order is found exactly (`graphprune.consecutive`).  Start reading at `ordered`.
+block the order is found exactly (`graphprune.consecutive`).  Start reading at `reordered`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,6 @@ def _independent(readers: Sequence[Mapping[int, frozenset[int]]]) -> list[list[M
     links = nx.Graph()
     for reader in readers:
         nx.add_path(links, reader)
-    links.add_nodes_from(number for reader in readers for number in reader)
     parts = [set(component) for component in nx.connected_components(links)]
     return [[reader for reader in readers if reader.keys() & part] for part in parts]
 
@@ -57,16 +56,21 @@ def _in_order(units: Indices, shift: Indices) -> list[int]:
     return order
 
 
+def reordered(analysis: Analysis, present: NDArray[np.bool_]) -> tuple[Analysis, dict[str, list[int]]]:
+    """The analysis with channels in the order of `ordered`, and the kept units of each group in that order."""
+    keep = ordered(analysis, present)
+    return _moved(analysis, _out_of_order(keep)), keep
+
+
 def with_order(analysis: Analysis, keep: Mapping[str, Sequence[int]]) -> Analysis:
     """The analysis with channels in the order of the kept units of each group; the same object where that is how they are.
 
     Raises ValueError, with the group's id, where units change places that do not stand side by side everywhere.
     """
-    moves = np.zeros(len(analysis.ledger.labels), np.int64)
-    groups = {group.id: group for group in analysis.groups}
-    moved = {name: np.array(units, np.int64) for name, units in keep.items() if sorted(units) != list(units)}
+    moved = _out_of_order(keep)
     if not moved:
         return analysis
+    groups = {group.id: group for group in analysis.groups}
     block = blocks(analysis, channel_classes(analysis))
     for name, units in moved.items():
         labels, slots = groups[name].labels, np.sort(units)
@@ -75,7 +79,23 @@ def with_order(analysis: Analysis, keep: Mapping[str, Sequence[int]]) -> Analysi
             or (block[labels[units[units != slots]]] == NO_CLASS).any()
         ):
             raise ValueError(name)
-        moves[labels[units]] = slots - units
+    return _moved(analysis, moved)
+
+
+def _out_of_order(keep: Mapping[str, Sequence[int]]) -> dict[str, Indices]:
+    """The kept units of those groups where they do not ascend."""
+    return {name: np.array(units, np.int64) for name, units in keep.items() if sorted(units) != list(units)}
+
+
+def _moved(analysis: Analysis, moved: Mapping[str, Indices]) -> Analysis:
+    """The analysis with the kept units of some groups in another order; the same object where there are none."""
+    if not moved:
+        return analysis
+    moves = np.zeros(len(analysis.ledger.labels), np.int64)
+    for group in analysis.groups:
+        if group.id in moved:
+            units = moved[group.id]
+            moves[group.labels[units]] = np.sort(units) - units
     return replace(analysis, moves=moves)
 
 
@@ -97,11 +117,7 @@ def channel_classes(analysis: Analysis) -> Ids:
     """For every label the number of its channel; labels that a Take relates are one channel, pinned ones none (-1)."""
     labels = analysis.ledger.labels
     root = np.arange(len(labels), dtype=np.int32)
-    pairs = [
-        (outer[:, 0], inner[:, 0])
-        for outer, inner in ((labels.leaves(taken.outer), labels.leaves(taken.inner)) for taken in analysis.ledger.taken)
-        if outer.shape[1] == 1 and inner.shape[1] == 1
-    ]
+    pairs = [(outer[:, 0], inner[:, 0]) for outer, inner in analysis.taken_leaves if outer.shape[1] == 1 and inner.shape[1] == 1]
     before = None
     while before is None or not np.array_equal(before, root):
         before = root.copy()

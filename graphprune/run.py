@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from .bench import Latency
     from .pipeline import Result
+    from .profiling import NodeTimes
 
 Step = Callable[[str], None]
 
@@ -120,6 +121,21 @@ def run(job: Job, step: Step = lambda text: None) -> Outcome:
     accuracies = [score(model) for model in models] if score is not None else []
     size = source_size(Path(job.model), result.original.model)
     return Outcome(result, size, latency, accuracies, check(wanted, _figures(result, latency, accuracies)))
+
+
+def layer_times(job: Job, outcome: Outcome, step: Step = lambda text: None) -> tuple[NodeTimes, NodeTimes] | None:
+    """What each layer takes before and after, for reports; None where the job measures no latency.  Raises UsageError."""
+    from .branches import with_branches
+    from .layers import layers_of
+    from .profiling import node_times
+
+    if not job.measures:
+        return None
+    step("measuring layers")
+    result, shapes = outcome.result, sizes_of_inputs(job.input_shape)
+    wanted = [layer.node for layer in layers_of(result.analysis, result.analysis.present({}))]
+    before = node_times(with_branches(result.original.model), wanted, job.options.threads, shapes)
+    return before, node_times(result.model, wanted, job.options.threads, shapes)
 
 
 def _latency(models: list[ModelProto], threads: int, shapes: dict[str, list[int]], step: Step) -> list[Latency]:

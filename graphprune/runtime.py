@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, helper
 
-from .errors import CalibrationError, InvalidModelError, UsageError
+from .errors import CalibrationError, InvalidModelError, UsageError, first_line
 from .graph import Array, Graph, node_reads
 from .limits import array_bytes, check_memory, lift, peak_bytes
 from .model_file import fits_message, weight_bytes, write_model
@@ -77,8 +77,7 @@ def prepare(model: ModelProto, feeds: Mapping[str, Array], threads: int) -> Call
         active = session(model, threads)
         active.run(None, dict(feeds))
     except Exception as error:  # onnxruntime raises many unrelated types
-        first = str(error).strip().splitlines()[0]
-        raise UsageError(f"ONNX Runtime cannot run the model: {first}. Check --input-shape") from error
+        raise UsageError(f"ONNX Runtime cannot run the model: {first_line(error)}. Check --input-shape") from error
     return lambda: active.run(None, dict(feeds))
 
 
@@ -88,8 +87,7 @@ def on_samples() -> Iterator[None]:
     try:
         yield
     except cannot_run() as error:
-        first = str(error).strip().splitlines()[0]
-        raise CalibrationError(f"ONNX Runtime cannot run the model on the calibration samples: {first}") from error
+        raise CalibrationError(f"ONNX Runtime cannot run the model on the calibration samples: {first_line(error)}") from error
 
 
 def cannot_run() -> tuple[type[Exception], ...]:

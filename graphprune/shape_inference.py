@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 from onnx import ModelProto, helper
 
-from .errors import InvalidModelError, UsageError
+from .errors import InvalidModelError, UsageError, first_line
 from .graph import Graph, Shape, canonical_domain, declared_shape, element_count, item_bits, operator_name
 from .monomial import monomials
 from .runtime_shapes import runtime_values
@@ -118,8 +118,7 @@ def _inferred(copy: ModelProto) -> ModelProto:
     try:
         return onnx.shape_inference.infer_shapes(copy, check_type=False, strict_mode=False, data_prop=True)
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, ValueError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise InvalidModelError(f"not a valid ONNX model: its shapes contradict each other: {first}") from error
+        raise InvalidModelError(f"not a valid ONNX model: its shapes contradict each other: {first_line(error)}") from error
 
 
 def _name_sizes(inferred: ModelProto, copy: ModelProto) -> bool:

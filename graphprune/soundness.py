@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx
 
-from .errors import GraphpruneError
+from .errors import GraphpruneError, first_line
 from .model_file import read_model
 from .normalize import checkable
 
@@ -27,6 +27,5 @@ def unsound(path: Path) -> str | None:
     except GraphpruneError as error:
         return str(error)
     except Exception as error:  # the exceptions of both libraries have no common base
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        return f"{path}: not a valid ONNX model: {first}"
+        return f"{path}: not a valid ONNX model: {first_line(error)}"
     return None

@@ -179,6 +179,17 @@ def compiled_table(facts: Mapping[str, Any]) -> Table:
     return table
 
 
+def exported_table(facts: Mapping[str, Any]) -> Table:
+    """What `export` wrote."""
+    table = Table(title="exported", title_justify="left", show_header=False)
+    table.add_row("format", facts["format"])
+    for name, size in facts["files"].items():
+        table.add_row("file", f"{name} ({amount(size)}B)")
+    compared = "the model itself, or another processor" if facts["difference"] is None else f"{facts['difference']:.1e} of scale"
+    table.add_row("difference to ONNX Runtime", compared)
+    return table
+
+
 def bench_table(names: Sequence[str], latencies: Sequence[Latency], backend: str = "onnxruntime") -> Table:
     """Latency of each model, and its ratio to the first."""
     table = Table(title=f"{backend}, {latencies[0].threads} threads, batch {latencies[0].batch}", title_justify="left")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -76,12 +77,17 @@ def write_text(path: Path, text: str) -> None:
     from .model_file import atomic_file
 
     with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def json_path(json_to: str | None) -> Path | None:
     """The file that JSON goes to, if it is one."""
     return None if json_to in (None, "-") else Path(str(json_to))
+
+
+def without_passwords(text: str) -> str:
+    """A text in which URIs have no user and password, for messages and reports."""
+    return re.sub(r"(?<=://)[^/@\s]*@", "", text)
 
 
 def check_output(path: Path | None) -> None:
@@ -97,6 +103,11 @@ def check_output(path: Path | None) -> None:
 def file_size(path: Path) -> int:
     """The size of an ONNX file with its external data."""
     return sum(p.stat().st_size for p in (path, path.with_name(path.name + ".data")) if p.exists())
+
+
+def model_name(path: Path) -> str:
+    """What a report calls a model: the name of its file, or the import string as it is."""
+    return path.name or str(path)
 
 
 def source_size(path: Path, model: Any) -> int:

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .external import rows_at_a_time
 from .graph import Graph
 from .groups import Group, Member
+from .parallel import in_parallel
 
 Matrix = NDArray[np.float32]
 Vector = NDArray[np.float64]
@@ -27,7 +29,6 @@ class Weights:
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self._sums: dict[tuple[str, int, float], Vector] = {}
-        self._cells: dict[tuple[str, float], Matrix] = {}
 
     def rows(self, group: Group, member: Member) -> Matrix:
         """The weights of one member as a matrix with a row for each unit of the group.
@@ -58,19 +59,34 @@ class Weights:
         return np.asarray(np.bincount(member.units, sums, minlength=group.size), np.float64)
 
     def _axis_sums(self, tensor: str, axis: int, power: float) -> Vector:
-        """The sum of |w| ** power over all axes but one."""
-        array = self._array(tensor)
+        """The sum of |w| ** power over all axes but one; those of the first two axes come from one reading."""
+        array = self._graph.constant(tensor)
+        assert array is not None
         if axis > 1 or array.ndim == 1:
             others = tuple(k for k in range(array.ndim) if k != axis)
-            return np.asarray((np.abs(array) ** power).sum(axis=others, dtype=np.float64))
-        if (tensor, power) not in self._cells:
-            self._cells[tensor, power] = _sums_of_cells(array.reshape(*array.shape[:2], prod(array.shape[2:])), power)
-        return np.asarray(self._cells[tensor, power].sum(axis=1 - axis, dtype=np.float64))
+            return np.asarray((np.abs(np.asarray(array, np.float32)) ** power).sum(axis=others, dtype=np.float64))
+        sums = _sums_of_both(array.reshape(*array.shape[:2], prod(array.shape[2:])), power)
+        self._sums |= {(tensor, k, power): each for k, each in enumerate(sums)}
+        return sums[axis]
 
     def _array(self, tensor: str) -> NDArray[np.float32]:
         array = self._graph.constant(tensor)
         assert array is not None
         return np.asarray(array, np.float32)
+
+
+def _sums_of_both(array: NDArray[Any], power: float) -> tuple[Vector, Vector]:
+    """[a, b, k] -> [a], [b]: the sums of |w| ** power, read some rows at a time."""
+    if not array.size:
+        return np.zeros(array.shape[0]), np.zeros(array.shape[1])
+    step = rows_at_a_time(array)
+
+    def sums(start: int) -> tuple[Vector, Vector]:
+        cells = _sums_of_cells(np.asarray(array[start : start + step], np.float32), power)
+        return cells.sum(axis=1, dtype=np.float64), cells.sum(axis=0, dtype=np.float64)
+
+    parts = in_parallel(sums, range(0, len(array), step))
+    return np.concatenate([rows for rows, _ in parts]), np.sum([columns for _, columns in parts], axis=0)
 
 
 def _sums_of_cells(cells: NDArray[np.float32], power: float) -> Matrix:

@@ -6,7 +6,6 @@ Start reading at `work`.
 from __future__ import annotations
 
 import faulthandler
-import json
 import multiprocessing
 import os
 import resource
@@ -17,12 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from .configuration import rendered, values_of
 from .contents import job_digest
 from .errors import ExitCode, GraphpruneError, UsageError
 from .event_log import EventLog
+from .result_folder import write_result
 from .run import Job, run
-from .terminal import write_text
 
 
 @dataclass(frozen=True)
@@ -96,11 +94,8 @@ def _work(task: Task, start: float) -> bool:
     try:
         outcome = run(task.job)
         outcome.check()
-        outcome.write(unfinished / "model.onnx", unfinished / "plan.json")
-        result = outcome.as_json(outcome.sizes(unfinished / "model.onnx")) | {"seconds": round(time.monotonic() - start, 3)}
-        write_text(unfinished / "result.json", json.dumps(result, sort_keys=True, indent=2) + "\n")
-        values = values_of(task.job) | {"output": str(task.result / "model.onnx"), "plan": str(task.result / "plan.json")}
-        write_text(unfinished / "config.yaml", rendered(values, task.result / "config.yaml"))
+        seconds = round(time.monotonic() - start, 3)
+        write_result(outcome, task.job, unfinished, task.result, {"seconds": seconds})
         if job_digest(task.job) != task.digest:
             raise UsageError("the model or its data changed while the job ran; resume the batch")
         return _publish(unfinished, task.result)

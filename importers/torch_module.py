@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from onnx import ModelProto
 
 from graphprune.archives import check_archive
-from graphprune.errors import InvalidModelError, UsageError
+from graphprune.errors import InvalidModelError, UsageError, first_line
 from graphprune.extras import require
 from graphprune.shape_inference import InputShapes
 
@@ -27,7 +27,7 @@ PICKLES = (".pt", ".pth", ".ckpt", ".bin")
 
 
 class TorchImporter(Importer):
-    """An `nn.Module`, (module, example inputs), an `ExportedProgram`, or a `.pt2` archive."""
+    """An `nn.Module`, (module, example inputs: a tuple or, by name, a mapping), an `ExportedProgram`, or a `.pt2` archive."""
 
     name: ClassVar[str] = "torch"
 
@@ -57,8 +57,10 @@ class TorchImporter(Importer):
                 "the module is traced with example inputs: give --input-shape NAME=1,3,224,224 for each argument of forward, "
                 "or let the function return (module, (inputs, ...))"
             )
-        keywords = {} if inputs is not None else {name: torch.randn(*shape) for name, shape in shapes.items()}
-        arguments = tuple(inputs) if isinstance(inputs, tuple | list) else () if inputs is None else (inputs,)
+        if inputs is None:
+            inputs = {name: torch.randn(*shape) for name, shape in shapes.items()}
+        keywords = dict(inputs) if isinstance(inputs, Mapping) else {}
+        arguments = () if keywords else tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
         return _exported(torch, module.eval(), arguments, keywords)
 
 
@@ -76,7 +78,7 @@ def _load_archive(torch: Any, path: Path) -> Any:
     try:
         return torch.export.load(path)
     except Exception as error:
-        raise InvalidModelError(f"{path}: torch cannot load it: {_first_line(error)}") from error
+        raise InvalidModelError(f"{path}: torch cannot load it: {first_line(error.__cause__ or error)}") from error
 
 
 def _exported(torch: Any, model: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> ModelProto:
@@ -88,7 +90,7 @@ def _exported(torch: Any, model: Any, arguments: tuple[Any, ...], keywords: dict
             warnings.simplefilter("ignore")  # about torch's own internals; what fails raises
             program = torch.onnx.export(model, arguments, kwargs=keywords or None, dynamo=True, verbose=False)
     except Exception as error:
-        raise InvalidModelError(f"torch cannot export the model to ONNX: {_first_line(error)}") from error
+        raise InvalidModelError(f"torch cannot export the model to ONNX: {first_line(error.__cause__ or error)}") from error
     finally:
         logger.setLevel(level)
     proto: ModelProto = program.model_proto
@@ -102,8 +104,3 @@ def _parameters(model: Any) -> Iterator[tuple[str, Any]]:
     for name, tensor in state.items():
         if tensor.is_floating_point() and tensor.element_size() in (2, 4, 8) and "bfloat16" not in str(tensor.dtype):
             yield name, tensor.detach().cpu().numpy()
-
-
-def _first_line(error: BaseException) -> str:
-    cause = error.__cause__ or error
-    return next(iter(str(cause).strip().splitlines()), type(cause).__name__)

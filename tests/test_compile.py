@@ -82,7 +82,7 @@ def test_the_output_is_named_for_what_it_is(graphprune_cli: Cli, model: Path, tm
 def test_an_unknown_backend(graphprune_cli: Cli, model: Path) -> None:
     result = graphprune_cli("bench", model, "--backend", "abacus")
     assert result.exit_code == 2
-    assert "no backends is called 'abacus'; there are: onnxruntime, tvm" in result.stderr
+    assert "no backends is called 'abacus'; there are: onnxruntime, openvino, tvm" in result.stderr
 
 
 def test_targets_are_complete() -> None:
@@ -336,10 +336,10 @@ def test_operators_are_named_before_compiling(graphprune_cli: Cli, tmp_path: Pat
 
 @with_tvm
 def test_a_difference_leaves_no_file(graphprune_cli: Cli, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from graphprune.exporters import tvm_library
+    from graphprune.exporters import agreement
 
-    right = tvm_library.run
-    monkeypatch.setattr(tvm_library, "run", lambda *args, **more: {name: v * 1.001 for name, v in right(*args, **more).items()})
+    right = agreement.run
+    monkeypatch.setattr(agreement, "run", lambda *args, **more: {name: v * 1.001 for name, v in right(*args, **more).items()})
     result = graphprune_cli("compile", model, "-o", tmp_path / "net.so")
     assert result.exit_code == 5
     assert "TVM's output 'y' differs from ONNX Runtime's by 1.0e-03 of scale (1.0e-04 is allowed)" in result.stderr

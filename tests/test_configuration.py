@@ -278,7 +278,7 @@ def test_init_with_every_line_active_is_valid(graphprune_cli: Cli, model: Path, 
 # ---- schemas ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["config", "batch", "plan"])
+@pytest.mark.parametrize("kind", ["config", "batch", "plan", "events"])
 def test_schemas_are_published(graphprune_cli: Cli, kind: str) -> None:
     printed = graphprune_cli("schema", kind)
     assert printed.exit_code == 0

@@ -71,6 +71,14 @@ def test_the_type_marker_is_shipped(setup: configparser.ConfigParser) -> None:
     assert (ROOT / "graphprune" / "py.typed").exists()
 
 
+def test_every_template_is_shipped(setup: configparser.ConfigParser) -> None:
+    patterns = lines(setup["options.package_data"]["graphprune"])
+    others = [path for path in (ROOT / "graphprune").rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")]
+    assert {"page.css", "page.js", "prune.html", "comparison.html", "view.html"} <= {path.name for path in others}
+    for path in others:
+        assert any(path.relative_to(ROOT / "graphprune").match(pattern) for pattern in patterns), path
+
+
 def test_the_version_has_one_source(setup: configparser.ConfigParser) -> None:
     assert setup["metadata"]["version"] == "attr: graphprune.version.VERSION"
     assert graphprune.__version__ == version("graphprune")
@@ -87,14 +95,16 @@ def test_heavy_libraries_are_no_requirements(setup: configparser.ConfigParser) -
 def test_every_import_of_a_library_is_declared(setup: configparser.ConfigParser) -> None:
     required = {line.split(">")[0].strip() for line in lines(setup["options"]["install_requires"])}
     provided = {name.replace("-", "_") for name in required}
-    comes_with = {"google": "onnx", "onnx_ir": "onnxscript", "yaml": "pyyaml"}
+    comes_with = {"google": "onnx", "onnx_ir": "onnxscript", "yaml": "pyyaml", "markupsafe": "jinja2"}
     behind_an_extra = {
         "graphprune/differentiable.py": ["torch"],
         "graphprune/torch_functions.py": ["torch"],
         "graphprune/torch_operators.py": ["torch"],
         "graphprune/charts.py": ["matplotlib"],
+        "graphprune/tracking.py": ["mlflow"],
         "passes/selection/knapsack.py": ["scipy"],
         **{f"exporters/{path.name}": ["tvm", "tvm_ffi"] for path in (ROOT / "exporters").glob("tvm_*.py")},
+        **{path.relative_to(ROOT).as_posix(): ["torch"] for path in sources(ROOT / "exporters" / "pytorch")},
     }
     for name in ("graphprune", *OUTSIDE):
         for path in sources(ROOT / name):

@@ -60,7 +60,7 @@ def test_every_option_that_decides_about_the_result_is_recorded() -> None:
         "ratios": [],
         "min_channels": 2,
         "mode": "coupled",
-        "masks": "nested",
+        "masks": "independent",
         "seed": 7,
         "threads": 1,
         "normalization": "pin",

@@ -76,7 +76,7 @@ def test_two_readers_can_always_read_ranges() -> None:
 
 
 def test_one_ranking_for_all_readers_gives_nested_sets() -> None:
-    result = halve(two_readers(), **MODE, ratios=["^v$=0.5", "^u$=0.25"], targets=["channels=0.9"])
+    result = halve(two_readers(), **MODE, masks="nested", ratios=["^v$=0.5", "^u$=0.25"], targets=["channels=0.9"])
     small, large = sorted([set(kept(result, "v", 1)), set(kept(result, "u", 1))], key=len)
     assert small < large
     assert set(kept(result, "w", 0)) == large

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, numpy_helper
 
-from graphprune import taking
+from graphprune import external, taking
 from graphprune.branches import keep_in_branch, replace_nodes, with_branches
 from graphprune.edit import Edit, Indices, KeptOf
 from graphprune.errors import InternalError
-from graphprune.graph import Graph, Shape, copy_model, operator_name
+from graphprune.external import is_external
+from graphprune.graph import Graph, Shape, copy_model, item_bits, operator_name
 from graphprune.inference import Analysis
 from graphprune.model_file import load_what_fits
 from graphprune.normalize import shape_like
@@ -98,6 +99,9 @@ def _copy_with_cut_weights(graph: Graph, kept_of: KeptOf) -> ModelProto:
         copy = model.graph.initializer.add()
         if not cuts:
             copy.CopyFrom(tensor)
+            continue
+        if is_external(tensor) and item_bits(tensor.data_type) >= 8:
+            copy.CopyFrom(external.cut(tensor, cuts))
             continue
         array = graph.constant(name)
         assert array is not None

@@ -1,0 +1,424 @@
+"""Applying a plan to the user's own module, in place and with a proof.
+
+The module is exported again without folding anything, the plan is carried over by values that are equal in both graphs, every
+parameter is cut, sizes kept as attributes follow, and the outcome is compared with the pruned ONNX model; where that fails the
+module is as it was.  Start reading at `apply_to_torch`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from onnx import ModelProto, numpy_helper
+
+from graphprune.edit import KeptOf
+from graphprune.errors import GraphpruneError, ProofError, UsageError
+from graphprune.extras import require
+from graphprune.graph import Array, Graph
+from graphprune.inference import Analysis
+from graphprune.pipeline import Result, Source, apply_plan, load
+from graphprune.plan import Plan, read_plan, read_weights
+from graphprune.proof import difference
+from graphprune.replay import analysis_of, shrink_pass
+from graphprune.runtime import random_inputs, run
+
+from .baked import ChangedSize, attributes_that_follow, changed_sizes, failed_line, located
+from .cutting import Undo, cut
+from .layers import UnfitLayerError, layer_sizes
+from .matching import Reading, equal_values, read_values, transferred
+from .module_plan import Cut, ModulePlan, module_plan_path, read_module_plan, tensors_of
+from .repaired import Repair
+from .unfolded import Call, evaluating, unfolded
+
+Module = Any
+Tensor = Any
+Feeds = Mapping[str, Array]
+
+ROWS = 1e-3
+"""Largest difference between the results of equal rows in one batch and in another, relative to their scale."""
+
+SEEDS = 2
+"""Random inputs that the outcome is compared on, besides the example."""
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A shrunk module."""
+
+    module: Module
+    """The user's own, or one made of the graph where its code could not follow."""
+    plan: ModulePlan
+    """What was kept of each parameter: enough to shrink another module of the same architecture (`module_from_plan`)."""
+    max_error: float
+    """The largest difference from the pruned ONNX model, relative to the largest magnitude of the output."""
+    reason: str = ""
+    """Why the module is not the user's own; empty where it is."""
+
+
+class BakedSizeError(UsageError):
+    """The code of a module has sizes in it that the plan changes."""
+
+
+def apply_to_torch(
+    module: Module,
+    plan: Result | Plan | str | Path,
+    onnx_model: Source | None = None,
+    example_inputs: Any = None,
+    *,
+    weights: Mapping[str, Array] | None = None,
+    baked_sizes: Literal["graph", "error"] = "graph",
+) -> Applied:
+    """Shrink a module in place as a plan has it; its weights must be those that the plan was made with.
+
+    `plan` is what `prune` returned, a plan or its file (with the repaired weights beside it); for the latter two `onnx_model` is
+    the model that it was made from, by default the module, imported again.  `example_inputs` are the arguments of `forward`: a
+    tuple, a mapping by name or one tensor; by default random ones as the ONNX model takes them.
+
+    Where code of the module has sizes in it that the plan changes, the module stays as it is, and `baked_sizes` says what then: a
+    module made of the graph, with a warning that names the line, or a BakedSizeError.
+
+    Raises UsageError where plan, model and module do not fit each other, InvalidModelError where torch cannot export the
+    module, ProofError where the outcome differs from the pruned ONNX model; the module is then as it was.
+    """
+    require("torch", "torch")
+    require("onnxscript", "torch")
+    result = _result(module, plan, onnx_model, example_inputs, weights)
+    if result.options.get("mode") == "unconstrained":
+        raise UsageError(
+            "in unconstrained mode each reader takes channels of its own, which the code of a module does not do; "
+            "prune with --mode coupled"
+        )
+    back = _Back(module, result, example_inputs)
+    try:
+        largest = back.in_place()
+        return Applied(module, back.plan, largest)
+    except BakedSizeError as reason:
+        if baked_sizes == "error":
+            raise
+        applied = back.from_graph(str(reason))
+        text = f"{reason}. The module is unchanged; the result is a module made of the graph, with the same parameter names"
+        warnings.warn(text, stacklevel=3)
+        return applied
+
+
+def module_from_plan(module: Module, plan: ModulePlan | str | Path, state_dict: Mapping[str, Tensor] | None = None) -> Module:
+    """Shrink a fresh module of the same architecture in place, load a pruned state dict into it, and return it.
+
+    `plan` is the `plan` of what `apply_to_torch` returned, its file, or the pruning plan's file with that one beside it
+    (`PLAN.torch.json`).  Raises UsageError where the plan or the state dict is for another architecture; the module is then as it
+    was.
+    """
+    require("torch", "torch")
+    undo = cut(module, plan if isinstance(plan, ModulePlan) else _module_plan(Path(plan)))
+    if state_dict is None:
+        return module
+    try:
+        module.load_state_dict(state_dict)
+    except RuntimeError as error:
+        undo()
+        raise UsageError(f"the state dict does not fit the plan: {str(error).splitlines()[-1].strip()}") from error
+    return module
+
+
+def _module_plan(path: Path) -> ModulePlan:
+    beside = module_plan_path(path)
+    return read_module_plan(beside if beside.exists() else path)
+
+
+def _result(
+    module: Module, plan: Result | Plan | str | Path, onnx_model: Source | None, inputs: Any, weights: Mapping[str, Array] | None
+) -> Result:
+    if isinstance(plan, Result):
+        return plan
+    if not isinstance(plan, Plan):
+        path = Path(plan)
+        plan, weights = read_plan(path), read_weights(path) if weights is None else weights
+    if onnx_model is None:
+        if inputs is None:
+            raise UsageError(
+                "give onnx_model, the model that the plan was made from, or example_inputs to import the module again"
+            )
+        with evaluating(module):
+            onnx_model = load((module, inputs))
+    return apply_plan(onnx_model, plan, weights=weights)
+
+
+class _Back:
+    """One module on its way back: what is known about it before it is cut."""
+
+    def __init__(self, module: Module, result: Result, example_inputs: Any) -> None:
+        self.module, self.result = module, result
+        self.call = _made_up_call(module, result.original) if example_inputs is None else Call.of(module, example_inputs)
+        self.analysis = self._analysed(self.call)
+        self.feeds = _feeds(result.original, self.analysis.graph, self.call)
+        stay = result.analysis.present(result.keep)
+        theirs = read_values(result.original, self.feeds, "the ONNX model")
+        own = read_values(self.analysis.graph, _feeds(self.analysis.graph, self.analysis.graph, self.call), "the exported module")
+        self.outputs = self._matched_outputs(theirs)
+        self.pairs = list(equal_values(theirs, own))
+        self.present = transferred(result.analysis, stay, self.pairs, self.analysis)
+        self.cuts = _cuts(module, self.analysis, shrink_pass().kept_indices(self.analysis, self.present))
+        self.plan = ModulePlan(self.cuts, {})
+        self.pruned = shrink_pass().shrink(self.analysis, self.present)
+        self.changes = changed_sizes(self.analysis.graph, self.pruned)
+        kept_of = shrink_pass().kept_indices(result.analysis, stay)
+        self.repaired = Repair(result.original, result.weights, kept_of, self.analysis.graph, self.pairs).run()
+
+    def _analysed(self, call: Call) -> Analysis:
+        graph = unfolded(self.module, call)
+        return analysis_of(graph, self.result.options.get("normalization", "pin"), "coupled")
+
+    def in_place(self) -> float:
+        """Cut the module and compare; where its code cannot follow, or the outcome is wrong, bring it back and raise."""
+        try:
+            attributes, attention = layer_sizes(self.module, self.cuts)
+        except UnfitLayerError as error:
+            raise BakedSizeError(str(error)) from error
+        plain = ModulePlan(self.cuts, attributes, attention)
+        more = attributes_that_follow(self.module, self.changes)
+        failures: list[GraphpruneError] = []
+        for plan in [plain, plain.with_attributes(more)] if more else [plain]:
+            undo = self._cut(plan)
+            try:
+                largest = self._compare(self.module)
+            except GraphpruneError as failure:
+                undo()
+                failures.append(failure)
+                continue
+            except BaseException:
+                undo()
+                raise
+            self.plan = plan
+            return largest
+        if isinstance(failures[0], ProofError) and self.changes and self._graph_is_right():
+            raise BakedSizeError(f"the module's code has sizes in it that the plan changes: {_described(self.changes)}")
+        raise failures[0]
+
+    def _graph_is_right(self) -> bool:
+        """Whether the module's graph, cut in the same way, computes what it should: then only the module's code is to blame."""
+        model = ModelProto()
+        model.CopyFrom(self.pruned)
+        repaired = self._repaired_tensors()
+        for tensor in model.graph.initializer:
+            if tensor.name in repaired:
+                tensor.CopyFrom(numpy_helper.from_array(repaired[tensor.name].numpy(), tensor.name))
+        expected = run(self.result.model, self.feeds)
+        own = list(run(model, _feeds(self.analysis.graph, self.analysis.graph, self.call)).values())
+        pairs = [difference(expected[name], own[index]) for name, index in self.outputs]
+        return all(error <= tolerance for error, tolerance in pairs)
+
+    def _cut(self, plan: ModulePlan) -> Undo:
+        """Cut the module and give it the repaired weights; returns what undoes both."""
+        undo = cut(self.module, plan)
+        tensors = tensors_of(self.module)
+        for name, tensor in self._repaired_tensors().items():
+            tensors[name].data.copy_(tensor)
+        return undo
+
+    def _repaired_tensors(self) -> dict[str, Tensor]:
+        import torch
+
+        found = {}
+        for name, full in self.repaired.items():
+            for axis, indices in self.cuts[name].kept.items() if name in self.cuts else ():
+                full = np.take(full, indices, axis=axis)
+            found[name] = torch.from_numpy(np.ascontiguousarray(full))
+        return found
+
+    def from_graph(self, reason: str) -> Applied:
+        """A module made of the graph, with the user's module as it was."""
+        from .graph_module import GraphModule, batch_dependent
+
+        state = _cut_state(self.module, self.cuts, self._repaired_tensors())
+        names = [value.name for value in self.analysis.graph.inputs]
+        call, pruned, twice = self._two_batches()
+        fixed = GraphModule(self.pruned, {}, state, names, self._structure(self.call))
+        made = fixed
+        if twice is not None and (dependent := batch_dependent(pruned, twice)) is not None:
+            free = GraphModule(pruned, dependent, state, names, self._structure(call))
+            made = free if _rows_are_independent(free, call) else fixed
+        made.train(self.module.training)
+        return Applied(made, ModulePlan(self.cuts, {}), self._compare(made), reason)
+
+    def _two_batches(self) -> tuple[Call, ModelProto, ModelProto | None]:
+        """A call, its pruned graph, and that for twice the batch; None where the module takes no other batch."""
+        call = self.call.doubled() if any(each.dim() and each.shape[0] == 1 for each in self.call.tensors()) else self.call
+        try:
+            return call, self._pruned_for(call), self._pruned_for(call.doubled())
+        except Exception:  # what a module raises for sizes that it does not take can be anything
+            return self.call, self.pruned, None
+
+    def _pruned_for(self, call: Call) -> ModelProto:
+        analysis = self._analysed(call)
+        pairs = [(name, [name]) for name in self.analysis.graph.initializers if name in analysis.graph.initializers]
+        pruned: ModelProto = shrink_pass().shrink(analysis, transferred(self.analysis, self.present, pairs, analysis))
+        return pruned
+
+    def _structure(self, call: Call) -> tuple[list[Any], Any]:
+        import torch
+        from torch.utils import _pytree as tree
+
+        with evaluating(self.module):
+            leaves, spec = tree.tree_flatten(self.module(*call.positional, **call.named))
+        return [None if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves], spec
+
+    # ---- the proof -----------------------------------------------------------------------------
+
+    def _matched_outputs(self, theirs: Reading) -> list[tuple[str, int]]:
+        """(the ONNX model's output, the place of the equal tensor in what the module returns).  Raises UsageError."""
+        own = _results(self.module, self.call)
+        found = []
+        for value in self.result.original.outputs:
+            expected = theirs.values.get(value.name)
+            errors = [np.inf if expected is None else difference(expected, each)[0] for each in own]
+            best = int(np.argmin(errors)) if errors else -1
+            if best < 0 or errors[best] > difference(np.zeros(1, own[best].dtype), np.zeros(1, own[best].dtype))[1]:
+                raise UsageError(
+                    f"the module does not compute the ONNX model's output {value.name!r}"
+                    f"{f' (difference {errors[best]:.1e})' if best >= 0 and np.isfinite(errors[best]) else ''}: "
+                    "give it the weights that the model was exported with"
+                )
+            found.append((value.name, best))
+        return found
+
+    def _compare(self, module: Module) -> float:
+        """The largest difference from the pruned ONNX model.  Raises BakedSizeError or ProofError."""
+        shapes = {name: list(array.shape) for name, array in self.feeds.items() if array.ndim}
+        runs = [self.feeds, *(random_inputs(self.result.original, seed, shapes) for seed in range(SEEDS))]
+        largest = 0.0
+        for feeds in runs:
+            expected, own = run(self.result.model, feeds), _located_results(module, self._call_with(feeds))
+            for name, index in self.outputs:
+                error, tolerance = difference(expected[name], own[index])
+                if error > tolerance:
+                    raise ProofError(
+                        f"the shrunk module differs from the pruned ONNX model at output {name!r} (error {error:.1e} of its "
+                        "scale); the module is as it was. Please report this with the model"
+                    )
+                largest = max(largest, error)
+        return largest
+
+    def _call_with(self, feeds: Feeds) -> Call:
+        import torch
+
+        names = _input_names(self.result.original, self.analysis.graph)
+        tensors = self.call.tensors()
+        fresh = [
+            torch.from_numpy(np.array(feeds[name])).to(old.device) if name in feeds else old
+            for name, old in zip(names, tensors, strict=True)
+        ]
+        return self.call.with_tensors(fresh)
+
+
+def _described(changes: list[ChangedSize]) -> str:
+    lines = dict.fromkeys(f"{c.path or 'the module itself'} ({c.line}): {c.before} becomes {c.after}" for c in changes)
+    more = f"; and {len(lines) - 3} more" if len(lines) > 3 else ""
+    return "; ".join(list(lines)[:3]) + more
+
+
+def _cuts(module: Module, analysis: Analysis, kept_of: KeptOf) -> dict[str, Cut]:
+    """What is kept of each parameter and buffer that shrinks, under all its names.
+
+    Raises UsageError where two names of one parameter keep different parts.
+    """
+    found: dict[int, tuple[str, Cut]] = {}
+    tensors = tensors_of(module)
+    for name, tensor in tensors.items():
+        if name not in analysis.graph.initializers:
+            continue
+        kept = {str(k): kept_of(name, k) for k in range(tensor.dim())}
+        cut_ = Cut(list(tensor.shape), {axis: ids.tolist() for axis, ids in kept.items() if ids is not None})
+        other, known = found.setdefault(id(tensor), (name, cut_))
+        if known != cut_:
+            raise UsageError(
+                f"{other!r} and {name!r} are one parameter of the module, but the plan keeps different parts of them"
+            )
+    return {name: found[id(each)][1] for name, each in tensors.items() if id(each) in found and found[id(each)][1].keep}
+
+
+def _rows_are_independent(module: Module, call: Call) -> bool:
+    """Whether twice the batch gives twice the results."""
+    try:
+        once, twice = _results(module, call), _results(module, call.doubled())
+    except Exception:  # of a shape that does not follow the batch
+        return False
+    return all(difference(np.concatenate([a, a]) if a.ndim else a, b)[0] <= ROWS for a, b in zip(once, twice, strict=True))
+
+
+def _cut_state(module: Module, cuts: Mapping[str, Cut], repaired: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The parameters and buffers of a module after pruning, ties kept, as new tensors."""
+    import torch
+
+    made: dict[int, Tensor] = {}
+    tensors = tensors_of(module)
+    names = {*module.state_dict(keep_vars=True), *dict(module.named_parameters(remove_duplicate=False))}
+    for name, tensor in tensors.items():
+        if name not in names or id(tensor) in made:
+            continue
+        data = tensor.detach().clone()
+        for axis, indices in cuts[name].kept.items() if name in cuts else ():
+            data = data.index_select(axis, torch.tensor(indices, device=data.device))
+        if name in repaired:
+            data.copy_(repaired[name])
+        made[id(tensor)] = torch.nn.Parameter(data, tensor.requires_grad) if isinstance(tensor, torch.nn.Parameter) else data
+    return {name: made[id(tensor)] for name, tensor in tensors.items() if id(tensor) in made}
+
+
+# ---- running modules and graphs on the same inputs ----------------------------------------------
+
+
+def _made_up_call(module: Module, graph: Graph) -> Call:
+    """Random arguments as the ONNX model takes them: by name where `forward` has those names."""
+    from inspect import signature
+
+    import torch
+
+    device = next((each.device for each in module.parameters()), torch.device("cpu"))
+    arrays = {name: torch.from_numpy(array).to(device) for name, array in random_inputs(graph).items()}
+    named = all(name in signature(module.forward).parameters for name in arrays)
+    return Call.of(module, arrays if named else tuple(arrays.values()))
+
+
+def _input_names(graph: Graph, traced: Graph) -> list[str]:
+    """For each tensor that the module is called with, the name of the graph's input; "" where it has none."""
+    names, own = [value.name for value in graph.inputs], [value.name for value in traced.inputs]
+    if set(names) <= set(own):
+        return [name if name in names else "" for name in own]
+    if len(names) != len(own):
+        raise UsageError(f"the ONNX model has {len(names)} inputs ({', '.join(names)}), the module {len(own)} ({', '.join(own)})")
+    return names
+
+
+def _feeds(graph: Graph, traced: Graph, call: Call) -> dict[str, Array]:
+    names = _input_names(graph, traced)
+    return {name: each.detach().cpu().numpy() for name, each in zip(names, call.tensors(), strict=True) if name}
+
+
+def _results(module: Module, call: Call) -> list[Array]:
+    import torch
+    from torch.utils import _pytree as tree
+
+    with evaluating(module):
+        leaves = tree.tree_leaves(module(*call.positional, **call.named))
+    return [leaf.detach().cpu().numpy() for leaf in leaves if isinstance(leaf, torch.Tensor)]
+
+
+def _located_results(module: Module, call: Call) -> list[Array]:
+    """As `_results`; raises BakedSizeError that names submodule and line where the code fails."""
+    active: list[str] = []
+    try:
+        with located(module) as active:
+            return _results(module, call)
+    except GraphpruneError:
+        raise
+    except Exception as error:  # what a module's code raises can be anything
+        path = repr(active[-1]) if active and active[-1] else "the module itself"
+        text = str(error).strip().splitlines()
+        raise BakedSizeError(
+            f"the code of {path} has sizes in it that the plan changes ({failed_line(error)}): {text[0] if text else error!r}"
+        ) from error

@@ -1,0 +1,104 @@
+"""Weights that stay in their file: mapped where they are needed, cut when they are written.
+
+A tensor with external data names its file by an absolute path here.  A *cut* one also names the shape that it has in the file and
+the indices that are kept of each axis, so that pruning a model of any size touches a weight once, when it goes to the output.
+Only graphprune writes those entries: reading a model drops all but ONNX's own.  Start reading at `pieces`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+Indices = NDArray[np.int64]
+
+KEPT, SHAPE = "graphprune.kept.", "graphprune.shape"
+
+OWN_ENTRIES = ("location", "offset", "length", "checksum")
+"""What ONNX defines (docs/ExternalData.md of the onnx package)."""
+
+PIECE = 2**24
+"""Elements that are in memory at a time while a weight is copied or summed."""
+
+
+def is_external(tensor: TensorProto) -> bool:
+    """Whether the data of a tensor is in a file."""
+    return bool(tensor.data_location == TensorProto.EXTERNAL)
+
+
+def mapped(tensor: TensorProto) -> NDArray[Any]:
+    """The data of an external tensor: mapped, not read; of a cut one, a copy of what is kept."""
+    whole, kept = _in_file(tensor), _kept(tensor)
+    for axis, indices in kept.items():
+        whole = np.take(whole, indices, axis=axis)
+    return whole
+
+
+def pieces(tensor: TensorProto) -> Iterator[NDArray[Any]]:
+    """The data of an external tensor along its first axis, some of it at a time."""
+    whole, kept = np.atleast_1d(_in_file(tensor)), _kept(tensor)
+    rows = kept.pop(0, None)
+    step = rows_at_a_time(whole)
+    for start in range(0, len(whole) if rows is None else len(rows), step):
+        part = whole[start : start + step] if rows is None else whole[rows[start : start + step]]
+        for axis, indices in kept.items():
+            part = np.take(part, indices, axis=axis)
+        yield np.ascontiguousarray(part)
+
+
+def rows_at_a_time(array: NDArray[Any]) -> int:
+    """How many indices of the first axis make a piece."""
+    return max(1, PIECE * len(array) // max(1, array.size))
+
+
+def cut(tensor: TensorProto, cuts: Mapping[int, Indices]) -> TensorProto:
+    """An external tensor of which only some indices of some axes are kept; no data is touched."""
+    result = TensorProto()
+    result.CopyFrom(tensor)
+    dims = list(tensor.dims)
+    before = {entry.key for entry in tensor.external_data}
+    if SHAPE not in before:
+        result.external_data.add(key=SHAPE, value=" ".join(map(str, dims)))
+    earlier = _kept(tensor)
+    for axis, indices in cuts.items():
+        dims[axis] = len(indices)
+        total = earlier[axis][indices] if axis in earlier else indices
+        _set_entry(result, f"{KEPT}{axis}", " ".join(map(str, total.tolist())))
+    del result.dims[:]
+    result.dims.extend(dims)
+    return result
+
+
+def point_to(tensor: TensorProto, location: str) -> None:
+    """Name the file of an external tensor by its absolute path, in place, and forget entries that ONNX does not define."""
+    kept = [entry for entry in tensor.external_data if entry.key in OWN_ENTRIES[1:]]
+    del tensor.external_data[:]
+    tensor.external_data.add(key="location", value=location)
+    tensor.external_data.extend(kept)
+
+
+def _in_file(tensor: TensorProto) -> NDArray[Any]:
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    shape = tuple(map(int, entries[SHAPE].split())) if SHAPE in entries else tuple(tensor.dims)
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    if not prod(shape):
+        return np.zeros(shape, dtype)
+    return np.memmap(entries["location"], dtype, "r", int(entries.get("offset", 0)), shape)
+
+
+def _kept(tensor: TensorProto) -> dict[int, Indices]:
+    found = {entry.key: entry.value for entry in tensor.external_data if entry.key.startswith(KEPT)}
+    return {int(key.removeprefix(KEPT)): np.array(value.split(), np.int64) for key, value in sorted(found.items())}
+
+
+def _set_entry(tensor: TensorProto, key: str, value: str) -> None:
+    for entry in tensor.external_data:
+        if entry.key == key:
+            entry.value = value
+            return
+    tensor.external_data.add(key=key, value=value)

@@ -1,0 +1,147 @@
+"""Weights that stay in their files: cut and summed piece by piece, with the result of cutting them in memory."""
+
+from __future__ import annotations
+
+from itertools import count, islice
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from nets import net
+from onnx import ModelProto, TensorProto
+
+import graphprune
+from graphprune import external, model_file
+from graphprune.graph import to_array
+from graphprune.model_file import content_hash, read_model, write_model
+from graphprune.parallel import ahead, in_parallel
+
+
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything counts as too large for one message, and pieces have a few rows."""
+    monkeypatch.setattr(model_file, "PROTOBUF_LIMIT", 1000)
+    monkeypatch.setattr(external, "PIECE", 1000)
+
+
+def wide() -> ModelProto:
+    """Some weights of more elements than are always read."""
+    return net("""wide (float[N,3,8,8] x) => (float[N,4,8,8] y)
+        <float[64,3,3,3] w0, float[64] b0, float[64,64,3,3] w1, float[96,64,1,1] w2, float[4,96,1,1] w3> {
+            a = Conv <pads=[1,1,1,1]> (x, w0, b0)
+            b = Relu (a)
+            c = Conv <pads=[1,1,1,1]> (b, w1)
+            d = Add (b, c)
+            e = Conv (d, w2)
+            f = Relu (e)
+            y = Conv (f, w3)
+        }""")
+
+
+def on_disk(model: ModelProto, folder: Path) -> Path:
+    path = folder / "model.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    return path
+
+
+def weights(model: ModelProto) -> dict[str, np.ndarray]:
+    return {tensor.name: np.array(to_array(tensor)) for tensor in model.graph.initializer}
+
+
+def test_pruning_in_the_file_is_pruning_in_memory(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    expected = graphprune.prune(wide(), targets=["channels=0.5"], align=1)
+    path = on_disk(wide(), tmp_path)
+    request.getfixturevalue("large")
+    result = graphprune.prune(path, targets=["channels=0.5"], align=1)
+    assert any(external.is_external(tensor) for tensor in result.model.graph.initializer)
+    assert result.proof is not None
+    assert result.proof.passed
+    found, wanted = weights(result.model), weights(expected.model)
+    assert found.keys() == wanted.keys()
+    for name, array in wanted.items():
+        np.testing.assert_array_equal(found[name], array)
+    out = tmp_path / "out.onnx"
+    write_model(result.model, out)
+    for name, array in weights(read_model(out)).items():
+        np.testing.assert_array_equal(wanted[name], array)
+
+
+def test_the_plan_is_the_same_and_replays(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    path = on_disk(wide(), tmp_path)
+    request.getfixturevalue("large")
+    result = graphprune.prune(path, targets=["channels=0.5"], align=1)
+    again = graphprune.apply_plan(path, result.plan)
+    assert {name: array.tolist() for name, array in weights(again.model).items()} == {
+        name: array.tolist() for name, array in weights(result.model).items()
+    }
+
+
+@pytest.mark.usefixtures("large")
+def test_equal_models_have_one_hash_wherever_their_weights_are(tmp_path: Path) -> None:
+    model = wide()
+    first, second = on_disk(model, tmp_path), tmp_path / "again.onnx"
+    write_model(read_model(first), second)
+    assert content_hash(read_model(first)) == content_hash(read_model(second))
+    changed = read_model(first)
+    changed.graph.initializer[0].dims[0] -= 1
+    assert content_hash(changed) != content_hash(read_model(first))
+
+
+def stored(tmp_path: Path, array: np.ndarray) -> TensorProto:
+    (tmp_path / "data.bin").write_bytes(b"x" * 8 + array.tobytes())
+    tensor = TensorProto(name="w", data_type=onnx.helper.np_dtype_to_tensor_dtype(array.dtype), dims=array.shape)
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", str(tmp_path / "data.bin")), ("offset", "8"), ("length", str(array.nbytes))):
+        tensor.external_data.add(key=key, value=value)
+    return tensor
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.int8])
+@pytest.mark.parametrize("axes", [{0: [4, 0, 2]}, {1: [6, 1]}, {0: [3, 1], 1: [0, 5, 2], 2: [1]}])
+def test_a_cut_of_a_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: type, axes: dict[int, list[int]]) -> None:
+    monkeypatch.setattr(external, "PIECE", 30)
+    array = np.random.default_rng(0).integers(-100, 100, (5, 7, 3)).astype(dtype)
+    tensor, expected = stored(tmp_path, array), array
+    for axis, kept in axes.items():
+        tensor = external.cut(tensor, {axis: np.array(kept)})
+        expected = np.take(expected, kept, axis=axis)
+    again = external.cut(tensor, {axis: np.array([0]) for axis in axes})
+    np.testing.assert_array_equal(to_array(tensor), expected)
+    np.testing.assert_array_equal(np.concatenate(list(external.pieces(tensor))), expected)
+    np.testing.assert_array_equal(to_array(again), expected[tuple(slice(1) if k in axes else slice(None) for k in range(3))])
+    assert list(tensor.dims) == list(expected.shape)
+
+
+def test_a_file_cannot_bring_cuts_of_its_own(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    path = on_disk(wide(), tmp_path)
+    model = onnx.load(path, load_external_data=False)
+    for tensor in model.graph.initializer:
+        tensor.external_data.add(key=f"{external.KEPT}0", value="999999")
+        tensor.external_data.add(key=external.SHAPE, value="1000000 1000000")
+    path.write_bytes(model.SerializeToString())
+    request.getfixturevalue("large")
+    for name, array in weights(read_model(path)).items():
+        np.testing.assert_array_equal(array, weights(wide())[name])
+
+
+def test_scores_are_those_of_weights_in_memory(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    path = on_disk(wide(), tmp_path)
+    options = {"targets": ["channels=0.6"], "align": 1, "verify": False, "importance": "magnitude{p=2}"}
+    wanted = graphprune.prune(wide(), **options).keep
+    request.getfixturevalue("large")
+    assert graphprune.prune(path, **options).keep == wanted
+
+
+def test_threads_keep_the_order() -> None:
+    assert in_parallel(lambda k: k * k, range(50)) == [k * k for k in range(50)]
+    assert in_parallel(lambda k: k, []) == []
+    assert list(ahead(iter([3, 1, 2]))) == [3, 1, 2]
+    assert list(islice(ahead(count(1)), 3)) == [1, 2, 3]
+
+
+def test_what_fails_in_a_thread_is_raised() -> None:
+    with pytest.raises(ZeroDivisionError):
+        in_parallel(lambda k: 1 // k, [1, 0])
+    with pytest.raises(ZeroDivisionError):
+        list(ahead(1 // k for k in (1, 0)))
