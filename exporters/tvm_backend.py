@@ -14,7 +14,6 @@ from onnx import ModelProto
 
 from graphprune.extras import need
 from graphprune.graph import Array
-from graphprune.limits import lift
 
 
 def prepare(model: ModelProto, feeds: Mapping[str, Array], threads: int) -> Callable[[], object]:
@@ -31,7 +30,6 @@ def prepare(model: ModelProto, feeds: Mapping[str, Array], threads: int) -> Call
     from .tvm_targets import target_options
 
     fixed = load(model).model
-    lift()
     fix_input_shapes(fixed, {name: list(value.shape) for name, value in feeds.items()})
     target = tvm_module.target_of(target_options("native", threads))
     module = tvm_module.scheduled(tvm_module.lowered(tvm_module.imported(load(fixed).model), target), target)

@@ -15,7 +15,7 @@ from onnx import ModelProto
 
 from . import registry
 from .graph import Graph
-from .runtime import random_inputs
+from .runtime import random_inputs, trial
 from .shape_inference import InputShapes
 
 ROUNDS = 30
@@ -62,6 +62,8 @@ def measure(
     a function that runs the model once.  Raises UsageError where the backend cannot run a model.
     """
     prepare = registry.load("backends", backend)
+    for model in models:
+        trial(Graph(model), input_shapes)
     runs = [prepare(model, random_inputs(Graph(model), shapes=input_shapes, batch=batch, scale=4), threads) for model in models]
     seconds = [_seconds(run) for run in runs]
     repeats = [max(1, round(SAMPLE_SECONDS / each)) for each in seconds]

@@ -33,9 +33,9 @@ def compile_(
 ) -> None:
     """Compile a model to a library for one processor (extra tvm), and compare it with ONNX Runtime."""
     from . import tables
-    from .limits import lift
     from .normalize import fix_input_shapes
     from .pipeline import load
+    from .runtime import trial
 
     check_output(output)
     check_output(json_path(json_to))
@@ -53,6 +53,6 @@ def compile_(
         if sizes:
             fix_input_shapes(graph.model, sizes)
             graph = load(graph.model, sizes)
-        lift()
+        trial(graph, sizes)
         compiled = exporter.compile(graph, output, describe(bar))
     report([tables.compiled_table(compiled.as_dict())], compiled.as_dict, json_to)

@@ -31,7 +31,6 @@ def evaluator(source: str, graph: Graph) -> Callable[[ModelProto], float]:
     if not is_import_string(source):
         samples = labelled_samples(Path(source), graph)
         return lambda model: accuracy(model, samples)
-    lift()
     function = imported(source)
     if not callable(function):
         raise UsageError(f"{source}: it is of type {type(function).__name__}; --eval takes a function of an ONNX model")
@@ -47,6 +46,7 @@ def labelled_samples(path: Path, graph: Graph) -> dict[str, Array]:
 
 
 def _score(source: str, function: Callable[[ModelProto], float], model: ModelProto) -> float:
+    lift()
     try:
         score = float(function(model))
     except MemoryError:

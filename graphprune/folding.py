@@ -12,7 +12,7 @@ import numpy as np
 from onnx import ModelProto
 
 from .graph import canonical_domain, element_count
-from .limits import factor
+from .limits import factor, paused
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -58,8 +58,9 @@ class Folding:
 
     def fold(self, model: ModelProto) -> ModelProto | None:
         """The model with constants computed; None where onnx_ir, which is stricter than ONNX in places, does not take it."""
-        import onnx_ir as ir
-        from onnxscript.optimizer import fold_constants
+        with paused():  # they take longer to import than most models to fold
+            import onnx_ir as ir
+            from onnxscript.optimizer import fold_constants
 
         logger = logging.getLogger("onnxscript.optimizer._constant_folding")
         level = logger.level

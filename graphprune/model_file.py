@@ -21,7 +21,7 @@ from .archives import check_regular
 from .errors import InvalidModelError, UsageError
 from .external import is_external, pieces, point_to
 from .graph import copy_model, element_count, item_bits, subgraphs, to_array
-from .limits import grant, undisturbed
+from .limits import grant, paused
 from .parallel import ahead
 from .untrusted import check_message
 
@@ -248,7 +248,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         raise UsageError(f"{path}: cannot write there: {error.strerror}") from error
     temporary = Path(name)
     try:
-        with undisturbed():
+        with paused():
             yield temporary
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)

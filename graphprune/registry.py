@@ -15,6 +15,7 @@ from importlib.metadata import entry_points
 from typing import Any, get_type_hints
 
 from .errors import UsageError
+from .limits import paused
 
 _SPEC = re.compile(r"([a-zA-Z0-9_-]+)(?:\{(.*)\})?")
 
@@ -50,7 +51,8 @@ def load(kind: str, name: str) -> Any:
         raise UsageError(f"no {kind} is called {name!r}; there are: {known}")
     entry = entries[name]
     try:
-        found = entry.load()
+        with paused():
+            found = entry.load()
     except Exception as error:  # a plugin's module may raise anything
         text = f"{type(error).__name__}: {error}"
         raise UsageError(f"{kind} {name!r} ({described(entry)}) cannot be loaded: {text}; mend or uninstall it") from error

@@ -14,7 +14,7 @@ from math import inf
 from . import limits
 
 ITSELF = ("batch",)
-"""Verbs that give each job a process with limits themselves."""
+"""Verbs that give each job a process with limits."""
 
 PASSED_ON = (signal.SIGTERM, signal.SIGHUP)
 
@@ -69,8 +69,8 @@ def _code(code: int) -> int:
 
 
 def _reason(number: signal.Signals) -> str:
-    if number == signal.SIGALRM:
-        return f"the model takes longer than its size allows, and was stopped ({limits.RAISE})"
+    if number == limits.OVER_TIME:
+        return limits.TOO_LONG
     if number == signal.SIGKILL:
         return "the process was killed from outside, perhaps for want of memory"
     return f"the model makes a library crash ({number.name}): it is damaged, hostile or too large ({limits.RAISE})"

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from . import limits
 from .contents import job_digest
 from .errors import ExitCode, GraphpruneError, UsageError
 from .event_log import EventLog
@@ -67,6 +68,7 @@ def work(task: Task) -> Report:
     _capture_output(task.folder / "logs" / f"{task.digest}.log")
     if task.memory is not None:
         _limit_memory(task.memory)
+    limits.begin()
     try:
         is_first = _work(task, start)
     except GraphpruneError as error:

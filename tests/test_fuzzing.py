@@ -21,11 +21,13 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     with Sandbox(tmp_path_factory.mktemp("box")) as box:
         populate(box.folder / "in", box.folder / "secret")
         write(plain(), box.folder / "in" / "plain.onnx")
+        jobs = "models: [model.onnx]\noptions: {target: channels=0.5, align: 1}\nlimits: {retries: 0}\n"
+        (box.folder / "in" / "one.yaml").write_text(jobs)
         yield box
 
 
 def attack_model(
-    box: Sandbox, data: bytes, verbs: str = "prune apply verify import analyze inspect init diff bench compile"
+    box: Sandbox, data: bytes, verbs: str = "prune apply verify import analyze inspect init diff view export batch bench compile"
 ) -> list[str]:
     """What is wrong with how the verbs take a model."""
     model, other = box.folder / "in" / "model.onnx", box.folder / "in" / "plain.onnx"
@@ -40,6 +42,9 @@ def attack_model(
         "inspect": [model],
         "init": [model, "-o", box.folder / "out" / "c.yaml"],
         "diff": [other, model],
+        "view": [model, "-o", box.folder / "out" / "view.html"],
+        "export": [model, "-o", box.folder / "out" / "e.ort"],
+        "batch": [box.folder / "in" / "one.yaml", "-o", box.folder / "out" / "results"],
         "bench": [model],
         "compile": [model, "-o", out.with_suffix(".so")],
     }

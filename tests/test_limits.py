@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,9 @@ import numpy as np
 import pytest
 from hostile_models import big_named, populate
 from nets import net, plain, write
-from onnx import ModelProto, helper
+from onnx import ModelProto, TensorProto, helper
 
-from graphprune import pipeline
+from graphprune import limits, pipeline
 from graphprune.archives import check_archive
 from graphprune.errors import InvalidModelError, UsageError
 from graphprune.limits import factor, peak_bytes
@@ -90,19 +92,38 @@ def test_work_on_constants_is_bounded() -> None:
 
 # ---- the process --------------------------------------------------------------------------------
 
+ENDLESS = """loop (float[N,4] x) => (float[N,3] y) <float[4,8] w, float[8,3] u> {
+    n = Constant<value = int64 {1000000000000}>()
+    t = Constant<value = bool {1}>()
+    f = Loop(n, t, x) <body = b (int64 i, bool c, float[a,4] v) => (bool d, float[e,4] o) {d = Identity(c) o = Identity(v)}>
+    m = ReduceMax<keepdims = 0>(f)
+    h = MatMul(x, w)
+    r = Relu(h)
+    g = MatMul(r, u)
+    y = Add(g, m)
+}"""
+
+BRANCH = """branch (float[N,4] x) => (float[N,3] y) <float[4,8] w, float[8,3] u> {
+    h = MatMul(x, w)
+    r = Relu(h)
+    g = MatMul(r, u)
+    m = ReduceMax<keepdims = 0>(x)
+    l = Constant<value = float {-1000}>()
+    q = Greater(m, l)
+    f = If(q) <
+        then_branch = a () => (float o) {o = Identity(m)},
+        else_branch = b () => (float p) {
+            n = Constant<value = int64 {1000000000000}>()
+            t = Constant<value = bool {1}>()
+            p = Loop(n, t, m) <body = c (int64 i, bool j, float v) => (bool d, float e) {d = Identity(j) e = Identity(v)}>
+        }
+    >
+    y = Add(g, f)
+}"""
+
 
 def test_a_model_that_never_ends(tmp_path: Path) -> None:
-    text = """loop (float[N,4] x) => (float[N,3] y) <float[4,8] w, float[8,3] u> {
-        n = Constant<value = int64 {1000000000000}>()
-        t = Constant<value = bool {1}>()
-        f = Loop(n, t, x) <body = b (int64 i, bool c, float[a,4] v) => (bool d, float[e,4] o) {d = Identity(c) o = Identity(v)}>
-        m = ReduceMax<keepdims = 0>(f)
-        h = MatMul(x, w)
-        r = Relu(h)
-        g = MatMul(r, u)
-        y = Add(g, m)
-    }"""
-    path, out = write(net(text), tmp_path / "m.onnx"), tmp_path / "out.onnx"
+    path, out = write(net(ENDLESS), tmp_path / "m.onnx"), tmp_path / "out.onnx"
     start = time.monotonic()
     done = supervised("prune", path, "-o", out, "--target", "channels=0.5", "--align", "1", GRAPHPRUNE_LIMITS="0.25")
     assert done.returncode == 3, done.stderr
@@ -110,6 +131,120 @@ def test_a_model_that_never_ends(tmp_path: Path) -> None:
     assert "nothing was written" in done.stderr
     assert time.monotonic() - start < 25
     assert sorted(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("more", [["--importance", "activation"], ["--measure", "--no-verify"], ["--recipe", "fast"]])
+def test_what_runs_the_network_later_runs_it_first_within_limits(tmp_path: Path, more: list[str]) -> None:
+    path, out = write(net(ENDLESS), tmp_path / "m.onnx"), tmp_path / "out.onnx"
+    done = supervised("prune", path, "-o", out, "--target", "channels=0.5", "--align", "1", *more, GRAPHPRUNE_LIMITS="0.1")
+    assert done.returncode == 3, done.stderr
+    assert "takes longer than its size allows" in done.stderr
+    assert sorted(tmp_path.iterdir()) == [path]
+
+
+def test_a_branch_that_never_ends_where_inputs_do_not_lead_to_it(tmp_path: Path) -> None:
+    path, out = write(net(BRANCH), tmp_path / "m.onnx"), tmp_path / "out.onnx"
+    done = supervised("prune", path, "-o", out, "--target", "channels=0.5", "--align", "1", GRAPHPRUNE_LIMITS="0.1")
+    assert done.returncode == 3, done.stderr
+    assert "takes longer than its size allows" in done.stderr
+
+
+def test_a_pruned_model_that_never_ends(tmp_path: Path) -> None:
+    """The clock runs until both networks have."""
+    model = net(ENDLESS.replace("1000000000000", "10"))
+    original, out, plan = write(model, tmp_path / "m.onnx"), tmp_path / "out.onnx", tmp_path / "p.json"
+    done = supervised("prune", original, "-o", out, "--target", "channels=0.5", "--align", "1", "--plan", plan)
+    assert done.returncode == 0, done.stderr
+    pruned = read_model(out)
+    (trips,) = [tensor for tensor in pruned.graph.initializer if tensor.name == "n"]
+    trips.CopyFrom(helper.make_tensor("n", TensorProto.INT64, [], [10**12]))
+    write(pruned, out)
+    done = supervised("verify", original, plan, out, GRAPHPRUNE_LIMITS="0.1")
+    assert done.returncode == 3, done.stderr
+    assert "takes longer than its size allows" in done.stderr
+
+
+def test_a_job_that_never_ends(tmp_path: Path) -> None:
+    write(net(ENDLESS), tmp_path / "m.onnx")
+    path = tmp_path / "jobs.yaml"
+    path.write_text("models: [m.onnx]\noptions: {target: channels=0.5, align: 1}\n")
+    done = supervised("batch", path, GRAPHPRUNE_LIMITS="0.1")
+    assert done.returncode == 9, done.stderr
+    assert "the model takes longer than its size allows" in done.stderr
+
+
+def test_code_of_the_user_has_no_clock(tmp_path: Path) -> None:
+    """A function for --eval that works for longer than the model may, after the model was read, and takes more memory."""
+    (tmp_path / "slow.py").write_text(
+        "import time\nblock = bytearray(b'x') * (1 << 28)\ndef score(model):\n"
+        "    while time.process_time() < 3: pass\n    return len(bytearray(b'x') * (1 << 28)) and 1.0\n"
+    )
+    path, out = write(plain(), tmp_path / "m.onnx"), tmp_path / "out.onnx"
+    command = [*COMMAND, "prune", str(path), "-o", str(out), "--target", "channels=0.5", "--align", "1", "--eval", "slow:score"]
+    environment = os.environ | {"GRAPHPRUNE_LIMITS": "0.15"}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert out.exists()
+
+
+@pytest.fixture
+def limited() -> Iterator[None]:
+    """Limits for this process, and none afterwards."""
+    limits.begin()
+    try:
+        yield
+    finally:
+        limits.lift()
+        limits._Process.left = None
+
+
+def test_the_clock(limited: None) -> None:
+    assert not limits.clock_runs()
+    limits.grant(10**6)
+    first = signal.getitimer(limits.TIMER)[0]
+    assert limits.SECONDS < first < limits.SECONDS + 1.1
+    limits.grant(5 * 10**6)
+    assert first + 4.9 < signal.getitimer(limits.TIMER)[0] < first + 5.1
+    with limits.paused():
+        assert not limits.clock_runs()
+        with limits.paused():
+            limits.grant(10**6)
+        assert not limits.clock_runs()
+    assert first + 5.9 < signal.getitimer(limits.TIMER)[0] < first + 6.1
+    limits.stop_clock()
+    assert not limits.clock_runs()
+    limits.grant(10**6)
+    assert not limits.clock_runs()
+
+
+def test_memory_is_limited_beyond_what_the_process_had(limited: None) -> None:
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    had = limits._data()
+    limits.grant(1000)
+    allowed = resource.getrlimit(resource.RLIMIT_DATA)[0]
+    assert 0 <= allowed - had - limits.DATA - limits.DATA_PER_THREAD * (os.cpu_count() or 1) < 2**24
+    with limits.paused():
+        assert resource.getrlimit(resource.RLIMIT_DATA) == before
+        imported = np.ones(2**27)
+    assert resource.getrlimit(resource.RLIMIT_DATA)[0] >= allowed + imported.nbytes
+    with pytest.raises(MemoryError):
+        np.zeros(2**30)
+    limits.stop_clock()
+    with pytest.raises(MemoryError):
+        np.zeros(2**30)
+    limits.lift()
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+
+
+def test_a_limit_that_the_process_was_given_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `batch` gives it to a job: limits are never wider."""
+    set_to: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (2**28, 2**28))
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, both: set_to.append(both))
+    limits.begin()
+    limits.grant(1)
+    limits.lift()
+    assert set_to == [(2**28, 2**28)] * 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGKILL])
