@@ -7,6 +7,7 @@ it.  Start reading at `Sandbox.run`.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import resource
@@ -202,6 +203,7 @@ def _command(arguments: list[str], folder: str, writer: int) -> None:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+        atexit._run_exitfuncs()
         os._exit(code)
 
 

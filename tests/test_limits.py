@@ -225,7 +225,7 @@ def test_memory_is_limited_beyond_what_the_process_had(limited: None) -> None:
     assert 0 <= allowed - had - limits.DATA - limits.DATA_PER_THREAD * (os.cpu_count() or 1) < 2**24
     with limits.paused():
         assert resource.getrlimit(resource.RLIMIT_DATA) == before
-        imported = np.ones(2**27)
+        imported = np.ones(2**24)
     assert resource.getrlimit(resource.RLIMIT_DATA)[0] >= allowed + imported.nbytes
     with pytest.raises(MemoryError):
         np.zeros(2**30)
