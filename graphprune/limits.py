@@ -18,7 +18,7 @@ from pathlib import Path
 
 VARIABLE = "GRAPHPRUNE_LIMITS"
 
-SECONDS = 10.0
+SECONDS = 8.0
 """Of the processor, for reading, analysing, rewriting and one run of a network, without what its size adds.
 
 Real networks take less than a tenth of that (docs/decisions/0024-limits.md).

@@ -20,8 +20,9 @@ PASSED_ON = (signal.SIGTERM, signal.SIGHUP)
 
 
 def main() -> None:
-    """Run the command line.  With GRAPHPRUNE_LIMITS=off there is no second process."""
-    if limits.factor() == inf or sys.argv[1:2] in [[verb] for verb in ITSELF]:
+    """Run the command line; with GRAPHPRUNE_LIMITS=off, or where no file is named (`--help`), without a second process."""
+    verb, *files = sys.argv[1:] or [""]
+    if limits.factor() == inf or not files or verb in ITSELF:
         _command()
         return
     parent = os.getpid()
