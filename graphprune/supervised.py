@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from math import inf
 
 from . import limits
@@ -41,6 +42,8 @@ def main() -> None:
 
 def _command() -> None:
     from .cli import main as command
+
+    warnings.simplefilter("ignore", RuntimeWarning)  # numpy's, of weights that are infinite or no numbers
 
     command()
 

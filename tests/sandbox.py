@@ -55,6 +55,8 @@ class Outcome:
             found.append(f"ended with {self.code}")
         if "Traceback" in self.output:
             found.append("traceback")
+        if "Warning: " in self.output:
+            found.append("warning of Python")
         if "\x1b" in self.output:
             found.append("escape sequence")
         return found

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hostile_models import big_named, populate
-from nets import net, plain, write
+from nets import initializer, net, plain, set_initializer, write
 from onnx import ModelProto, TensorProto, helper
 
 from graphprune import limits, pipeline
@@ -293,6 +293,16 @@ def test_exit_codes_and_output_pass_through(tmp_path: Path) -> None:
     assert supervised("analyze", tmp_path / "no.onnx").returncode == 3
     assert supervised("nonsense").returncode == 2
     assert supervised("inspect", path, GRAPHPRUNE_LIMITS="off").returncode == 0
+
+
+def test_weights_that_are_no_numbers(tmp_path: Path) -> None:
+    """What numpy says of them is not for users."""
+    model = plain()
+    set_initializer(model, "w1", np.full_like(initializer(model, "w1"), np.inf))
+    path, out = write(model, tmp_path / "m.onnx"), tmp_path / "out.onnx"
+    done = supervised("prune", path, "-o", out, "--target", "channels=0.5", "--align", "1")
+    assert done.returncode in (0, 5)
+    assert "Warning" not in done.stderr
 
 
 # ---- text ---------------------------------------------------------------------------------------
