@@ -9,6 +9,7 @@ import hashlib
 import mmap
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,11 +58,14 @@ def read_model(path: Path) -> ModelProto:
     if not model.ir_version or not model.HasField("graph") or not model.opset_import:
         raise InvalidModelError(f"{path}: not an ONNX model: it has no graph, IR version or opset import")
     check_message(model, path)
-    stay = weight_bytes(model) >= PROTOBUF_LIMIT
+    stay, granted = weight_bytes(model) >= PROTOBUF_LIMIT, Counter[Path]()
     for tensor in [*all_tensors(model.graph), *(each for function in model.functions for each in tensors_of(function.node))]:
         _check_dims(tensor, path)
         if tensor.data_location == TensorProto.EXTERNAL:
             source = _external_file(tensor, path)
+            more = min(byte_count(tensor), source.stat().st_size - granted[source])  # tensors may name the same bytes
+            granted[source] += more
+            grant(more)
             if stay and element_count(tensor) > SMALL_TENSOR:
                 point_to(tensor, str(source))
                 continue
@@ -114,7 +118,6 @@ def _external_file(tensor: TensorProto, path: Path) -> Path:
         raise InvalidModelError(
             f"{where} does not fit: {needed} bytes are declared, the file {target.name} has {target.stat().st_size}"
         )
-    grant(needed)
     return target
 
 

@@ -20,7 +20,7 @@ from hostile_models import big_named, populate
 from nets import initializer, net, plain, set_initializer, write
 from onnx import ModelProto, TensorProto, helper
 
-from graphprune import limits, pipeline
+from graphprune import limits, model_file, pipeline
 from graphprune.archives import check_archive
 from graphprune.errors import InvalidModelError, UsageError
 from graphprune.limits import factor, peak_bytes
@@ -383,6 +383,19 @@ def test_external_data_where_no_initializer_is(tmp_path: Path) -> None:
             model.graph.sparse_initializer.add(dims=[100]).values.CopyFrom(tensor)
         with pytest.raises(InvalidModelError, match="points outside the model's folder"):
             read_model(write(model, tmp_path / "in" / "m.onnx"))
+
+
+def test_external_data_that_many_tensors_name_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    granted: list[int] = []
+    monkeypatch.setattr(model_file, "grant", granted.append)
+    (tmp_path / "data").write_bytes(b"\0" * 600)
+    model = plain()
+    for number in range(5):
+        model.graph.initializer.append(_external("data"))
+        model.graph.initializer[-1].name = f"t{number}"
+    path = write(model, tmp_path / "m.onnx")
+    read_model(path)
+    assert granted == [path.stat().st_size, 400, 200, 0, 0, 0]
 
 
 def _external(location: str) -> Any:
