@@ -32,7 +32,16 @@ from .normal_forms import (
     unwrap_softmaxes,
 )
 from .operators import operator_table
-from .shape_inference import InputShapes, concrete_shapes, imitate_operators, inferred_model, shapes_of, skeleton, typical_shapes
+from .shape_inference import (
+    REFUSALS,
+    InputShapes,
+    concrete_shapes,
+    imitate_operators,
+    inferred_model,
+    shapes_of,
+    skeleton,
+    typical_shapes,
+)
 
 MINIMUM_OPSET = 13
 """From here on Squeeze, Unsqueeze, Split, Slice and Pad take their integers as inputs and Softmax has one axis."""
@@ -197,7 +206,7 @@ def checkable(model: ModelProto) -> ModelProto:
 def _check(model: ModelProto) -> None:
     try:
         onnx.checker.check_model(checkable(model))
-    except onnx.checker.ValidationError as error:
+    except REFUSALS as error:
         raise InvalidModelError(f"not a valid ONNX model: {first_line(error)}") from error
 
 
@@ -207,7 +216,7 @@ def _check(model: ModelProto) -> None:
 def _inline(model: ModelProto) -> None:
     try:
         inlined = inliner.inline_local_functions(model)
-    except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
+    except REFUSALS as error:
         raise InvalidModelError(f"not a valid ONNX model: its functions cannot be inlined: {first_line(error)}") from error
     model.Clear()
     model.CopyFrom(inlined)
@@ -236,7 +245,7 @@ def _upgrade(model: ModelProto) -> None:
         return
     try:
         upgraded = version_converter.convert_version(model, MINIMUM_OPSET)
-    except (RuntimeError, onnx.version_converter.ConvertError) as error:
+    except REFUSALS as error:
         raise InvalidModelError(
             f"cannot upgrade the model from opset {version} to {MINIMUM_OPSET}: {first_line(error)}"
         ) from error

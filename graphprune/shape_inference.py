@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import onnx
+import onnx.version_converter
 from onnx import ModelProto, helper
 
 from .errors import InvalidModelError, UsageError, first_line
@@ -19,6 +20,15 @@ from .runtime_shapes import runtime_values
 
 InputShapes = Mapping[str, Sequence[int]]
 """Shapes that the user gives for inputs with dynamic dimensions."""
+
+REFUSALS = (
+    onnx.checker.ValidationError,
+    onnx.shape_inference.InferenceError,
+    onnx.version_converter.ConvertError,
+    ValueError,
+    RuntimeError,
+)
+"""What onnx raises for models that contradict themselves, whichever of its functions finds it."""
 
 SYMBOL_ROUNDS = 8
 """How often sizes found behind a Reshape are fed back into shape inference; each round sees one Reshape further."""
@@ -117,7 +127,7 @@ def inferred_model(copy: ModelProto, model: ModelProto, shape_like: dict[str, st
 def _inferred(copy: ModelProto) -> ModelProto:
     try:
         return onnx.shape_inference.infer_shapes(copy, check_type=False, strict_mode=False, data_prop=True)
-    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, ValueError, RuntimeError) as error:
+    except REFUSALS as error:
         raise InvalidModelError(f"not a valid ONNX model: its shapes contradict each other: {first_line(error)}") from error
 
 

@@ -20,12 +20,13 @@ from hostile_models import big_named, populate
 from nets import initializer, net, plain, set_initializer, write
 from onnx import ModelProto, TensorProto, helper
 
-from graphprune import limits, model_file, pipeline
+from graphprune import limits, model_file, pipeline, worker
 from graphprune.archives import check_archive
 from graphprune.errors import InvalidModelError, UsageError
 from graphprune.limits import factor, peak_bytes
 from graphprune.model_file import read_model
 from graphprune.plan import read_plan
+from graphprune.run import Job
 from graphprune.samples import read_samples
 
 COMMAND = [sys.executable, "-m", "graphprune.supervised"]
@@ -456,6 +457,32 @@ def test_a_function_that_calls_itself(tmp_path: Path, graphprune_cli: Any) -> No
     result = graphprune_cli("analyze", write(model, tmp_path / "m.onnx"))
     assert result.exit_code == 3
     assert "its functions cannot be inlined" in result.stderr
+
+
+def test_a_model_that_cannot_be_upgraded(tmp_path: Path, graphprune_cli: Any) -> None:
+    """The version converter infers shapes, and what it then raises is not its own error."""
+    model = net("g (float[2,3] x) => (float[2,3] y) { y = Relu(x) }", opset=9)
+    model.graph.node.append(helper.make_node("Atanh", [], ["z"]))
+    result = graphprune_cli("analyze", write(model, tmp_path / "m.onnx"))
+    assert result.exit_code == 3
+    assert "cannot upgrade the model from opset 9" in result.stderr
+
+
+def test_what_a_job_trips_over_is_the_fault_of_an_unsound_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stumble(*_: object) -> None:
+        raise IndexError("list index out of range")
+
+    monkeypatch.setattr(worker, "_work", stumble)
+    monkeypatch.setattr(worker, "_capture_output", lambda *_: None)
+    monkeypatch.setattr(limits, "begin", lambda: None)
+    model = plain()
+    sound = write(model, tmp_path / "sound.onnx")
+    model.graph.node[2].input[1] = "w1"
+    unsound = write(model, tmp_path / "unsound.onnx")
+    reports = [worker.work(worker.Task("t", "d", Job(model=str(path)), tmp_path)) for path in (sound, unsound)]
+    assert (reports[0].exit_code, reports[0].message) == (1, "internal error (IndexError: list index out of range)")
+    assert reports[1].exit_code == 3
+    assert "unsound.onnx: not a valid ONNX model" in reports[1].message
 
 
 def test_what_trips_over_an_unsound_model_blames_the_model(
