@@ -175,7 +175,7 @@ class _Search:
     def _traded(self, counts: Counts, grown: int, shrunk: int) -> Counts | None:
         problem, trial = self.problem, counts.copy()
         trial[grown] += problem.steps[grown]
-        floor = max(int(problem.lower[shrunk]), len(problem.required.get(shrunk, ())), 1)
+        floor = max(int(problem.lower[shrunk]), len(problem.required.get(shrunk, ())))
         while trial[grown] <= problem.upper[grown] and trial[shrunk] - problem.steps[shrunk] >= floor:
             trial[shrunk] -= problem.steps[shrunk]
             if self.fits(trial):

@@ -223,7 +223,13 @@ def view(model: Path, output: Path | None, normalization: Normalization, shapes:
 @click.option("--align", default=str(DEFAULTS.align), show_default=True, metavar="auto|N", help="Step of channel counts.")
 @click.option("--keep", multiple=True, metavar="REGEX", help="Leave matching groups, tensors or nodes as they are.")
 @click.option("--ratio", "ratios", multiple=True, metavar="REGEX=VALUE", help="Keep this share of matching layers' outputs.")
-@click.option("--min-channels", default=DEFAULTS.min_channels, show_default=True, type=COUNT, help="No group gets smaller.")
+@click.option(
+    "--min-channels",
+    default=DEFAULTS.min_channels,
+    show_default=True,
+    type=NUMBER,
+    help="No group gets smaller; with 0 whole residual branches may leave.",
+)
 @click.option("--seed", default=DEFAULTS.seed, show_default=True, type=NUMBER, help="For the proof and random scores.")
 @click.option("--plan", "plan_to", type=MODEL, help="Write the plan: what was kept of every group.")
 @click.option("--eval", metavar="FILE.npz|MODULE:FUNCTION", help="Measure accuracy on labelled samples, or by a function.")

@@ -7,7 +7,7 @@ selection pass can try thousands.  Start reading at `CostModel.cost`.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -23,6 +23,9 @@ KINDS = ("macs", "params", "bytes", "channels", "latency")
 
 Times = Mapping[int, float]
 """Nanoseconds that nodes take, by position."""
+
+Term = tuple[float, list[int]]
+"""A constant and the axes whose sizes it is multiplied with, as `CostModel.counts` numbers them."""
 
 
 @dataclass(frozen=True)
@@ -58,36 +61,46 @@ class _Terms:
         return np.asarray(self.constants * counts[self.factors].prod(axis=1))
 
 
+def _terms(terms: Sequence[Term]) -> _Terms:
+    width = max((len(factors) for _, factors in terms), default=0) or 1
+    table = np.full((len(terms), width), -1, np.int64)
+    for row, (_, factors) in enumerate(terms):
+        table[row, : len(factors)] = factors
+    return _Terms(np.array([constant for constant, _ in terms], np.float64), table)
+
+
 class CostModel:
     """Costs of every network that an analysis can lead to."""
 
-    def __init__(self, analysis: Analysis, times: Times | None = None) -> None:
-        """With `times`, of the network as it is, other networks are taken to need time as their products and values are large."""
+    def __init__(self, analysis: Analysis, times: Times | None = None, present: NDArray[np.bool_] | None = None) -> None:
+        """`times` are of the network with the labels `present`; others take time as their products and values are large."""
         self.analysis = analysis
         self._axes: dict[bytes, int] = {}
         self._arrays: list[Ids] = []
-        labels = analysis.ledger.labels
-        macs: list[tuple[float, list[int]]] = [
-            (term.constant, [self._axis(labels.find(ids)) for ids in term.factors]) for term in analysis.mac_terms
-        ]
-        params: list[tuple[float, list[int]]] = []
-        sizes: list[tuple[float, list[int]]] = []
+        self._serves: dict[int, set[int]] = defaultdict(set)
+        for number, residual in enumerate(analysis.residuals):
+            for node in residual.nodes:
+                self._serves[node].add(number)
+        macs = [(float(term.constant), self._factors(term.factors, term.node)) for term in analysis.mac_terms]
+        replaced = {end.tail.shift.tensor for each in analysis.residuals for end in each.ends if end.tail.shift}
+        params: list[Term] = []
+        sizes: list[Term] = []
         for name, tensor in analysis.graph.initializers.items():
             free = dict(analysis.free_axes(name))
-            constant = 1
-            for axis, size in enumerate(tensor.dims):
-                constant *= 1 if axis in free else size
-            factors = [self._axis(labels.find(ids)) for ids in free.values()]
+            constant = prod(size for axis, size in enumerate(tensor.dims) if axis not in free)
+            readers = () if name in replaced else [use.node for use in analysis.graph.uses.get(name, ())]
+            factors = self._factors(free.values(), *readers)
             sizes.append((constant * item_bits(tensor.data_type) / 8 if element_count(tensor) else 0, factors))
             if is_parameter(tensor):
                 params.append((constant, factors))
-        self._of_kind = {
-            kind: self._terms(terms)
-            for kind, terms in (("macs", macs), ("params", params), ("bytes", sizes), ("latency", self._durations(times or {})))
-        }
+        work = self._work(times or {})
+        self._finish()
+        if times:
+            work = self._timed(work, times, np.ones(len(analysis.ledger.labels), dtype=bool) if present is None else present)
+        terms = [term for node in work.values() for term in node]
+        self._of_kind = {"macs": _terms(macs), "params": _terms(params), "bytes": _terms(sizes), "latency": _terms(terms)}
         units = [group.labels for group in analysis.decided]
         self._units: Ids = np.concatenate(units) if units else np.zeros(0, np.int32)
-        self._finish()
 
     def cost(self, present: NDArray[np.bool_]) -> Cost:
         """The cost with these labels present, and what readers take of others."""
@@ -123,11 +136,11 @@ class CostModel:
         return self.analysis.shared_by_readers(saved, present)
 
     def counts(self, present: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """The kept size of every distinct axis; the last entry is the constant 1."""
-        if not len(self._leaves):
-            return np.ones(1)
-        kept = present[self._leaves].all(axis=1)
-        return np.append(np.add.reduceat(kept, self._starts, dtype=np.float64), 1.0)
+        """The kept size of every distinct axis, then 1 for each branch that stays and 0 for others, the last first, then 1."""
+        branches = [not residual.has_left(present) for residual in reversed(self.analysis.residuals)]
+        kept = np.asarray(present[self._leaves].all(axis=1))
+        sizes = np.add.reduceat(kept, self._starts, dtype=np.float64) if len(kept) else np.zeros(0)
+        return np.concatenate([sizes, branches, [1.0]])
 
     def node_macs(self, present: NDArray[np.bool_]) -> dict[int, int]:
         """MACs of each contraction by node position."""
@@ -137,38 +150,29 @@ class CostModel:
             result[term.node] = result.get(term.node, 0) + round(value)
         return result
 
-    def _durations(self, times: Times) -> list[tuple[float, list[int]]]:
-        """Terms that give every node its time: in proportion to its MACs, or to the size of its first result."""
-        graph, labels = self.analysis.graph, self.analysis.ledger.labels
-        products: dict[int, list[tuple[float, list[int]]]] = defaultdict(list)
+    def _work(self, nodes: Iterable[int]) -> dict[int, list[Term]]:
+        """What the time of each node goes with: its MACs, or the size of its first result."""
+        graph = self.analysis.graph
+        products: dict[int, list[Term]] = defaultdict(list)
         for term in self.analysis.mac_terms:
-            axes = [self._axis(labels.find(ids)) for ids in term.factors]
-            products[term.node].append((term.constant * self._full(axes), axes))
-        terms = []
-        self._timed: list[int] = []
-        """The node of each term."""
-        for node, time in times.items():
-            free = [ids for _, ids in self.analysis.free_axes(graph.nodes[node].output[0])]
-            shares = products.get(node) or [(1.0, [self._axis(labels.find(ids)) for ids in free])]
-            total = sum(size for size, _ in shares)
-            self._timed += [node] * len(shares)
-            terms += [(time * size / max(total, 1) / self._full(factors), factors) for size, factors in shares]
-        return terms
+            products[term.node].append((float(term.constant), self._factors(term.factors, term.node)))
+        sizes = {node: [ids for _, ids in self.analysis.free_axes(graph.nodes[node].output[0])] for node in nodes}
+        return {node: products.get(node) or [(1.0, self._factors(free, node))] for node, free in sizes.items()}
 
-    def node_shares(self, present: NDArray[np.bool_]) -> dict[int, float]:
-        """The predicted time of each node relative to that in the whole network, for nodes with a time."""
-        everything = np.ones(len(present), dtype=bool)
-        terms = self._of_kind["latency"]
-        now, whole = (terms.values(self.counts(mask)) for mask in (self.analysis.closed(present), everything))
-        shares: dict[int, list[float]] = {}
-        for node, a, b in zip(self._timed, now.tolist(), whole.tolist(), strict=True):
-            old = shares.setdefault(node, [0.0, 0.0])
-            old[0], old[1] = old[0] + a, old[1] + b
-        return {node: a / b for node, (a, b) in shares.items() if b}
+    def _timed(self, work: Mapping[int, list[Term]], times: Times, present: NDArray[np.bool_]) -> dict[int, list[Term]]:
+        """The work in the unit of time."""
+        counts = self.counts(self.analysis.closed(present))
+        timed = {}
+        for node, terms in work.items():
+            done = float(_terms(terms).values(counts).sum())
+            timed[node] = [(times[node] * constant / max(done, 1e-6), factors) for constant, factors in terms]
+        return timed
 
-    def _full(self, factors: Sequence[int]) -> int:
-        """The product of whole axes."""
-        return prod(len(self._arrays[factor]) for factor in factors)
+    def _factors(self, axes: Iterable[Ids], *nodes: int) -> list[int]:
+        """Where `counts` has the sizes of these axes, and whether the branches stay that all these nodes serve."""
+        factors = [self._axis(self.analysis.ledger.labels.find(ids)) for ids in axes]
+        served = set.intersection(*(self._serves.get(node, set()) for node in nodes)) if nodes else set()
+        return factors + [-2 - branch for branch in sorted(served)]
 
     def _axis(self, ids: Ids) -> int:
         key = ids.tobytes()
@@ -176,13 +180,6 @@ class CostModel:
             self._axes[key] = len(self._arrays)
             self._arrays.append(ids)
         return self._axes[key]
-
-    def _terms(self, terms: list[tuple[float, list[int]]]) -> _Terms:
-        width = max((len(factors) for _, factors in terms), default=0) or 1
-        table = np.full((len(terms), width), -1, np.int64)
-        for row, (_, factors) in enumerate(terms):
-            table[row, : len(factors)] = factors
-        return _Terms(np.array([constant for constant, _ in terms], np.float64), table)
 
     def _finish(self) -> None:
         sizes = [len(ids) for ids in self._arrays]

@@ -13,7 +13,9 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import ModelProto
 
+from . import registry
 from .calibration import Calibration
 from .gradients import ByWeight, averaged, batch_curvatures, batch_gradients
 from .graph import Array
@@ -21,6 +23,8 @@ from .groups import Group, Member
 from .inference import Analysis
 from .labels import Ids
 from .linear import Linear
+from .runtime import on_samples, session
+from .samples import Runs, sample_count
 from .weights import Weights, scored_members
 
 Wide = NDArray[np.float64]
@@ -30,6 +34,9 @@ Cells = Callable[[Array, Array], Array]
 WIDEST = 6144
 """Linear maps with more columns than this are left out: their covariance would not fit."""
 
+
+SAMPLES = 256
+"""So many samples measure what a branch matters (`Evidence.error_without`)."""
 
 MOMENT_BYTES = 2**30
 """Moments that are held at a time."""
@@ -177,6 +184,30 @@ class Evidence:
             found.setdefault(node.data, (value[:, ours], units[ours]))
         return list(found.values())
 
+    def error_without(self, group: Group) -> float | None:
+        """How far the outputs move when the branch that reads this group last leaves: mean square over variance.
+
+        None where no branch leaves with it.
+        """
+        residual = next((each for each in self.analysis.residuals if each.group is group), None)
+        if residual is None or self.calibration is None:
+            return None
+        present = self.analysis.present({group.id: []})
+        model = registry.load("rewrite", "shrink").shrink(self.analysis, present)
+        return relative_error(self._some_outputs, outputs_of(model, self._some_runs))
+
+    @cached_property
+    def _some_runs(self) -> Runs:
+        """The first runs, with `SAMPLES` samples or a few more."""
+        runs = self.calibration.runs if self.calibration else []
+        counts = np.cumsum([sample_count([run]) for run in runs])
+        return runs[: int(np.searchsorted(counts, SAMPLES)) + 1]
+
+    @cached_property
+    def _some_outputs(self) -> dict[str, Array]:
+        assert self.calibration is not None
+        return outputs_of(self.calibration.runnable, self._some_runs)
+
     def summed_maps(self, group: Group, values: Callable[[Array], Wide]) -> Wide | None:
         """For each unit the sum of `values(maps)`, one for each channel, over all `maps` that are read of it."""
         return _per_unit(group, [(unit, values(maps)) for maps, unit in self.maps(group)])
@@ -201,6 +232,22 @@ class Evidence:
     def summed_reads(self, group: Group, values: Callable[[Read], Wide]) -> Wide | None:
         """For each unit the sum of `values(read)`, one for each column, over the linear maps that read it."""
         return _per_unit(group, [(read.unit, values(read)) for read in self.reads(group)])
+
+
+def outputs_of(model: ModelProto, runs: Runs) -> dict[str, Array]:
+    """The floating-point outputs on all runs, sample after sample."""
+    with on_samples():
+        active = session(model)
+        names = [value.name for value in active.get_outputs()]
+        results = [dict(zip(names, active.run(names, feeds), strict=True)) for feeds in runs]
+    floats = [name for name in names if np.asarray(results[0][name]).dtype.kind == "f"]
+    return {name: np.concatenate([np.ravel(result[name]) for result in results]).astype(np.float64) for name in floats}
+
+
+def relative_error(wanted: dict[str, Array], given: dict[str, Array]) -> float:
+    """The mean squared error over the variance, summed over the outputs."""
+    pairs = [(array, given[name]) for name, array in wanted.items()]
+    return float(sum(np.mean((a - b) ** 2) / max(float(a.var()), 1e-30) for a, b in pairs))
 
 
 def _members_in(found: ByWeight, group: Group) -> list[Member]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,9 @@ from .labels import Ids, OpenAxis, Reason
 from .operators import Operator, operator_table
 from .options import Normalization
 from .site import Contraction, Ledger, LooseAxis, MacTerm, Results, Site
+
+if TYPE_CHECKING:
+    from .depth import Residual
 
 MOST_INDICES = 2**22
 """Axes with more indices than this are pinned: no layer has so many channels, and each would cost a label."""
@@ -38,6 +42,8 @@ class Analysis:
     pinned: list[Pinned]
     moves: NDArray[np.int64] | None = None
     """For every label by how many places it moves in its axes (`graphprune.reorder`); None where all stay."""
+    residuals: tuple[Residual, ...] = ()
+    """Branches that may leave as a whole (`graphprune.depth`); none unless they were asked for."""
 
     @cached_property
     def decided(self) -> list[Group]:
@@ -68,7 +74,11 @@ class Analysis:
         return {group.id: np.flatnonzero(present[group.labels]).tolist() for group in self.groups}
 
     def closed(self, present: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """The labels that stay when those of decided groups do: what a reader takes must be there to be read."""
+        """The labels that stay when those of decided groups do.
+
+        What only serves a branch that left leaves with it, and what a reader takes must be there to be read.
+        """
+        present = present & ~self.left(present) if self.residuals else present
         if not self.taken_leaves:
             return present
         result = present & ~self._following
@@ -77,6 +87,19 @@ class Analysis:
             for outer, inner in self.taken_leaves:
                 result[outer[result[inner].all(axis=1)].ravel()] = True
         return result
+
+    @cached_property
+    def may_leave(self) -> set[Group]:
+        """The groups that may keep nothing."""
+        return {residual.group for residual in self.residuals}
+
+    def left(self, present: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """For every label whether it leaves with a branch of which nothing stays."""
+        left = np.zeros(len(present), dtype=bool)
+        for residual in self.residuals:
+            if residual.has_left(present):
+                left[residual.labels] = True
+        return left
 
     @cached_property
     def _following(self) -> NDArray[np.bool_]:
@@ -112,13 +135,17 @@ class Analysis:
         return np.asarray(present[self.ledger.labels.leaves(ids)].all(axis=1))
 
     def emptied_axes(self, present: NDArray[np.bool_]) -> list[Ids]:
-        """The axes that would lose all their indices, each as the leaf labels of its indices, shape (n, k)."""
+        """The axes that would lose all their indices, each as the leaf labels of its indices, shape (n, k).
+
+        Those of branches that leave as a whole do not count.
+        """
         arrays = [ids for name in self.ledger.values for _, ids in self.free_axes(name) if len(ids)]
         if not arrays:
             return []
         leaves = self.ledger.labels.leaves(np.concatenate(arrays))
         starts = np.cumsum([0, *(len(ids) for ids in arrays[:-1])])
-        alive = np.add.reduceat(present[leaves].all(axis=1), starts, dtype=np.int64)
+        fine = (present | self.left(present))[leaves].all(axis=1)
+        alive = np.add.reduceat(fine, starts, dtype=np.int64)
         return [leaves[starts[k] : starts[k] + len(arrays[k])] for k in np.flatnonzero(alive == 0).tolist()]
 
     def free_axes(self, value: str) -> list[tuple[int, Ids]]:

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
 from onnx import ModelProto
 
 from . import bench
@@ -75,8 +73,7 @@ def fastest(problem: Problem, stopwatch: Stopwatch, choose: Choose, build: Build
     contractions = {analysis.graph.nodes[term.node].name for term in analysis.mac_terms}
     step("measuring the nodes")
     before, _ = stopwatch.compare(stopwatch.original)
-    whole = np.ones(len(analysis.ledger.labels), dtype=bool)
-    model = CostModel(analysis, _by_position(analysis, stopwatch.node_times(stopwatch.original, contractions), whole))
+    model = CostModel(analysis, _by_position(analysis, stopwatch.node_times(stopwatch.original, contractions)))
     limit = model.original.latency * AIM * _share(target, before)
     best: tuple[float, Keep | None] = (0.0, None)
     for number in range(TRIES):
@@ -92,7 +89,7 @@ def fastest(problem: Problem, stopwatch: Stopwatch, choose: Choose, build: Build
         if _is_close(after, before, target):
             break
         present = analysis.present(keep)
-        model = CostModel(analysis, _by_position(analysis, stopwatch.node_times(candidate, contractions), present))
+        model = CostModel(analysis, _by_position(analysis, stopwatch.node_times(candidate, contractions)), present)
         limit = model.cost(present).latency * AIM * wanted / share
     if best[1] is None:
         raise UnreachableError(f"the target cannot be reached: {target}; of {TRIES} networks, the last took {share:.0%}")
@@ -109,12 +106,9 @@ def _is_close(after: float, before: float, target: Target) -> bool:
     return wanted * (1 - CLOSE) <= after / before <= wanted
 
 
-def _by_position(analysis: Analysis, times: Mapping[str, float], present: NDArray[np.bool_]) -> Times:
-    """Times of a pruned network as those of the whole one, had it shrunk from there in proportion to its work."""
+def _by_position(analysis: Analysis, times: Mapping[str, float]) -> Times:
     named = {node.name: position for position, node in enumerate(analysis.graph.nodes)}
-    known = {named[name]: time for name, time in times.items() if name in named}
-    shrunk = CostModel(analysis, dict.fromkeys(known, 1.0)).node_shares(present)
-    return {position: time / max(shrunk.get(position, 1.0), 1e-6) for position, time in known.items()}
+    return {named[name]: time for name, time in times.items() if name in named}
 
 
 def check_faster(stopwatch: Stopwatch, result: ModelProto) -> tuple[int, int]:

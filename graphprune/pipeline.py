@@ -21,6 +21,7 @@ from . import registry
 from .budget import Problem, solve
 from .calibration import RUN_BYTES, Calibration, linear_nodes
 from .cost import Cost, CostModel
+from .depth import with_residuals
 from .errors import ProofError, UnreachableError, UsageError
 from .evidence import Evidence
 from .graph import Array, Graph
@@ -163,6 +164,8 @@ def score(
     graph = load(source, input_shapes)
     step("finding groups")
     analysis = analysis_of(graph, options.normalization, options.mode)
+    selection = registry.load("selection", registry.name_of("selection", options.selection))
+    analysis = with_residuals(analysis) if options.min_channels == 0 or selection.drops_branches else analysis
     check_supported(analysis, options)
     model = CostModel(analysis)
     evidence = Evidence.of(analysis, _calibration(model, options, input_shapes, step))
@@ -194,7 +197,9 @@ def _decide(scored: Scored, targets: Sequence[Target], step: Step) -> tuple[Anal
 
 
 def _choose(problem: Problem, options: Options) -> dict[str, list[int]]:
-    return solve(problem, registry.make("selection", options.selection).path(problem))
+    selection = registry.make("selection", options.selection)
+    bounded = selection.bounded(problem)
+    return solve(bounded, selection.path(bounded))
 
 
 def _built(analysis: Analysis, keep: Mapping[str, list[int]]) -> ModelProto:

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -19,24 +20,19 @@ from annotated_types import Ge
 from .archives import check_regular
 from .errors import UsageError
 from .graph import Array
-from .limits import RAISE, factor
+from .json_files import STRICT, parse, read_text
 from .model_file import atomic_file
 
 SCHEMA: Literal["graphprune.plan/1"] = "graphprune.plan/1"
 
-MOST_BYTES = 2**27
-
 Index = Annotated[int, Ge(0)]
-
-_STRICT = {"extra": "forbid", "strict": True}
-"""How pydantic reads these classes: no unknown keys, no conversions."""
 
 
 @dataclass(frozen=True)
 class PlanMember:
     """One axis of an initializer that belongs to a group."""
 
-    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
     tensor: str
     axis: Index
@@ -47,7 +43,7 @@ class PlanMember:
 class PlanGroup:
     """A group and which of its `size` units stay, in order."""
 
-    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
     id: str
     size: Index
@@ -59,7 +55,7 @@ class PlanGroup:
 class PlanRead:
     """What a node reads of an input when that is not all of it (unconstrained mode)."""
 
-    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
     node: str
     input: Index
@@ -71,7 +67,7 @@ class PlanRead:
 class PlanPinned:
     """An axis that could not be pruned, and why."""
 
-    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
     tensor: str
     axis: Index
@@ -83,7 +79,7 @@ class PlanPinned:
 class Plan:
     """A pruning decision that can be replayed on the same model."""
 
-    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
     graphprune: str
     model_sha256: str
@@ -98,10 +94,19 @@ class Plan:
 
     def to_json(self) -> str:
         """The plan as JSON text; equal plans give equal text."""
+        return self._text
+
+    @cached_property
+    def _text(self) -> str:
         values = _fields(self)
         if not self.weights_sha256:
             del values["weights_sha256"]
         return json.dumps(values, default=_fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False) + "\n"
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the JSON text."""
+        return hashlib.sha256(self._text.encode("utf-8", "surrogatepass")).hexdigest()
 
     @property
     def keep(self) -> dict[str, list[int]]:
@@ -116,25 +121,12 @@ def _fields(value: Any) -> dict[str, Any]:
 
 def parse_plan(text: str, source: str = "plan") -> Plan:
     """Read a plan.  Raises UsageError where it is not JSON, not of this schema, or malformed, naming the place."""
-    from pydantic import TypeAdapter, ValidationError
-
-    try:
-        return TypeAdapter(Plan).validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the top level"
-        raise UsageError(f"{source}: not a valid plan: {where}: {first['msg']}") from error
+    return parse(Plan, text, source, "plan")
 
 
 def read_plan(path: Path) -> Plan:
     """Read a plan file.  Raises UsageError where it cannot be read or is malformed."""
-    check_regular(path, UsageError)
-    try:
-        if path.stat().st_size > MOST_BYTES * factor():
-            raise UsageError(f"{path}: larger than {MOST_BYTES >> 20} MiB, which is the limit for a plan ({RAISE})")
-        return parse_plan(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot read the plan: {error}") from error
+    return parse_plan(read_text(path, "plan"), str(path))
 
 
 # ---- repaired weights ---------------------------------------------------------------------------

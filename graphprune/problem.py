@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import gcd
 
 import numpy as np
@@ -56,7 +57,7 @@ def formulate(evidence: Evidence, model: CostModel, options: Options, step: Step
     fixed = _ratios(analysis, options)
     criterion = registry.make("importance", options.importance)
     if hasattr(criterion, "seed") and options.seed:
-        criterion = type(criterion)(seed=options.seed)
+        criterion = replace(criterion, seed=options.seed)
     groups = analysis.decided
     raw: list[Vector | None] = []
     for batch in evidence.batches() if criterion.sees == "activations" else [groups]:
@@ -71,6 +72,7 @@ def formulate(evidence: Evidence, model: CostModel, options: Options, step: Step
     sizes = np.array([group.size for group in groups], np.int64)
     steps = np.array([alignment(group, options.align) for group in groups], np.int64)
     lower = np.minimum(np.maximum(1, options.min_channels), sizes)
+    lower[[group in analysis.may_leave for group in groups]] = 0
     upper = sizes.copy()
     for k, group in enumerate(groups):
         if group.id in frozen or raw[k] is None:

@@ -22,8 +22,7 @@ PREFIX = "graphprune."
 def provenance(plan: Plan) -> dict[str, str]:
     """What is recorded: hashes of the (normalised) source and of the plan, graphprune's version and the options."""
     options = json.dumps(plan.options, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    digest = hashlib.sha256(plan.to_json().encode()).hexdigest()
-    return {"source_sha256": plan.model_sha256, "plan_sha256": digest, "version": plan.graphprune, "options": options}
+    return {"source_sha256": plan.model_sha256, "plan_sha256": plan.digest, "version": plan.graphprune, "options": options}
 
 
 def record(model: ModelProto, plan: Plan) -> ModelProto:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from .calibration import Calibration, Tick, linear_nodes
+from .depth import End, removed
 from .edit import KeptOf
 from .graph import Array, Graph, operator_name, to_array
 from .inference import Analysis
@@ -109,6 +110,41 @@ class Patient:
             found |= {name for name, kind in operands if kind in {"weight", "scale", "bias"}}
         return sorted(found & set(self._tensors) - {value.name for value in self.pruned.graph.input})
 
+    @cached_property
+    def constants(self) -> list[Gone]:
+        """The branches that left and whose constant can be set, in order; each has a sum with a constant from here on."""
+        ends, _ = removed(self.analysis, self.present)
+        positions = {node.name: position for position, node in enumerate(self.pruned.graph.node)}
+        found = []
+        for position, end in sorted(ends.items()):
+            if end.tail.shift is None:
+                continue
+            node = self.pruned.graph.node[positions[self.graph.nodes[position].name]]
+            if len(node.input) == 1:
+                self.pruned.graph.initializer.append(end.tensor(self.graph, end.constant(self.graph, self.kept_of)))
+                node.op_type = "Add"
+                node.input.append(self.pruned.graph.initializer[-1].name)
+            found.append(Gone(end, positions[node.name], node.input[0], node.input[1]))
+        self.__dict__.pop("_tensors", None)
+        return found
+
+    def set_constant(self, gone: Gone, constant: Array) -> None:
+        """Let a branch that left add this to its sum (in the order of the kept channels)."""
+        end, shift = gone.end, gone.end.tail.shift
+        if shift is None:
+            raise ValueError(f"the branch into {end.tail.total!r} has no bias")
+        gain, offset = (self._kept_channels(values, end) for values in (end.tail.gain, end.tail.offset))
+        intercept = np.where(gain == 0, 0, (constant - offset) / np.where(gain == 0, 1, gain))
+        original = to_array(self.graph.initializers[shift.tensor])
+        old = self.taken(original, shift.tensor)
+        wide = intercept if shift.tensor == end.linear.bias else old.astype(np.float64).reshape(-1) + shift.factor * intercept
+        self.changed[shift.tensor] = np.ascontiguousarray(wide.reshape(old.shape).astype(original.dtype))
+        self._tensors[gone.constant].CopyFrom(end.tensor(self.graph, constant))
+
+    def _kept_channels(self, values: Array, end: End) -> Array:
+        kept = self.kept_of(end.tail.total, end.tail.axis)
+        return values if kept is None else values[kept]
+
     @property
     def damaged(self) -> list[Layer]:
         """The layers that see less than they did and may change, in order."""
@@ -154,6 +190,21 @@ class Layer:
     before: Linear
     after: Linear
     tail: Tail
+
+
+@dataclass(frozen=True)
+class Gone:
+    """A branch that left: the position of its sum in the pruned network, and what that adds, the constant last."""
+
+    end: End
+    node: int
+    other: str
+    constant: str
+
+    @property
+    def tail(self) -> Tail:
+        """What became of its last layer's result."""
+        return self.end.tail
 
 
 @dataclass(frozen=True)

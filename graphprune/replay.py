@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import registry
+from .depth import with_residuals
 from .errors import UsageError
 from .graph import Array, Graph
 from .groups import Group
@@ -64,12 +65,14 @@ def replay(graph: Graph, plan: Plan) -> tuple[Analysis, NDArray[np.bool_]]:
             f"this one (normalised) is {digest[:12]}..."
         )
     analysis = analysis_of(graph, recorded_option(plan, "normalization"), recorded_option(plan, "mode"))
+    if not all(group.keep for group in plan.groups):
+        analysis = with_residuals(analysis)
     known = {group.id: group for group in analysis.groups}
     for entry in plan.groups:
         group = known.get(entry.id)
         if group is None or group.size != entry.size:
             raise UsageError(f"the plan's group {entry.id!r} of size {entry.size} is not in this model")
-        _check_keep(entry, group)
+        _check_keep(entry, group, analysis)
     try:
         analysis = with_order(analysis, plan.keep)
     except ValueError as error:
@@ -95,8 +98,9 @@ def recorded_option(plan: Plan, name: str) -> Any:
         raise UsageError(f"the plan's option {name!r}: {error.errors()[0]['msg']}") from error
 
 
-def _check_keep(entry: PlanGroup, group: Group) -> None:
-    if not entry.keep and not group.follows:
+def _check_keep(entry: PlanGroup, group: Group, analysis: Analysis) -> None:
+    leaves = any(group in (residual.group, *residual.inner) for residual in analysis.residuals)
+    if not entry.keep and not group.follows and not leaves:
         raise UsageError(f"the plan keeps nothing of group {entry.id!r}; at least one unit must stay")
     if max(entry.keep, default=0) >= entry.size:
         raise UsageError(f"the plan's group {entry.id!r} keeps index {max(entry.keep)}, but its size is {entry.size}")

@@ -195,8 +195,7 @@ def _copies(result: Result) -> list[Copy]:
 
 
 def _hashes(plan: Plan) -> dict[str, str]:
-    digest = hashlib.sha256(plan.to_json().encode("utf-8", "surrogatepass")).hexdigest()
-    return {"model (normalised), SHA-256": plan.model_sha256, "plan, SHA-256": digest}
+    return {"model (normalised), SHA-256": plan.model_sha256, "plan, SHA-256": plan.digest}
 
 
 # ---- pages ------------------------------------------------------------------------------------------

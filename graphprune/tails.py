@@ -7,7 +7,7 @@ makes up for errors of the other branch as well.  Start reading at `tail_of`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import inf
 
@@ -40,6 +40,8 @@ class Tail:
     shift: Shift | None
     straight: str
     """The value before `other` is added."""
+    axis: int
+    """That of the channels in the total."""
     range: tuple[float, float] = (-inf, inf)
     """All that reads the total sees it clipped to this range."""
 
@@ -49,16 +51,19 @@ class Tail:
         return replace(self, total=self.straight, other="", range=(-inf, inf)) if self.other else self
 
 
-def tail_of(graph: Graph, node: Linear) -> Tail:
-    """Follow a linear node's result to the sum that it is added to, if it comes to one by itself."""
+def tail_of(graph: Graph, node: Linear, steps: Mapping[str, Step] | None = None) -> Tail:
+    """Follow a linear node's result to the sum that it is added to, if it comes to one by itself.
+
+    `steps` are the operators that it may pass: by default those that leave every number in its place.
+    """
     size = int(node.result_channels().max()) + 1
     shift = Shift(node.bias, 1.0) if node.bias and _is_own_vector(graph, node.bias, size) else None
-    tail = Tail(node.result, "", np.ones(size), np.zeros(size), shift, node.result)
-    outputs = {value.name for value in graph.outputs}
     rank = len(graph.shape(node.result) or ())
+    tail = Tail(node.result, "", np.ones(size), np.zeros(size), shift, node.result, node.result_axis % max(1, rank))
+    outputs = {value.name for value in graph.outputs}
     while rank and not tail.other and tail.total not in outputs:
         uses = graph.uses.get(tail.total, [])
-        step = _STEPS.get(graph.nodes[uses[0].node].op_type) if len(uses) == 1 else None
+        step = (steps or IN_PLACE).get(graph.nodes[uses[0].node].op_type) if len(uses) == 1 else None
         longer = step(NodeView(graph, uses[0].node), uses[0].input, tail, node) if step else None
         if longer is None:
             break
@@ -115,7 +120,26 @@ def _unchanged(view: NodeView, index: int, tail: Tail, node: Linear) -> Tail | N
     return _through(view, tail)
 
 
-_STEPS: dict[str, Callable[[NodeView, int, Tail, Linear], Tail | None]] = {
+def _transposed(view: NodeView, index: int, tail: Tail, node: Linear) -> Tail | None:
+    rank = len(view.shape(0) or ())
+    order = list(view.attribute("perm", range(rank - 1, -1, -1)))
+    return _through(view, replace(tail, axis=order.index(tail.axis)))
+
+
+def _reshaped(view: NodeView, index: int, tail: Tail, node: Linear) -> Tail | None:
+    """Axes from that of the channels on stay as they are; those before may become others."""
+    before, after = (view.graph.sized.get(name) for name in (tail.total, view.outputs[0]))
+    if index or before is None or after is None:
+        return None
+    kept = before[tail.axis :]
+    if len(kept) > len(after) or after[-len(kept) :] != kept or not all(isinstance(size, int) for size in kept):
+        return None
+    return _through(view, replace(tail, axis=len(after) - len(kept)))
+
+
+Step = Callable[[NodeView, int, Tail, Linear], Tail | None]
+
+IN_PLACE: dict[str, Step] = {
     "BatchNormalization": _normalized,
     "Add": _added,
     "Mul": _scaled,
@@ -123,6 +147,9 @@ _STEPS: dict[str, Callable[[NodeView, int, Tail, Linear], Tail | None]] = {
     "Dropout": _unchanged,
 }
 """The operators that a result may pass, channel by channel."""
+
+ANYWHERE: dict[str, Step] = IN_PLACE | {"Transpose": _transposed, "Reshape": _reshaped}
+"""With those that move results but keep the channels apart."""
 
 
 def _through(view: NodeView, tail: Tail) -> Tail:
@@ -148,11 +175,10 @@ def _same_shape(graph: Graph, one: str, other: str) -> bool:
 def _per_channel(view: NodeView, index: int, tail: Tail, node: Linear) -> Wide | None:
     """A constant operand as one number per channel, or None where it varies along other axes."""
     constant = view.constant(index)
-    rank = len(view.graph.shape(node.result) or ())
+    rank = len(view.graph.shape(tail.total) or ())
     if constant is None or constant.dtype.kind != "f" or constant.ndim > rank:
         return None
     shape = (1,) * (rank - constant.ndim) + constant.shape
-    axis = node.result_axis % rank
-    if any(dim != 1 for k, dim in enumerate(shape) if k != axis) or shape[axis] not in (1, len(tail.gain)):
+    if any(dim != 1 for k, dim in enumerate(shape) if k != tail.axis) or shape[tail.axis] not in (1, len(tail.gain)):
         return None
     return np.asarray(np.broadcast_to(constant.reshape(-1), (len(tail.gain),)), np.float64)

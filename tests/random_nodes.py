@@ -25,15 +25,42 @@ def combine(b: Builder) -> None:
 
 
 def residual(b: Builder) -> None:
+    """A block of two or three layers; others may read what is inside, or nobody, so that the block can leave as a whole."""
     x = b.pick((4,))
     if x is None:
         return
     n, c, *space = b.shapes[x]
-    inner = b.channels()
-    y = b.add("Conv", [x, b.weight(inner, c, 1, 1)], (n, inner, *space))
-    y = b.add("Relu", [y], (n, inner, *space))
-    y = b.add("Conv", [y, b.weight(c, inner, 1, 1), b.weight(c, scale=0.5)], (n, c, *space))
+    inner, read = b.channels(), b.coin()
+    y = b.add("Conv", [x, b.weight(inner, c, 1, 1)], (n, inner, *space), read)
+    y = b.add("Relu", [y], (n, inner, *space), read)
+    if b.coin():
+        deeper = b.channels()
+        y = b.add("Conv", [y, b.weight(deeper, inner, 3, 3)], (n, deeper, *space), read, pads=[1] * 4)
+        y, inner = b.add("Sigmoid", [y], (n, deeper, *space), read), deeper
+    bias = [b.weight(c, scale=0.5)] if b.coin() else []
+    y = b.add("Conv", [y, b.weight(c, inner, 1, 1), *bias], (n, c, *space), read)
+    if b.coin():
+        y = b.add("BatchNormalization", [y, *(b.weight(c, positive=k in (0, 3)) for k in range(4))], (n, c, *space), False)
     b.add("Add", [x, y] if b.coin() else [y, x], (n, c, *space))
+
+
+def mlp(b: Builder) -> None:
+    """Two products on the last axis and what they are added to, perhaps by way of another layout."""
+    x = b.pick((3, 4))
+    if x is None:
+        return
+    *lead, c = b.shapes[x]
+    hidden = b.channels()
+    y = b.add("MatMul", [x, b.weight(c, hidden)], (*lead, hidden), False)
+    y = b.add("Tanh", [y], (*lead, hidden), False)
+    y = b.add("MatMul", [y, b.weight(hidden, c)], (*lead, c), False)
+    if b.coin():
+        y = b.add("Add", [y, b.weight(c, scale=0.5)], (*lead, c), False)
+    if b.coin() and len(lead) > 1:
+        back = [*range(len(lead) - 1), len(lead), len(lead) - 1]
+        x = b.add("Transpose", [x], (*lead[:-1], c, lead[-1]), perm=back)
+        y = b.add("Transpose", [y], (*lead[:-1], c, lead[-1]), False, perm=back)
+    b.add("Add", [x, y] if b.coin() else [y, x], b.shapes[x])
 
 
 def broadcast(b: Builder) -> None:
@@ -178,7 +205,7 @@ def without_rule(b: Builder) -> None:
         b.add("SampleOp", [x], b.shapes[x], domain="com.microsoft")
 
 
-OFTEN = [conv, conv, conv, depthwise, matmul, residual, combine, concat, split, activation, batch_norm, reshape, reshape]
+OFTEN = [conv, conv, conv, depthwise, matmul, residual, mlp, combine, concat, split, activation, batch_norm, reshape, reshape]
 KINDS = [
     *(*OFTEN, *LAYERS, broadcast, *MOVEMENTS, recurrent, gather_nd, scatter_nd, repeat_heads),
     *(*AXES, pool, resize, reduce, softmax, without_rule),

@@ -212,7 +212,7 @@ def test_samples_that_are_no_archive(graphprune_cli: Cli, model: Path, out: Path
         (["--target", "channels=0.5", "--selection", "best"], 2, "no selection is called 'best'"),
         (["--target", "channels=0.5", "--align", "none"], 2, "--align 'none': give 'auto' or a number"),
         (["--target", "channels=0.5", "--align", "0"], 2, "must be at least 1"),
-        (["--target", "channels=0.5", "--min-channels", "0"], 2, "min-channels"),
+        (["--target", "channels=0.5", "--min-channels", "-1"], 2, "min-channels"),
         (["--target", "channels=0.5", "--seed", "-1"], 2, "seed"),
         (["--target", "channels=0.5", "--importance", "bn_scale"], 4, "has no say about any group"),
         (["--frobnicate"], 2, "No such option"),

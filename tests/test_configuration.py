@@ -130,7 +130,7 @@ def test_nothing_is_written_beside_the_output_without_a_file(graphprune_cli: Cli
         ("seed: 0\ntaget: macs=0.5\n", "config.yaml:2: taget: unknown key; is 'target' meant?"),
         ("\n\nseed: much\n", "config.yaml:3: seed: Input should be a valid integer, not 'much'"),
         ("seed: -1\n", "config.yaml:1: seed: Input should be greater than or equal to 0, not '-1'"),
-        ("min-channels: 0\n", "config.yaml:1: min-channels: Input should be greater than or equal to 1"),
+        ("min-channels: -1\n", "config.yaml:1: min-channels: Input should be greater than or equal to 0"),
         ("verify: 1\n", "config.yaml:1: verify: Input should be a valid boolean, not '1'"),
         ("target:\n- macs=0.5\n- macs=2\n", "config.yaml:1: target: target 'macs=2': a fraction lies above 0"),
         ("target: 5\n", "config.yaml:1: target: Input should be a valid tuple, not '5'"),
@@ -289,7 +289,7 @@ def test_the_schema_describes_every_key() -> None:
     found = schema_of("config")["properties"]
     assert all(entry["description"] for entry in found.values())
     assert found["target"]["anyOf"] == [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
-    assert found["min-channels"]["minimum"] == 1
+    assert found["min-channels"]["minimum"] == 0
     assert found["normalization"]["enum"] == ["pin", "kept"]
 
 

@@ -159,6 +159,5 @@ def test_predicted_times_shrink_with_the_work() -> None:
     assert model.original.latency == round(sum(times.values()))
     half = analysis.present({group.id: list(range(group.size // 2)) for group in analysis.groups})
     assert model.cost(half).latency == model.cost(half).macs + 500
-    shares = model.node_shares(half)
-    assert shares[relu] == 0.5
+    assert CostModel(analysis, times, half).cost(half).latency == round(sum(times.values()))
     assert model.savings(np.ones(len(half), dtype=bool), ["latency"])[analysis.groups[0].labels].min() > 0

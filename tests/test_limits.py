@@ -366,6 +366,13 @@ def test_pipes_are_not_read(tmp_path: Path) -> None:
             read(pipe)
 
 
+def test_a_plan_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAPHPRUNE_LIMITS", "0.01")
+    (tmp_path / "p.json").write_bytes(b" " * 2**21)
+    with pytest.raises(UsageError, match=r"p\.json: larger than 128 MiB, which is the limit for a plan"):
+        read_plan(tmp_path / "p.json")
+
+
 def test_external_data_where_no_initializer_is(tmp_path: Path) -> None:
     """In a constant, in a function and in a sparse tensor."""
     (tmp_path / "in").mkdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,11 @@ from random_graphs import Network, networks
 
 import graphprune
 from graphprune.cost import CostModel
+from graphprune.depth import with_residuals
 from graphprune.errors import UnreachableError
+from graphprune.options import Mode
 from graphprune.plan import parse_plan
+from graphprune.replay import analysis_of, make_plan
 
 IMPORTANCE = ["magnitude", "magnitude{p=1,reduce=max}", "random", "random{seed=5}", "lamp", "fpgm"]
 
@@ -33,6 +37,7 @@ def wishes(draw: Any) -> dict[str, Any]:
         "seed": draw(st.integers(0, 99)),
         "mode": draw(st.sampled_from(["coupled", "unconstrained"])),
         "masks": draw(st.sampled_from(["nested", "independent"])),
+        "min_channels": draw(st.sampled_from([0, 1, 2])),
     }
 
 
@@ -71,6 +76,30 @@ def test_repaired_random_networks(network: Network, options: dict[str, Any]) -> 
     again = graphprune.apply_plan(network.model, plan, verify=False, weights=result.weights)
     assert again.model.SerializeToString(deterministic=True) == result.model.SerializeToString(deterministic=True)
     _check_cost(result)
+
+
+@settings(max_examples=60)
+@given(network=networks(), data=st.data(), mode=st.sampled_from(["coupled", "unconstrained"]))
+def test_random_branches_leave_random_networks(network: Network, data: st.DataObject, mode: Mode) -> None:
+    """Some of the branches that can leave, whatever else stays, and each by the plan alone."""
+    oracle_runs(network.model)
+    graph = graphprune.load(network.model)
+    analysis = with_residuals(analysis_of(graph, "pin", mode))
+    assume(analysis.residuals)
+    keep = {group.id: list(range(group.size)) for group in analysis.groups}
+    for group in analysis.groups:
+        if data.draw(st.booleans()):
+            keep[group.id] = sorted(data.draw(st.sets(st.sampled_from(keep[group.id]), min_size=1)))
+    for number in data.draw(st.sets(st.integers(0, len(analysis.residuals) - 1), min_size=1)):
+        keep[analysis.residuals[number].group.id] = []
+    present = analysis.present(keep)
+    assume(not analysis.emptied_axes(present))
+    plan = make_plan(graph, analysis, analysis.kept(present), {}, {"mode": mode})
+    result = graphprune.apply_plan(graph, parse_plan(plan.to_json()))
+    assert any(not units for units in result.keep.values())
+    if not network.summed:
+        oracle.check(graph.model, json.loads(plan.to_json()), result.model, tolerance=1e-4, silence=network.silenced)
+    _check_cost(replace(result, options={"normalization": "pin"}))
 
 
 def check(network: Network, options: dict[str, Any]) -> None:

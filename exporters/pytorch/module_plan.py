@@ -15,19 +15,18 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, Gt
 
 from graphprune.errors import UsageError
+from graphprune.json_files import STRICT, parse, read_text
 from graphprune.plan import Index
 from graphprune.version import VERSION
 
 Size = Annotated[int, Gt(0)]
-
-_STRICT = {"extra": "forbid", "strict": True}
 
 
 @dataclass(frozen=True)
 class Cut:
     """A parameter or buffer: its shape before, and by axis the indices that stay."""
 
-    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
     shape: list[Annotated[int, Ge(0)]]
     keep: dict[str, list[Index]]
@@ -47,7 +46,7 @@ class Cut:
 class HeadSizes:
     """The heads of an nn.MultiheadAttention that are left: how many, and the sizes of queries (and keys) and of values."""
 
-    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
     heads: Size
     query: Size
@@ -58,7 +57,7 @@ class HeadSizes:
 class ModulePlan:
     """A pruning decision in the names of a module."""
 
-    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+    __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
     tensors: dict[str, Cut]
     attributes: dict[str, dict[str, int | list[int]]]
@@ -79,14 +78,7 @@ class ModulePlan:
 
 def parse_module_plan(text: str, source: str = "module plan") -> ModulePlan:
     """Read a module plan.  Raises UsageError where it is malformed, naming the place."""
-    from pydantic import TypeAdapter, ValidationError
-
-    try:
-        plan = TypeAdapter(ModulePlan).validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the top level"
-        raise UsageError(f"{source}: not a valid module plan: {where}: {first['msg']}") from error
+    plan = parse(ModulePlan, text, source, "module plan")
     for name, cut in plan.tensors.items():
         for axis, kept in cut.keep.items():
             if not axis.isdecimal() or int(axis) >= len(cut.shape):
@@ -98,10 +90,7 @@ def parse_module_plan(text: str, source: str = "module plan") -> ModulePlan:
 
 def read_module_plan(path: Path) -> ModulePlan:
     """Read a module plan file.  Raises UsageError where it cannot be read or is malformed."""
-    try:
-        return parse_module_plan(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot read the module plan: {error}") from error
+    return parse_module_plan(read_text(path, "module plan"), str(path))
 
 
 def module_plan_path(plan: Path) -> Path:

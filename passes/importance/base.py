@@ -16,7 +16,7 @@ from graphprune.weights import Vector
 Normalizer = Literal["mean", "max", "sum", "none"]
 
 
-Sight = Literal["weights", "activations", "maps", "gradients"]
+Sight = Literal["weights", "activations", "maps", "gradients", "outputs"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Importance(ABC):
     extra: ClassVar[str] = ""
     """The extra that it needs (`graphprune.extras`); checked before any work."""
     sees: ClassVar[Sight] = "weights"
-    """What it looks at beside the weights: moments (`Evidence.reads`), whole maps of some samples, or gradients."""
+    """What it looks at beside the weights: moments (`Evidence.reads`), whole maps of some samples, gradients, or outputs."""
 
     @abstractmethod
     def score(self, group: Group, evidence: Evidence) -> Vector | None:

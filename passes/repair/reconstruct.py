@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from graphprune.calibration import rows_per_sample
 from graphprune.linear import Rows
-from graphprune.repairing import Layer, Patient
+from graphprune.repairing import Gone, Layer, Patient
 from graphprune.samples import sample_count
 from graphprune.tails import Tail
 from graphprune.walk import Walk
@@ -40,12 +40,31 @@ class Reconstruct(Repair):
     def repair(self, patient: Patient) -> None:
         """One pass through both networks side by side."""
         runs = patient.calibration.runs
+        fitted: list[Layer | Gone] = sorted([*patient.damaged, *patient.constants], key=_position)
         with Walk(patient.original, runs) as original, Walk(patient.pruned, runs) as pruned:
-            fitted = patient.damaged
             for number, layer in enumerate(fitted):
                 wanted = {name for later in fitted[number:] for name in (later.tail.total, later.tail.straight)}
-                self._visit(patient, layer, original, pruned, wanted)
+                if isinstance(layer, Gone):
+                    self._visit_constant(patient, layer, original, pruned, wanted)
+                else:
+                    self._visit(patient, layer, original, pruned, wanted)
                 patient.tick((number + 1) / len(fitted))
+
+    def _visit_constant(self, patient: Patient, gone: Gone, original: Walk, pruned: Walk, wanted: set[str]) -> None:
+        """What a branch that left adds to its sum: the mean of what is missing there."""
+        pruned.advance_to(gone.node)
+        original.advance_past(gone.tail.total, wanted)
+        axis, name = gone.tail.axis, gone.tail.total
+        totals = [_by_channel(patient.taken(np.asarray(total), name), axis) for total in original.values(name)]
+        others = [_by_channel(np.asarray(other), axis) for other in pruned.values(gone.other)]
+        count = sum(len(other) for other in others)
+        constant, aims = np.zeros(others[0].shape[1]), totals
+        for _ in range(1 + (self.rounds if gone.tail.range != (-inf, inf) else 0)):
+            missing = [(aim - other).sum(axis=0, dtype=np.float64) for aim, other in zip(aims, others, strict=True)]
+            constant = np.sum(missing, axis=0) / count
+            given = [other + constant.astype(np.float32) for other in others]
+            aims = [seen(total, each, gone.tail.range) for total, each in zip(totals, given, strict=True)]
+        patient.set_constant(gone, constant)
 
     def _visit(self, patient: Patient, layer: Layer, original: Walk, pruned: Walk, wanted: set[str]) -> None:
         pruned.advance_to(layer.after.node)
@@ -60,6 +79,21 @@ class Reconstruct(Repair):
             rest = 0.0 if other is None else layer.after.results(other, picks)
             fit.add(layer.after.rows(data, picks), layer.after.results(patient.taken(np.asarray(total), tail.total), picks), rest)
         fit.solve(self.rounds)
+
+
+def _position(layer: Layer | Gone) -> int:
+    return layer.end.sum if isinstance(layer, Gone) else layer.before.node
+
+
+def _by_channel(values: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+    """[everything else, channels]."""
+    return np.asarray(np.moveaxis(values, axis, -1).reshape(-1, values.shape[axis]), np.float32)
+
+
+def seen(total: Rows, given: Rows, bounds: tuple[float, float]) -> Rows:
+    """What to aim at: the original total, but where that is clipped away, whatever is given beyond the bound is as good."""
+    low, high = bounds
+    return np.where(total <= low, np.minimum(given, low), np.where(total >= high, np.maximum(given, high), total))
 
 
 class _Fit:
@@ -127,10 +161,8 @@ class _Fit:
 
     def _aim_at_seen(self, matrix: Wide, intercept: Wide) -> None:
         """Where the original total is clipped away, whatever the layer gives beyond the bound is as good."""
-        low, high = self.tail.range
         self.sum_y[:], self.xy[:] = 0, 0
         thin, base = matrix.astype(np.float32), intercept.astype(np.float32)[:, None, :]
         for rows, total, rest in self.parts:
             given = (np.matmul(rows, thin) + base) * self.gain + self.offset + rest
-            aim = np.where(total <= low, np.minimum(given, low), np.where(total >= high, np.maximum(given, high), total))
-            self._aim(rows, aim, rest)
+            self._aim(rows, seen(total, given, self.tail.range), rest)

@@ -5,12 +5,15 @@ Start reading at `shrink`.
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, numpy_helper
 
 from graphprune import external, taking
 from graphprune.branches import keep_in_branch, replace_nodes, with_branches
+from graphprune.depth import add_constant, removed
 from graphprune.edit import Edit, Indices, KeptOf
 from graphprune.errors import InternalError
 from graphprune.external import is_external
@@ -31,9 +34,14 @@ def shrink(analysis: Analysis, present: NDArray[np.bool_]) -> ModelProto:
     graph = analysis.graph
     kept_of = kept_indices(analysis, present)
     ascending = _ascending(kept_of)
-    model = _copy_with_cut_weights(graph, kept_of)
+    ends, gone = removed(analysis, present)
+    model = _copy_with_cut_weights(graph, kept_of, gone)
     nodes: list[NodeProto] = []
     for position, node in enumerate(model.graph.node):
+        if position in gone:
+            continue
+        if position in ends:
+            add_constant(model, node, ends[position], graph, kept_of)
         entry = operator_table().get(operator_name(node))
         edit = Edit(graph, position, model, kept_of if operator_name(node) == taking.OPERATOR else ascending)
         if entry is not None and entry.shrink is not None and _touched(edit):
@@ -42,7 +50,7 @@ def shrink(analysis: Analysis, present: NDArray[np.bool_]) -> ModelProto:
         nodes += [node, *edit.appended]
     if len(nodes) != len(model.graph.node):
         replace_nodes(model.graph, nodes)
-    shapes = _refresh_shapes(model, graph, kept_of)
+    shapes = _refresh_shapes(model, graph, kept_of, {name for position in gone for name in graph.nodes[position].output})
     if analysis.ledger.taken:
         taking.settle(model, graph, shapes)
     return with_branches(model)
@@ -91,10 +99,12 @@ def cut_axes(graph: Graph, name: str, kept_of: KeptOf) -> dict[int, Indices]:
     return {axis: indices for axis, indices in kept.items() if indices is not None}
 
 
-def _copy_with_cut_weights(graph: Graph, kept_of: KeptOf) -> ModelProto:
-    """The model with every weight cut, without ever copying what is dropped."""
+def _copy_with_cut_weights(graph: Graph, kept_of: KeptOf, gone: Container[int]) -> ModelProto:
+    """The model with every weight cut, never copying what is dropped; weights that only nodes in `gone` read are left out."""
     model = copy_model(graph.model, without=["initializer", "value_info"])
     for name, tensor in graph.initializers.items():
+        if gone and name in graph.uses and all(use.node in gone for use in graph.uses[name]):
+            continue
         cuts = cut_axes(graph, name, kept_of)
         copy = model.graph.initializer.add()
         if not cuts:
@@ -121,8 +131,8 @@ def _touched(edit: Edit) -> bool:
     return any(kept(index, axis) is not None for kept, index, shape in (*inputs, *outputs) for axis in range(len(shape or ())))
 
 
-def _refresh_shapes(model: ModelProto, graph: Graph, kept_of: KeptOf) -> dict[str, Shape]:
-    """Infer all shapes anew, check them against what the analysis promised, and return them."""
+def _refresh_shapes(model: ModelProto, graph: Graph, kept_of: KeptOf, gone: Container[str]) -> dict[str, Shape]:
+    """Infer all shapes anew, check them against what the analysis promised, and return them; values in `gone` are no more."""
     shapes = infer_shapes(model, shape_like())
     for name, before in graph.shapes.items():
         after = shapes.get(name)
@@ -138,6 +148,8 @@ def _refresh_shapes(model: ModelProto, graph: Graph, kept_of: KeptOf) -> dict[st
                 )
     del model.graph.value_info[:]
     for value in graph.model.graph.value_info:
+        if value.name in gone:
+            continue
         copy = model.graph.value_info.add()
         copy.CopyFrom(value)
         for axis, dim in enumerate(copy.type.tensor_type.shape.dim):

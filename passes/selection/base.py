@@ -16,6 +16,12 @@ class Selection(ABC):
     name: ClassVar[str]
     extra: ClassVar[str] = ""
     """The extra that it needs (`graphprune.extras`); checked before any work."""
+    drops_branches: ClassVar[bool] = False
+    """Whether residual branches may leave as a whole even without --min-channels 0."""
+
+    def bounded(self, problem: Problem) -> Problem:
+        """The problem with the bounds and steps that this pass works with."""
+        return problem
 
     @abstractmethod
     def path(self, problem: Problem) -> KeepPath:
