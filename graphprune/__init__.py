@@ -8,9 +8,12 @@ Start reading at `graphprune.pipeline.prune`.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from .version import VERSION
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else importing onnxruntime writes into the home folder
 
 __version__ = VERSION
 

@@ -15,7 +15,7 @@ from onnx import ModelProto
 
 from . import registry
 from .graph import Graph
-from .runtime import random_inputs
+from .runtime import random_inputs, trial
 from .shape_inference import InputShapes
 
 ROUNDS = 30
@@ -23,6 +23,12 @@ ROUNDS = 30
 
 SAMPLE_SECONDS = 0.02
 """Each sample repeats the network for about this long."""
+
+WARM_SECONDS = 0.3
+"""A network that takes longer needs no warming up."""
+
+MOST_SECONDS, LEAST_ROUNDS = 8, 3
+"""Networks that take long get fewer samples."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +62,13 @@ def measure(
     a function that runs the model once.  Raises UsageError where the backend cannot run a model.
     """
     prepare = registry.load("backends", backend)
+    for model in models:
+        trial(Graph(model), input_shapes)
     runs = [prepare(model, random_inputs(Graph(model), shapes=input_shapes, batch=batch, scale=4), threads) for model in models]
-    repeats = [_repeats(run) for run in runs]
+    seconds = [_seconds(run) for run in runs]
+    repeats = [max(1, round(SAMPLE_SECONDS / each)) for each in seconds]
     samples: list[list[float]] = [[] for _ in runs]
-    for _ in range(rounds):
+    for _ in range(max(LEAST_ROUNDS, min(rounds, round(MOST_SECONDS / sum(seconds))))):
         for run, repeat, taken in zip(runs, repeats, samples, strict=True):
             start = time.perf_counter()
             for _ in range(repeat):
@@ -69,12 +78,15 @@ def measure(
     return [_latency(taken, threads, batch) for taken in samples]
 
 
-def _repeats(run: Callable[[], object]) -> int:
-    for _ in range(3):
+def _seconds(run: Callable[[], object]) -> float:
+    """What one run takes, after some to warm up where they are short."""
+    for _ in range(4):
+        start = time.perf_counter()
         run()
-    start = time.perf_counter()
-    run()
-    return max(1, round(SAMPLE_SECONDS / max(time.perf_counter() - start, 1e-6)))
+        taken = max(time.perf_counter() - start, 1e-6)
+        if taken > WARM_SECONDS:
+            break
+    return taken
 
 
 def _latency(taken: Sequence[float], threads: int, batch: int) -> Latency:

@@ -20,7 +20,7 @@ from .errors import CalibrationError
 from .graph import Array, Graph, operator_name
 from .linear import Linear, Rows
 from .node_view import NodeView
-from .operators import TABLE
+from .operators import operator_table
 from .runtime import on_samples, session
 from .samples import Runs, Samples, sample_count
 from .tails import Tail, tail_of
@@ -210,7 +210,7 @@ def linear_nodes(graph: Graph) -> dict[int, Linear]:
     main = {node.name for node in with_branches(graph.model).graph.node}
     found: dict[int, Linear] = {}
     for position, node in enumerate(graph.nodes):
-        entry = TABLE.get(operator_name(node))
+        entry = operator_table().get(operator_name(node))
         if entry is not None and entry.linear is not None and node.name in main:
             view = entry.linear(NodeView(graph, position))
             if view is not None:

@@ -10,6 +10,7 @@ import os
 import shlex
 import sys
 import traceback
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from importlib import import_module
@@ -21,6 +22,7 @@ import click
 from . import registry
 from .configuration_commands import CONFIG, SAVE_CONFIG, config_beside, write_config
 from .errors import ExitCode, GraphpruneError
+from .limits import RAISE
 from .log_command import EXPERIMENT, MLFLOW, log_run, server_of
 from .options import MOST_THREADS, Masks, Mode, Normalization, Options
 from .terminal import (
@@ -92,13 +94,24 @@ class Commands(click.Group):
         except GraphpruneError as error:
             _fail(str(error), error.exit_code)
         except MemoryError:
-            _fail("out of memory: the model is too large for this machine", ExitCode.INTERNAL)
+            _fail(f"out of memory: the model needs more than its size allows ({RAISE})", ExitCode.INVALID_MODEL)
         except RecursionError:
             _fail("the model is nested too deeply", ExitCode.INVALID_MODEL)
         except Exception as error:
+            _blame_models(sys.argv[1:] if kwargs.get("args") is None else kwargs["args"])
             if os.environ.get("GRAPHPRUNE_DEBUG"):
                 traceback.print_exc()
             _fail(f"internal error ({type(error).__name__}: {error}); set GRAPHPRUNE_DEBUG=1 for details", ExitCode.INTERNAL)
+
+
+def _blame_models(arguments: Sequence[str]) -> None:
+    """End with the exit code of an unreadable model where a model on the command line is unsound."""
+    from .soundness import unsound
+
+    for argument in arguments:
+        reason = unsound(Path(argument))
+        if reason is not None:
+            _fail(reason, ExitCode.INVALID_MODEL)
 
 
 def _fail(message: str, code: ExitCode) -> None:
@@ -436,15 +449,15 @@ def compare(
 @click.argument("kind", required=False, type=click.Choice(KINDS))
 def list_(kind: str | None) -> None:
     """List passes, importers, exporters, backends or operators, with their options and defaults."""
-    from .operators import TABLE
+    from .operators import operator_table
 
     for each in [kind] if kind else KINDS:
         if not kind:
             click.echo(f"{each}:")
         indent = "" if kind else "  "
         if each == "operators":
-            for name in sorted(TABLE):
-                click.echo(f"{indent}{name:<28} {TABLE[name].rule}")
+            for name, entry in sorted(operator_table().items()):
+                click.echo(f"{indent}{name:<28} {entry.rule}")
             continue
         for name in sorted(registry.registered(each)):
             spec, text = registry.describe(each, name)

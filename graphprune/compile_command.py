@@ -35,6 +35,7 @@ def compile_(
     from . import tables
     from .normalize import fix_input_shapes
     from .pipeline import load
+    from .runtime import trial
 
     check_output(output)
     check_output(json_path(json_to))
@@ -52,5 +53,6 @@ def compile_(
         if sizes:
             fix_input_shapes(graph.model, sizes)
             graph = load(graph.model, sizes)
+        trial(graph, sizes)
         compiled = exporter.compile(graph, output, describe(bar))
     report([tables.compiled_table(compiled.as_dict())], compiled.as_dict, json_to)

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from .archives import check_regular
 from .errors import UsageError
 
 MOST_BYTES = {"YAML": 2**18, "TOML": 2**16}
@@ -51,6 +52,7 @@ def read_document(path: Path) -> Document:
 
     Raises UsageError with file and line where it cannot be read, is malformed, too large or names a key twice.
     """
+    check_regular(path, UsageError)
     language = "TOML" if path.suffix == ".toml" else "YAML"
     try:
         with path.open("rb") as file:

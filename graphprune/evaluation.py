@@ -14,7 +14,8 @@ from onnx import ModelProto
 
 from .errors import UsageError
 from .graph import Array, Graph
-from .runtime import session
+from .limits import lift
+from .runtime import session, trial
 from .samples import LABELS, read_samples
 from .sources import imported, is_import_string
 
@@ -45,6 +46,7 @@ def labelled_samples(path: Path, graph: Graph) -> dict[str, Array]:
 
 
 def _score(source: str, function: Callable[[ModelProto], float], model: ModelProto) -> float:
+    lift()
     try:
         score = float(function(model))
     except MemoryError:
@@ -67,6 +69,7 @@ def accuracy(model: ModelProto, samples: dict[str, Array], tick: Callable[[], No
     names = [value.name for value in graph.inputs]
     shape = graph.inputs[0].type.tensor_type.shape
     fixed = shape.dim[0].dim_value if shape.dim and shape.dim[0].HasField("dim_value") else 0
+    trial(graph)
     active = session(model)
     total = len(samples["labels"])
     hits, batch = 0, fixed or BATCH

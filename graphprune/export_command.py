@@ -22,6 +22,7 @@ def export(model: str, output: Path, spec: str | None, shapes: tuple[str, ...], 
     """Write a model for a runtime, checked against the ONNX model; `graphprune list exporters` has the formats."""
     from .normalize import fix_input_shapes
     from .pipeline import load
+    from .runtime import trial
     from .tables import exported_table
 
     for path in (output, json_path(json_to)):
@@ -35,6 +36,7 @@ def export(model: str, output: Path, spec: str | None, shapes: tuple[str, ...], 
         if sizes:
             fix_input_shapes(graph.model, sizes)
             graph = load(graph.model, sizes)
+        trial(graph, sizes)
         written = exporter.write(graph.model, output)
     facts: dict[str, Any] = {
         "format": spec,

@@ -10,7 +10,7 @@ at `infer`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -21,12 +21,15 @@ from numpy.typing import NDArray
 from .graph import Graph, Shape, node_reads, operator_name
 from .groups import Group, Pinned, build_groups, list_pinned
 from .labels import Ids, OpenAxis, Reason
-from .operators import TABLE, Operator
+from .operators import Operator, operator_table
 from .options import Normalization
 from .site import Contraction, Ledger, LooseAxis, MacTerm, Results, Site
 
 if TYPE_CHECKING:
     from .depth import Residual
+
+MOST_INDICES = 2**22
+"""Axes with more indices than this are pinned: no layer has so many channels, and each would cost a label."""
 
 
 @dataclass
@@ -151,12 +154,13 @@ class Analysis:
         return [(k, ids) for k, ids in enumerate(axes) if not isinstance(ids, int)]
 
 
-def infer(graph: Graph, table: dict[str, Operator] = TABLE, normalization: Normalization = "pin") -> Analysis:
+def infer(graph: Graph, table: Mapping[str, Operator] | None = None, normalization: Normalization = "pin") -> Analysis:
     """Analyse a normalised graph.  Never fails on unknown operators: they pin what they touch.
 
     With `normalization` "kept", channels that a normalisation takes its statistics over may leave; the statistics are then
     those of the kept channels.
     """
+    table = operator_table() if table is None else table
     ledger = Ledger(normalization)
     for value in graph.inputs:
         shape = graph.shape(value.name)
@@ -173,11 +177,16 @@ def infer(graph: Graph, table: dict[str, Operator] = TABLE, normalization: Norma
     return Analysis(graph, ledger, build_groups(ledger), list_pinned(graph, ledger))
 
 
-def _visit(graph: Graph, ledger: Ledger, position: int, table: dict[str, Operator]) -> None:
+def _visit(graph: Graph, ledger: Ledger, position: int, table: Mapping[str, Operator]) -> None:
     node = graph.nodes[position]
     entry = table.get(operator_name(node))
     site = Site(graph, ledger, position, entry.parameters if entry else ())
-    results = entry.infer(site) if entry else _refuse_unknown(site, ledger)
+    if entry is None:
+        results = _refuse_unknown(site, ledger)
+    elif _is_too_long(graph, [*node.input, *node.output]):
+        results = site.refuse(f"an axis of more than {MOST_INDICES} indices")
+    else:
+        results = entry.infer(site)
     if len(results) < len(node.output):
         results = site.refuse(f"{site.operator} with {len(node.output)} results has no rule")
     for index, name in enumerate(node.output):
@@ -187,6 +196,11 @@ def _visit(graph: Graph, ledger: Ledger, position: int, table: dict[str, Operato
             if axes is None:
                 text = f"operator {site.operator} has no rule" if entry is None else f"the shape of {name!r} is not known"
                 ledger.unknown.setdefault(name, Reason(text, site.label))
+
+
+def _is_too_long(graph: Graph, names: Iterable[str]) -> bool:
+    """Whether one of the values has an axis that is not worth a label for each index."""
+    return any(isinstance(dim, int) and dim > MOST_INDICES for name in names for dim in graph.shape(name) or ())
 
 
 def _refuse_unknown(site: Site, ledger: Ledger) -> Results:

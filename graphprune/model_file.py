@@ -9,18 +9,22 @@ import hashlib
 import mmap
 import os
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from google.protobuf.message import DecodeError
-from onnx import GraphProto, ModelProto, TensorProto, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
+from .archives import check_regular
 from .errors import InvalidModelError, UsageError
 from .external import is_external, pieces, point_to
 from .graph import copy_model, element_count, item_bits, subgraphs, to_array
+from .limits import grant, paused
 from .parallel import ahead
+from .untrusted import check_message
 
 PROTOBUF_LIMIT = 2**31 - 2**20
 """Bytes that fit one protobuf message, with some room for the graph; larger weights go to an external file."""
@@ -40,9 +44,11 @@ def read_model(path: Path) -> ModelProto:
     Raises InvalidModelError where the file is missing, not ONNX, truncated, or names external data that is missing, too short
     or outside the model's folder.
     """
+    check_regular(path, InvalidModelError)
     model = ModelProto()
     try:
         if path.stat().st_size:
+            grant(path.stat().st_size)
             with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
                 model.ParseFromString(view)  # reads the pages in place, without a copy of the file
     except OSError as error:
@@ -51,11 +57,15 @@ def read_model(path: Path) -> ModelProto:
         raise InvalidModelError(f"{path}: not an ONNX file, or a truncated one ({error})") from error
     if not model.ir_version or not model.HasField("graph") or not model.opset_import:
         raise InvalidModelError(f"{path}: not an ONNX model: it has no graph, IR version or opset import")
-    stay = weight_bytes(model) >= PROTOBUF_LIMIT
-    for tensor in all_tensors(model.graph):
+    check_message(model, path)
+    stay, granted = weight_bytes(model) >= PROTOBUF_LIMIT, Counter[Path]()
+    for tensor in [*all_tensors(model.graph), *(each for function in model.functions for each in tensors_of(function.node))]:
         _check_dims(tensor, path)
         if tensor.data_location == TensorProto.EXTERNAL:
             source = _external_file(tensor, path)
+            more = min(byte_count(tensor), source.stat().st_size - granted[source])  # tensors may name the same bytes
+            granted[source] += more
+            grant(more)
             if stay and element_count(tensor) > SMALL_TENSOR:
                 point_to(tensor, str(source))
                 continue
@@ -67,11 +77,23 @@ def read_model(path: Path) -> ModelProto:
 def all_tensors(graph: GraphProto) -> Iterator[TensorProto]:
     """Every tensor of a graph: initializers and attributes, those of subgraphs included."""
     yield from graph.initializer
-    for node in graph.node:
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from tensors_of(graph.node)
+
+
+def tensors_of(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
+    """Every tensor in the attributes of nodes, those of subgraphs included."""
+    for node in nodes:
         for attribute in node.attribute:
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
+            for sparse in [
+                *([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else ()),
+                *attribute.sparse_tensors,
+            ]:
+                yield from (sparse.values, sparse.indices)
         for inner in subgraphs(node):
             yield from all_tensors(inner)
 
@@ -229,7 +251,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
         raise UsageError(f"{path}: cannot write there: {error.strerror}") from error
     temporary = Path(name)
     try:
-        yield temporary
+        with paused():
+            yield temporary
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except OSError as error:

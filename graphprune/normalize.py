@@ -15,13 +15,13 @@ import graphlib
 from collections import Counter
 from typing import Any
 
-import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, inliner, version_converter
 
 from .branches import hoist_branches
 from .errors import InvalidModelError, UsageError, first_line
-from .graph import DEFAULT_DOMAINS, Graph, canonical_domain, declared_shape, node_reads, operator_name, subgraphs
+from .folding import Folding, foldable
+from .graph import DEFAULT_DOMAINS, Graph, declared_shape, node_reads, operator_name, subgraphs
 from .normal_forms import (
     constant_expands,
     constant_reshapes,
@@ -31,19 +31,23 @@ from .normal_forms import (
     unwrap_batched_transposes,
     unwrap_softmaxes,
 )
-from .operators import TABLE
-from .shape_inference import InputShapes, concrete_shapes, imitate_operators, inferred_model, shapes_of, skeleton, typical_shapes
+from .operators import operator_table
+from .shape_inference import (
+    REFUSALS,
+    InputShapes,
+    concrete_shapes,
+    imitate_operators,
+    inferred_model,
+    shapes_of,
+    skeleton,
+    typical_shapes,
+)
 
 MINIMUM_OPSET = 13
 """From here on Squeeze, Unsqueeze, Split, Slice and Pad take their integers as inputs and Softmax has one axis."""
 
-FOLD_LIMIT = 2**24
-"""Constants of more elements than this are not computed ahead of time."""
-
 MAXIMUM_ROUNDS = 256
 """One round for each Reshape whose target hangs on the one before; this bounds the work on graphs made to last longer."""
-
-NEVER_FOLDED = ("QuantizeLinear", "DequantizeLinear")
 
 
 def normalize(model: ModelProto, input_shapes: InputShapes | None = None) -> Graph:
@@ -105,6 +109,7 @@ def _settle_constants(model: ModelProto) -> ModelProto:
 
     Returns the skeleton with the inferred shapes of the result.
     """
+    folding = Folding(model)
     for _ in range(MAXIMUM_ROUNDS):
         inferred = _infer(model)
         graph = Graph(model, shapes_of(inferred))
@@ -112,10 +117,15 @@ def _settle_constants(model: ModelProto) -> ModelProto:
             remove_dead_code(model.graph)
         elif not (constant_reshapes(graph) or constant_expands(graph)):
             count = len(model.graph.node)
-            if not _foldable(model):
+            if not foldable(model):
                 return inferred
             _write_value_info(model, inferred)
-            _fold(model)
+            folded = folding.fold(model)
+            if folded is not None:
+                _carry_over(model, folded)
+                model.Clear()
+                model.CopyFrom(folded)
+                _lift_constants(model.graph)
             remove_dead_code(model.graph)
             if len(model.graph.node) == count:
                 break
@@ -124,7 +134,7 @@ def _settle_constants(model: ModelProto) -> ModelProto:
 
 def shape_like() -> dict[str, str]:
     """Operators that borrow the shape inference of a standard one."""
-    return {name: entry.shape_like for name, entry in TABLE.items() if entry.shape_like}
+    return {name: entry.shape_like for name, entry in operator_table().items() if entry.shape_like}
 
 
 # ---- validity -----------------------------------------------------------------------------------
@@ -183,15 +193,20 @@ def _title(node: NodeProto) -> str:
     return repr(node.name) if node.name else f"{operator_name(node)} -> {', '.join(node.output)}"
 
 
-def _check(model: ModelProto) -> None:
+def checkable(model: ModelProto) -> ModelProto:
+    """The model without large weights, as ONNX's checker takes it."""
     copy = skeleton(model)
     imitate_operators(copy, shape_like())
     for value in copy.graph.output:
         if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
             value.type.tensor_type.shape.SetInParent()  # the checker wants a shape, which running the model does not need
+    return copy
+
+
+def _check(model: ModelProto) -> None:
     try:
-        onnx.checker.check_model(copy)
-    except onnx.checker.ValidationError as error:
+        onnx.checker.check_model(checkable(model))
+    except REFUSALS as error:
         raise InvalidModelError(f"not a valid ONNX model: {first_line(error)}") from error
 
 
@@ -199,7 +214,10 @@ def _check(model: ModelProto) -> None:
 
 
 def _inline(model: ModelProto) -> None:
-    inlined = inliner.inline_local_functions(model)
+    try:
+        inlined = inliner.inline_local_functions(model)
+    except REFUSALS as error:
+        raise InvalidModelError(f"not a valid ONNX model: its functions cannot be inlined: {first_line(error)}") from error
     model.Clear()
     model.CopyFrom(inlined)
 
@@ -227,7 +245,7 @@ def _upgrade(model: ModelProto) -> None:
         return
     try:
         upgraded = version_converter.convert_version(model, MINIMUM_OPSET)
-    except (RuntimeError, onnx.version_converter.ConvertError) as error:
+    except REFUSALS as error:
         raise InvalidModelError(
             f"cannot upgrade the model from opset {version} to {MINIMUM_OPSET}: {first_line(error)}"
         ) from error
@@ -309,40 +327,6 @@ def _constant_tensor(node: NodeProto) -> TensorProto | None:
         if attribute.name == f"{name}s":
             return helper.make_tensor("", kind, [len(value)], list(value))
     return None
-
-
-def _foldable(model: ModelProto) -> bool:
-    """Whether some node computes a constant: all its inputs are constants, or it reads a shape."""
-    constants = {tensor.name for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type in NEVER_FOLDED or canonical_domain(node.domain):
-            continue
-        if node.op_type == "Shape" or (node.input and all(name in constants for name in node.input if name)):
-            return True
-    return False
-
-
-def _fold(model: ModelProto) -> None:
-    import onnx_ir as ir
-    from onnxscript.optimizer import fold_constants
-
-    def should_fold(node: ir.Node) -> bool | None:
-        if node.op_type in NEVER_FOLDED:
-            return False
-        value = node.inputs[0] if node.inputs else None
-        shape = ir.convenience.get_const_tensor(value) if value is not None and node.op_type == "ConstantOfShape" else None
-        return True if shape is not None and 0 <= np.prod(shape.numpy(), dtype=float) <= FOLD_LIMIT else None
-
-    try:
-        wrapped = ir.serde.deserialize_model(model)
-        fold_constants(wrapped, input_size_limit=FOLD_LIMIT, output_size_limit=FOLD_LIMIT, should_fold=should_fold)
-        folded = ir.serde.serialize_model(wrapped)
-    except ir.serde.SerdeError:
-        return  # onnx_ir is stricter than ONNX in places; a graph that is not folded is analysed all the same
-    _carry_over(model, folded)
-    model.Clear()
-    model.CopyFrom(folded)
-    _lift_constants(model.graph)
 
 
 def remove_dead_code(graph: GraphProto) -> None:

@@ -3,18 +3,21 @@
 An entry is a typing rule (the notation is in `graphprune.rules`) or a small function, and where sizes are written into the
 node also how to bring them back in line after pruning.  An operator without an entry pins every axis it touches.
 
-To add an operator, add an entry here (docs/adding-an-operator.md).  Start reading at `TABLE`.
+To add an operator, add an entry here (docs/adding-an-operator.md).  A plugin adds entries by an
+entry point (docs/plugins.md).  Start reading at `TABLE`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from types import MappingProxyType
 
-from . import attention, contractions, indexing, linear, movement, quantization, recurrent, regroup, statistics, taking
+from . import attention, contractions, indexing, linear, movement, quantization, recurrent, registry, regroup, statistics, taking
 from .edit import Edit
 from .elementwise import broadcast, elementwise
+from .errors import UsageError
 from .linear import Linear
 from .node_view import NodeView, normal_axis
 from .quantization import CONV
@@ -349,4 +352,25 @@ _ENTRIES: list[Operator] = [
 ]
 
 TABLE: dict[str, Operator] = {entry.name: entry for entry in _ENTRIES}
-"""All operators by name, domain first (`com.microsoft::FusedConv`)."""
+"""The built-in operators by name, domain first (`com.microsoft::FusedConv`)."""
+
+
+@cache
+def operator_table() -> Mapping[str, Operator]:
+    """All operators by name: the built-in ones and those of plugins (entry points `graphprune.operators`), read on first use.
+
+    Raises UsageError where a plugin cannot be loaded, is no Operator or list of such, or names an operator that is there already.
+    """
+    found, owners = dict(TABLE), dict.fromkeys(TABLE, "graphprune itself")
+    for name, entry in registry.registered("operators").items():
+        owner, rows = registry.described(entry), registry.load("operators", name)
+        rows = [rows] if isinstance(rows, Operator) else rows
+        if not isinstance(rows, list | tuple) or not all(isinstance(row, Operator) for row in rows):
+            raise UsageError(f"operators {name!r} ({owner}) must be an Operator or a list of them; it is {rows!r:.80}")
+        for row in rows:
+            if row.name in found:
+                raise UsageError(
+                    f"{owner} defines the operator {row.name!r}, which is there from {owners[row.name]}; uninstall one"
+                )
+            found[row.name], owners[row.name] = row, owner
+    return MappingProxyType(found)

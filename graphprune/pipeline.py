@@ -36,7 +36,8 @@ from .proof import Proof, prove
 from .recipes import MADE_UP_MACS, resolved
 from .reorder import reordered
 from .repairing import Patient, with_weights
-from .replay import analysis_of, check_weights, make_plan, replay, shrink_pass
+from .replay import analysis_of, check_weights, make_plan, recorded_option, replay, shrink_pass
+from .runtime import trial
 from .samples import read_calibration, run_size
 from .shape_inference import InputShapes
 from .sources import read_source
@@ -184,6 +185,7 @@ def _decide(scored: Scored, targets: Sequence[Target], step: Step) -> tuple[Anal
     problem = replace(scored.problem, targets=targets, required={})
     step("selecting channels")
     if any(target.kind == "latency" for target in targets):
+        trial(scored.graph, scored.input_shapes)
         watch = stopwatch_for(scored.graph, options.threads, scored.input_shapes)
         keep = fastest(problem, watch, lambda each: _choose(each, options), lambda kept: _built(analysis, kept), step)
     else:
@@ -245,6 +247,7 @@ def _calibration(model: CostModel, options: Options, input_shapes: InputShapes |
     criterion = registry.load("importance", registry.name_of("importance", options.importance))
     if criterion.sees == "weights" and not options.repair:
         return None
+    trial(graph, input_shapes)
     size = run_size(graph, (name for node in linear_nodes(graph).values() for name in (node.data, node.result)), RUN_BYTES)
     if options.calibration is None or (isinstance(options.calibration, str) and options.calibration == "random"):
         runs, labels = random_runs(graph, options.seed, size, input_shapes, MADE_UP_MACS // max(1, model.original.macs)), None
@@ -285,7 +288,7 @@ def apply_plan(source: Source, plan: Plan, verify: bool = True, weights: Mapping
     analysis, present = replay(graph, plan)
     changed = dict(weights or {})
     check_weights(analysis, plan, present, changed)
-    options = Options(seed=int(plan.options.get("seed", 0)), verify=verify)
+    options = Options(seed=recorded_option(plan, "seed"), verify=verify)
     result = _finish(graph, analysis, plan.keep, changed, options, (), None, lambda text: None)
     return replace(result, options=plan.options)
 

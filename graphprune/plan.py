@@ -17,6 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from annotated_types import Ge
 
+from .archives import check_regular
 from .errors import UsageError
 from .graph import Array
 from .json_files import STRICT, parse, read_text
@@ -165,6 +166,7 @@ def read_weights(plan: Path) -> dict[str, Array]:
     path = weights_path(plan)
     if not path.exists():
         return {}
+    check_regular(path, UsageError)
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 

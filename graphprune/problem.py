@@ -21,7 +21,7 @@ from .extras import need
 from .graph import operator_name
 from .groups import Group
 from .inference import Analysis
-from .operators import TABLE
+from .operators import operator_table
 from .options import Options
 from .unconstrained import nested
 from .weights import Vector
@@ -43,7 +43,7 @@ def check_supported(analysis: Analysis, options: Options) -> None:
     """Raises UnreachableError where operators without a rule are not to be pinned."""
     if options.on_unsupported == "pin":
         return
-    unknown = sorted({operator_name(node) for node in analysis.graph.nodes} - set(TABLE))
+    unknown = sorted({operator_name(node) for node in analysis.graph.nodes} - set(operator_table()))
     if unknown:
         raise UnreachableError(f"operators without a rule: {', '.join(unknown)} (--on-unsupported pin keeps what they touch)")
 

@@ -21,7 +21,7 @@ from onnx import ModelProto
 
 from .errors import UsageError, first_line
 from .graph import Graph, operator_name
-from .runtime import cannot_run, profiled, random_inputs
+from .runtime import cannot_run, profiled, random_inputs, trial
 from .shape_inference import InputShapes
 
 RUNS = 12
@@ -84,6 +84,7 @@ def node_times(
 
 def _profile(model: ModelProto, graph: Graph, threads: int, input_shapes: InputShapes | None) -> list[list[dict[str, Any]]]:
     """The kernel events of each run but the first ones."""
+    trial(graph, input_shapes)
     feeds = random_inputs(graph, shapes=input_shapes, batch=1, scale=4)
     with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
         try:

@@ -16,9 +16,10 @@ from onnx import ModelProto, ValueInfoProto
 
 from .branches import has_branches, take_branch
 from .edit import KeptOf
-from .errors import ProofError, first_line
+from .errors import InvalidModelError, ProofError, first_line
 from .graph import Array, Graph
 from .inference import Analysis
+from .limits import stop_clock
 from .masking import masked_reference
 from .model_file import PROTOBUF_LIMIT, weight_bytes
 from .parts import run_in_parts
@@ -131,7 +132,9 @@ class Comparison:
         given(result, set(steps), _element_types(self._graph))
         feeds = self._feeds | {name + SUFFIX: self._expected[name] for name in steps}
         actual = _run(result, feeds, "the pruned model")
-        names = [value.name for value in self._graph.outputs]
+        if not has_branches(self._graph.model):  # those that were not taken have not run yet
+            stop_clock()
+        names = list(dict.fromkeys(value.name for value in self._graph.outputs))
         missing = [name for name in names if name not in actual]
         if missing:
             raise ProofError(f"the pruned model has no output {missing[0]!r}; is it a pruned form of this model?")
@@ -188,6 +191,8 @@ def _run_reference(
 def _run(model: ModelProto, feeds: dict[str, Array], what: str) -> dict[str, Array]:
     try:
         return run_in_parts(model, feeds) if weight_bytes(model) >= PROTOBUF_LIMIT else run(model, feeds)
+    except InvalidModelError:
+        raise
     except Exception as error:  # onnxruntime raises many unrelated types, with RuntimeError their only common base at times
         raise ProofError(
             f"ONNX Runtime cannot run {what}: {first_line(error)}. Check --input-shape, or leave the proof out with --no-verify"

@@ -15,8 +15,12 @@ from importlib.metadata import entry_points
 from typing import Any, get_type_hints
 
 from .errors import UsageError
+from .limits import paused
 
 _SPEC = re.compile(r"([a-zA-Z0-9_-]+)(?:\{(.*)\})?")
+
+NAMED = ("importance", "selection", "repair", "importers", "exporters", "engines")
+"""Kinds that are classes which know the name that they are registered under."""
 
 
 @cache
@@ -29,9 +33,14 @@ def registered(kind: str) -> dict[str, Any]:
     for entry in entry_points(group=f"graphprune.{kind}"):
         known = found.setdefault(entry.name, entry)
         if known.value != entry.value:
-            both = f"{known.value} and {entry.value}"
+            both = f"{described(known)} and {described(entry)}"
             raise UsageError(f"two packages register {kind} {entry.name!r}: {both}; uninstall one of them")
     return found
+
+
+def described(entry: Any) -> str:
+    """`module:attribute of DISTRIBUTION VERSION`, for messages about an entry point."""
+    return f"{entry.value} of {entry.dist.name} {entry.dist.version}" if entry.dist else str(entry.value)
 
 
 def load(kind: str, name: str) -> Any:
@@ -40,10 +49,16 @@ def load(kind: str, name: str) -> Any:
     if name not in entries:
         known = ", ".join(sorted(entries)) or "none"
         raise UsageError(f"no {kind} is called {name!r}; there are: {known}")
+    entry = entries[name]
     try:
-        return entries[name].load()
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"{kind} {name!r} ({entries[name].value}) cannot be loaded: {error}") from error
+        with paused():
+            found = entry.load()
+    except Exception as error:  # a plugin's module may raise anything
+        text = f"{type(error).__name__}: {error}"
+        raise UsageError(f"{kind} {name!r} ({described(entry)}) cannot be loaded: {text}; mend or uninstall it") from error
+    if kind in NAMED and not (isinstance(found, type) and getattr(found, "name", None) == name):
+        raise UsageError(f"{kind} {name!r} ({described(entry)}) must be a class whose `name` is {name!r}; it is {found!r:.80}")
+    return found
 
 
 def name_of(kind: str, spec: str) -> str:

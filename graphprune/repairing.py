@@ -22,7 +22,7 @@ from .graph import Array, Graph, operator_name, to_array
 from .inference import Analysis
 from .labels import Ids
 from .linear import Linear
-from .operators import TABLE
+from .operators import operator_table
 from .tails import Shift, Tail
 
 
@@ -105,7 +105,7 @@ class Patient:
         """The weights that may move: weights, scales and biases by the operator table, and where intercepts go; no tables."""
         found = {layer.tail.shift.tensor for layer in self.layers if layer.tail.shift}
         for node in self.graph.nodes:
-            entry = TABLE.get(operator_name(node))
+            entry = operator_table().get(operator_name(node))
             operands = zip(node.input, entry.parameters if entry else (), strict=False)
             found |= {name for name, kind in operands if kind in {"weight", "scale", "bias"}}
         return sorted(found & set(self._tensors) - {value.name for value in self.pruned.graph.input})

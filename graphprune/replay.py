@@ -6,7 +6,7 @@ Start reading at `replay`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,8 +64,7 @@ def replay(graph: Graph, plan: Plan) -> tuple[Analysis, NDArray[np.bool_]]:
             f"the plan is for another model: it names sha256 {plan.model_sha256[:12]}..., "
             f"this one (normalised) is {digest[:12]}..."
         )
-    normalization, mode = (plan.options.get(name, getattr(Options, name)) for name in ("normalization", "mode"))
-    analysis = analysis_of(graph, normalization, mode)
+    analysis = analysis_of(graph, recorded_option(plan, "normalization"), recorded_option(plan, "mode"))
     if not all(group.keep for group in plan.groups):
         analysis = with_residuals(analysis)
     known = {group.id: group for group in analysis.groups}
@@ -86,6 +85,17 @@ def replay(graph: Graph, plan: Plan) -> tuple[Analysis, NDArray[np.bool_]]:
         raise UsageError("the plan leaves nothing of some tensor's axis (a part of a Split, perhaps); keep one index of each")
     _check_tensors(analysis, plan, present)
     return analysis, present
+
+
+def recorded_option(plan: Plan, name: str) -> Any:
+    """An option that the plan was made with, the default where it says nothing.  Raises UsageError where it cannot be one."""
+    from pydantic import TypeAdapter, ValidationError
+
+    hint = get_type_hints(Options, include_extras=True)[name]
+    try:
+        return TypeAdapter(hint).validate_python(plan.options.get(name, getattr(Options, name)), strict=True)
+    except ValidationError as error:
+        raise UsageError(f"the plan's option {name!r}: {error.errors()[0]['msg']}") from error
 
 
 def _check_keep(entry: PlanGroup, group: Group, analysis: Analysis) -> None:

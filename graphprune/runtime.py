@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,17 +15,18 @@ import numpy as np
 import onnx
 from onnx import ModelProto, helper
 
-from .errors import CalibrationError, UsageError, first_line
-from .graph import Array, Graph
-from .model_file import fits_message, write_model
-from .shape_inference import InputShapes, concrete_shapes
+from .errors import CalibrationError, InvalidModelError, UsageError, first_line
+from .graph import Array, Graph, node_reads
+from .limits import array_bytes, check_memory, clock_runs, lift, peak_bytes
+from .model_file import fits_message, weight_bytes, write_model
+from .shape_inference import InputShapes, concrete_shapes, run_shapes
 
 if TYPE_CHECKING:
     import onnxruntime
 
 
 def session(model: ModelProto, threads: int = 0, optimize: bool = True) -> onnxruntime.InferenceSession:
-    """An ONNX Runtime CPU session; `threads` = 0 lets the runtime decide.
+    """An ONNX Runtime CPU session; `threads` = 0 lets the runtime decide, and is one while time is limited (`graphprune.limits`).
 
     Without `optimize` the graph runs as it is written.  Raises onnxruntime's own exceptions for models that it cannot run.
     """
@@ -56,7 +57,7 @@ def _session(model: ModelProto, options: onnxruntime.SessionOptions, threads: in
     import onnxruntime as ort
 
     options.log_severity_level = 4
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or int(clock_runs())
     providers = ["CPUExecutionProvider"]
     if fits_message(model):
         return ort.InferenceSession(model.SerializeToString(), options, providers=providers)
@@ -71,6 +72,7 @@ def prepare(model: ModelProto, feeds: Mapping[str, Array], threads: int) -> Call
 
     The result runs the model once (a backend for `graphprune.bench`).  Raises UsageError where the model cannot be run.
     """
+    check_runnable(model, feeds)
     try:
         active = session(model, threads)
         active.run(None, dict(feeds))
@@ -110,11 +112,15 @@ def random_inputs(
             raise UsageError(f"input shape for {name!r}: the model has no such input; it has: {', '.join(names)}")
     rng = np.random.default_rng(seed)
     sizes = concrete_shapes(graph.inputs, shapes, batch, scale)
+    check_memory(sum(array_bytes(shape, 64) for shape in sizes.values()), weight_bytes(graph.model), "an input of the network")
     return {value.name: _random(graph, value, sizes[value.name], rng) for value in graph.inputs}
 
 
 def _random(graph: Graph, value: onnx.ValueInfoProto, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+    kind = value.type.tensor_type.elem_type
+    if kind not in helper.get_all_tensor_dtypes():
+        raise InvalidModelError(f"input {value.name!r} is no tensor, or of no type that a runtime knows")
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind))
     if dtype == np.bool_:
         return np.asarray(rng.random(shape) < 0.5)
     if dtype.kind in "iu":
@@ -136,8 +142,31 @@ def _index_bound(graph: Graph, name: str) -> int:
     return max(sizes) if len(sizes) == 1 else min(sizes[1:])
 
 
+def check_runnable(model: ModelProto, feeds: Mapping[str, Array]) -> None:
+    """Refuse a network whose values take more memory on these inputs than its size allows.
+
+    Values whose shape cannot be inferred do not count.  Raises InvalidModelError.
+    """
+    sizes = {name: array_bytes(shape, bits) for name, (shape, bits) in run_shapes(model, feeds).items()}
+    nodes = [(list(node_reads(node)), list(node.output)) for node in model.graph.node]
+    peak = peak_bytes(nodes, sizes, [value.name for value in model.graph.output])
+    check_memory(peak, weight_bytes(model), "running the network")
+
+
+def trial(graph: Graph, shapes: InputShapes | None = None) -> None:
+    """Run the network once within limits, if there are any, and lift them: what comes is work that the user asked for.
+
+    What ONNX Runtime says against random inputs does not matter here.  Raises InvalidModelError where it would take too much.
+    """
+    if clock_runs() and fits_message(graph.model):
+        with suppress(UsageError, *cannot_run()):
+            run(graph.model, random_inputs(graph, shapes=shapes, batch=1))
+    lift()
+
+
 def run(model: ModelProto, feeds: Mapping[str, Array], optimize: bool = False) -> dict[str, Any]:
-    """All outputs of a model by name."""
+    """All outputs of a model by name.  Raises InvalidModelError where that takes too much memory."""
+    check_runnable(model, feeds)
     active = session(model, optimize=optimize)
     names = [output.name for output in active.get_outputs()]
     return dict(zip(names, active.run(names, dict(feeds)), strict=True))

@@ -5,17 +5,21 @@ Start reading at `read_samples`.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 from onnx import ValueInfoProto, helper
 
+from .archives import check_regular
 from .errors import UsageError
 from .graph import Array, Graph, declared_shape
+from .limits import check_memory
 
 LABELS = "labels"
 """The key of an .npz that holds class labels; every other key is an input's name."""
@@ -32,12 +36,22 @@ def read_samples(path: Path, graph: Graph) -> Samples:
 
     A key `labels` is passed through.  Raises UsageError where the file or its keys do not fit.
     """
+    check_regular(path, UsageError)
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            packed = sum(entry.file_size for entry in archive.zip.infolist())
+            check_memory(packed, path.stat().st_size, f"{path}: what is packed in it")
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
+    except _UNREADABLE as error:
         raise UsageError(f"{path}: cannot read the samples: {error}") from error
     return checked_samples(arrays, graph, str(path))
+
+
+_UNREADABLE = (
+    OSError, ValueError, EOFError, AttributeError, KeyError, TypeError, SyntaxError, RuntimeError, MemoryError, OverflowError,
+    TokenError, BadZipFile, zlib.error,
+)  # fmt: skip
+"""What numpy and zipfile raise for archives that are none, and for headers that lie."""
 
 
 def checked_samples(arrays: Mapping[str, Array], graph: Graph, source: str = "samples") -> Samples:
@@ -53,6 +67,9 @@ def checked_samples(arrays: Mapping[str, Array], graph: Graph, source: str = "sa
     counts = {len(array) if array.ndim else 0 for name, array in samples.items() if name not in scalars}
     if len(counts) != 1 or 0 in counts:
         raise UsageError(f"{source}: all arrays must have the same number of samples, at least one (found {sorted(counts)})")
+    labels = samples.get(LABELS)
+    if labels is not None and LABELS not in names and (labels.ndim != 1 or labels.dtype.kind not in "biuf"):
+        raise UsageError(f"{source}: labels are {labels.dtype} of shape {list(labels.shape)}; one number per sample is needed")
     for value in graph.inputs:
         samples[value.name] = _fitting(samples[value.name], value, source)
     return samples

@@ -7,17 +7,28 @@ empty graph without a word).  Start reading at `infer_shapes`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import onnx
+import onnx.version_converter
 from onnx import ModelProto, helper
 
-from .errors import UsageError
-from .graph import Graph, Shape, canonical_domain, declared_shape, element_count, operator_name
+from .errors import InvalidModelError, UsageError, first_line
+from .graph import Graph, Shape, canonical_domain, declared_shape, element_count, item_bits, operator_name
 from .monomial import monomials
 from .runtime_shapes import runtime_values
 
 InputShapes = Mapping[str, Sequence[int]]
 """Shapes that the user gives for inputs with dynamic dimensions."""
+
+REFUSALS = (
+    onnx.checker.ValidationError,
+    onnx.shape_inference.InferenceError,
+    onnx.version_converter.ConvertError,
+    ValueError,
+    RuntimeError,
+)
+"""What onnx raises for models that contradict themselves, whichever of its functions finds it."""
 
 SYMBOL_ROUNDS = 8
 """How often sizes found behind a Reshape are fed back into shape inference; each round sees one Reshape further."""
@@ -69,6 +80,25 @@ def typical_shapes(graph: Graph, shape_like: dict[str, str], given: InputShapes 
     return shapes_of(inferred_model(copy, graph.model, shape_like))
 
 
+def run_shapes(model: ModelProto, feeds: Mapping[str, Any]) -> dict[str, tuple[Shape, int]]:
+    """Shape and bits per element of every value that is not an initializer, when the network runs on arrays of these shapes."""
+    copy = skeleton(model)
+    for value in copy.graph.input:
+        if value.name in feeds:
+            value.CopyFrom(helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, feeds[value.name].shape))
+    for output in copy.graph.output:
+        if output.type.HasField("tensor_type"):
+            output.type.tensor_type.ClearField("shape")
+    inferred = _inferred(copy)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    found = {}
+    for value in [*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output]:
+        shape = declared_shape(value)
+        if shape is not None and value.name not in constants:
+            found[value.name] = shape, item_bits(value.type.tensor_type.elem_type)
+    return found
+
+
 def shapes_of(inferred: ModelProto) -> dict[str, Shape]:
     """The shapes that a model declares, by value name."""
     shapes: dict[str, Shape] = {}
@@ -88,10 +118,17 @@ def inferred_model(copy: ModelProto, model: ModelProto, shape_like: dict[str, st
     rest = foreign - {value.name for value in learnt}
     copy.graph.value_info.extend([*learnt, *(kept[name] for name in sorted(rest) if name in kept)])
     for _ in range(SYMBOL_ROUNDS):
-        inferred = onnx.shape_inference.infer_shapes(copy, check_type=False, strict_mode=False, data_prop=True)
+        inferred = _inferred(copy)
         if not _name_sizes(inferred, copy):
             break
     return inferred
+
+
+def _inferred(copy: ModelProto) -> ModelProto:
+    try:
+        return onnx.shape_inference.infer_shapes(copy, check_type=False, strict_mode=False, data_prop=True)
+    except REFUSALS as error:
+        raise InvalidModelError(f"not a valid ONNX model: its shapes contradict each other: {first_line(error)}") from error
 
 
 def _name_sizes(inferred: ModelProto, copy: ModelProto) -> bool:

@@ -17,6 +17,7 @@ from onnx import ModelProto
 
 from . import registry
 from .errors import UsageError
+from .limits import paused
 from .model_file import read_model
 from .shape_inference import InputShapes
 
@@ -33,7 +34,8 @@ def read_source(source: object, format_: str | None = None, shapes: InputShapes 
         return read_model(Path(source))
     if isinstance(source, str | Path) and is_import_string(source):
         source = _built(str(source))
-    model: ModelProto = _importer(source, format_).read(source, shapes or {})
+    with paused():  # frameworks take their time
+        model: ModelProto = _importer(source, format_).read(source, shapes or {})
     return model
 
 
@@ -65,7 +67,8 @@ def imported(text: str) -> Any:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        found: Any = importlib.import_module(module)
+        with paused():
+            found: Any = importlib.import_module(module)
     except ImportError as error:
         raise UsageError(f"{text}: cannot import {module!r}: {error}") from error
     for part in attribute.split("."):
@@ -79,4 +82,5 @@ def _built(text: str) -> object:
     """The object that an import string names; a function is called."""
     found = imported(text)
     is_factory = callable(found) and (isinstance(found, type) or type(found).__module__ == "builtins")
-    return found() if is_factory else found
+    with paused():
+        return found() if is_factory else found

@@ -56,7 +56,7 @@ def report(tables: list[Table], result: Callable[[], dict[str, Any]], json_to: s
         return
     from rich.console import Console
 
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False)
     for table in tables:
         console.print(table)
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from . import limits
 from .contents import job_digest
 from .errors import ExitCode, GraphpruneError, UsageError
 from .event_log import EventLog
@@ -67,6 +68,7 @@ def work(task: Task) -> Report:
     _capture_output(task.folder / "logs" / f"{task.digest}.log")
     if task.memory is not None:
         _limit_memory(task.memory)
+    limits.begin()
     try:
         is_first = _work(task, start)
     except GraphpruneError as error:
@@ -76,15 +78,26 @@ def work(task: Task) -> Report:
     except RecursionError:
         return Report("failed", "the model is nested too deeply", int(ExitCode.INVALID_MODEL))
     except Exception as error:  # a bug must not stop the other jobs
-        return Report("failed", f"internal error ({type(error).__name__}: {error})", int(ExitCode.INTERNAL))
+        return _stumbled(task, error)
     event = "job_finished" if is_first else "job_reused"
     task.log.write(event, job=task.name, digest=task.digest, seconds=round(time.monotonic() - start, 3))
     return Report("done")
 
 
+def _stumbled(task: Task, error: Exception) -> Report:
+    """What an exception that nobody expected says: the model's fault, or a bug."""
+    from .soundness import unsound
+
+    reason = unsound(Path(task.job.model))
+    if reason is not None:
+        return Report("failed", reason, int(ExitCode.INVALID_MODEL))
+    return Report("failed", f"internal error ({type(error).__name__}: {error})", int(ExitCode.INTERNAL))
+
+
 def _over_memory(task: Task) -> str:
-    limit = "this machine" if task.memory is None else f"its limit of {task.memory / 1e6:.0f} MB"
-    return f"out of memory: the job needs more than {limit}"
+    if task.memory is None:
+        return f"out of memory: the model needs more than its size allows ({limits.RAISE})"
+    return f"out of memory: the job needs more than its limit of {task.memory / 1e6:.0f} MB"
 
 
 def _work(task: Task, start: float) -> bool:

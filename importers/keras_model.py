@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from onnx import ModelProto
 
+from graphprune.archives import check_archive
 from graphprune.errors import InvalidModelError, UsageError
 from graphprune.extras import require
 from graphprune.model_file import read_model
@@ -57,6 +58,7 @@ class KerasImporter(Importer):
 
 
 def _loaded(keras: Any, path: Path) -> Any:
+    check_archive(path)
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from onnx import ModelProto
 
+from graphprune.archives import check_archive
 from graphprune.errors import InvalidModelError, UsageError
 from graphprune.extras import require
 from graphprune.shape_inference import InputShapes
@@ -50,6 +51,7 @@ class SklearnImporter(Importer):
 
 
 def _loaded(path: Path) -> Any:
+    check_archive(path)
     skops_io = require("skops.io", "sklearn")
     try:
         own = [name for name in skops_io.get_untrusted_types(file=path) if name.startswith("sklearn.neural_network.")]

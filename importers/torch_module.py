@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from onnx import ModelProto
 
+from graphprune.archives import check_archive
 from graphprune.errors import InvalidModelError, UsageError, first_line
 from graphprune.extras import require
 from graphprune.shape_inference import InputShapes
@@ -67,6 +68,7 @@ def _load_archive(torch: Any, path: Path) -> Any:
     """Load a .pt2 archive, but none that holds pickled objects."""
     if not path.is_file() or not zipfile.is_zipfile(path):
         raise InvalidModelError(f"{path}: not an archive of torch.export.save")
+    check_archive(path)
     constants = require("torch.export.pt2_archive.constants", "torch")
     prefixes = (constants.CUSTOM_OBJ_FILENAME_PREFIX, constants.OPAQUE_OBJ_FILENAME_PREFIX)
     with zipfile.ZipFile(path) as archive:

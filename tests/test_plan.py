@@ -310,3 +310,14 @@ def test_an_axis_that_a_plan_would_empty() -> None:
     plan = plan_that_keeps(model, {"w1:0": [0, 1, 2]})
     with pytest.raises(UsageError):
         graphprune.apply_plan(model, plan)
+
+
+@pytest.mark.parametrize(("name", "value"), [("seed", "x"), ("seed", -1), ("seed", {}), ("mode", []), ("normalization", None)])
+def test_options_that_cannot_be(tmp_path: Path, graphprune_cli: Cli, name: str, value: object) -> None:
+    model = write(residual(), tmp_path / "m.onnx")
+    plan = json.loads(graphprune.prune(residual(), targets=["channels=0.5"], align=1).plan.to_json())
+    plan["options"][name] = value
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    result = graphprune_cli("apply", model, tmp_path / "plan.json", "-o", tmp_path / "out.onnx")
+    assert result.exit_code == 2
+    assert f"the plan's option {name!r}: " in result.stderr

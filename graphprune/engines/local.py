@@ -11,6 +11,8 @@ from typing import ClassVar
 
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
+from graphprune.errors import ExitCode
+from graphprune.limits import OVER_TIME, TOO_LONG
 from graphprune.worker import Report, Task, end_with_parent, work
 
 from .base import Engine
@@ -55,6 +57,8 @@ def report_of(task: Task, future: ProcessFuture[Report]) -> Report:
     except TimeoutError:
         return Report("timeout", f"over its time limit of {task.time:g} s", 1)
     except ProcessExpired as error:
+        if error.exitcode == -OVER_TIME:
+            return Report("timeout", TOO_LONG, int(ExitCode.INVALID_MODEL))
         return Report("died", f"its process died ({_cause(error.exitcode)}); see logs/{task.digest}.log", 1)
     except CancelledError:
         return Report("died", "stopped", 1)

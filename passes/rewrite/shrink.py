@@ -21,7 +21,7 @@ from graphprune.graph import Graph, Shape, copy_model, item_bits, operator_name
 from graphprune.inference import Analysis
 from graphprune.model_file import load_what_fits
 from graphprune.normalize import shape_like
-from graphprune.operators import TABLE
+from graphprune.operators import operator_table
 from graphprune.reorder import places
 from graphprune.shape_inference import infer_shapes
 
@@ -42,7 +42,7 @@ def shrink(analysis: Analysis, present: NDArray[np.bool_]) -> ModelProto:
             continue
         if position in ends:
             add_constant(model, node, ends[position], graph, kept_of)
-        entry = TABLE.get(operator_name(node))
+        entry = operator_table().get(operator_name(node))
         edit = Edit(graph, position, model, kept_of if operator_name(node) == taking.OPERATOR else ascending)
         if entry is not None and entry.shrink is not None and _touched(edit):
             entry.shrink(edit)

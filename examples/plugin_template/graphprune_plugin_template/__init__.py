@@ -1,0 +1,1 @@
+"""A plugin for graphprune: one criterion, one operator, one exporter."""

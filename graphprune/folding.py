@@ -1,0 +1,120 @@
+"""Computing constants ahead of time, by onnxscript, with bounds: a file of a few bytes can describe constants of any size.
+
+Start reading at `Folding.fold`.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+from onnx import ModelProto
+
+from .graph import canonical_domain, element_count
+from .limits import factor, paused
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+FOLD_LIMIT = 2**24
+"""Constants of more elements than this are not computed ahead of time."""
+
+WORK = 2**24
+"""Elements read and written in all, beside four times those of the model's own constants."""
+
+SLOW = 256
+"""Operators that onnx computes in Python take about this much longer for each element than those of numpy."""
+
+NEVER_FOLDED = ("QuantizeLinear", "DequantizeLinear")
+
+_FAST = frozenset(
+    """Abs Add And Cast CastLike Ceil Concat ConstantOfShape Cos Div Equal Erf Exp Expand Flatten Floor Gather GatherND Greater
+    GreaterOrEqual Identity Less LessOrEqual Log Max Mean Min Mul Neg NonZero Not Or Pow Range Reciprocal Relu Reshape Round Shape
+    Sigmoid Sign Sin Size Slice Split Sqrt Squeeze Sub Sum Tanh Tile Transpose Trilu Unsqueeze Where Xor""".split()  # noqa: SIM905
+)
+"""Operators that numpy computes in one step."""
+
+_NO_LARGER = frozenset(("Compress", "NonZero", "Unique"))
+"""Operators whose results have a size that hangs on values, but at most that of the operand (times its rank)."""
+
+
+def foldable(model: ModelProto) -> bool:
+    """Whether some node computes a constant: all its inputs are constants, or it reads a shape."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type in NEVER_FOLDED or canonical_domain(node.domain):
+            continue
+        if node.op_type == "Shape" or (node.input and all(name in constants for name in node.input if name)):
+            return True
+    return False
+
+
+class Folding:
+    """What may still be computed of one model's constants."""
+
+    def __init__(self, model: ModelProto) -> None:
+        self._left = factor() * (WORK + 4 * sum(map(element_count, model.graph.initializer)))
+
+    def fold(self, model: ModelProto) -> ModelProto | None:
+        """The model with constants computed; None where onnx_ir, which is stricter than ONNX in places, does not take it."""
+        with paused():  # they take longer to import than most models to fold
+            import onnx_ir as ir
+            from onnxscript.optimizer import fold_constants
+
+        logger = logging.getLogger("onnxscript.optimizer._constant_folding")
+        level = logger.level
+        logger.setLevel(logging.ERROR)  # it warns of what it cannot compute, which then stays as it is
+        try:
+            wrapped = ir.serde.deserialize_model(model)
+            fold_constants(wrapped, input_size_limit=FOLD_LIMIT, output_size_limit=FOLD_LIMIT, should_fold=self._should_fold)
+            return ir.serde.serialize_model(wrapped)
+        except (ir.serde.SerdeError, ValueError, TypeError, AttributeError, KeyError, IndexError, RuntimeError):
+            return None
+        finally:
+            logger.setLevel(level)
+
+    def _should_fold(self, node: ir.Node) -> bool | None:
+        if node.op_type in NEVER_FOLDED:
+            return False
+        read = sum(_size(value) or 0 for value in node.inputs if value is not None)
+        written = _elements_written(node, read)
+        if written is None or written > FOLD_LIMIT:
+            return False
+        work = (read + written) * (1 if node.op_type in _FAST else SLOW)
+        if work > self._left:
+            return False
+        self._left -= work
+        return True if node.op_type == "ConstantOfShape" else None
+
+
+def _elements_written(node: ir.Node, read: int) -> int | None:
+    """How many elements a node of constants writes; None where that is not known."""
+    if node.op_type == "ConstantOfShape":
+        return _product(node.inputs[0])
+    sizes = [_size(value) for value in node.outputs if value.name]
+    if None not in sizes:
+        return sum(size for size in sizes if size is not None)
+    if node.op_type in _NO_LARGER:
+        return 64 * read
+    return None
+
+
+def _product(value: ir.Value | None) -> int | None:
+    """The number of elements of a shape that is a constant."""
+    if value is None or value.const_value is None or value.const_value.size > 64:
+        return None
+    sizes = np.asarray(value.const_value.numpy(), np.float64)
+    return None if (sizes < 0).any() else int(min(float(np.prod(sizes)), 2.0**62))
+
+
+def _size(value: ir.Value) -> int | None:
+    """The number of elements of a value."""
+    if value.const_value is not None:
+        return int(value.const_value.size)
+    count = 1
+    for dim in (None,) if value.shape is None else value.shape:
+        if not isinstance(dim, int):
+            return None
+        count *= max(0, dim)
+    return count

@@ -1,0 +1,84 @@
+"""What the console script calls: the command line, in a process of its own that another watches.
+
+A damaged or hostile model can crash the libraries that read and run it, or make them work for ever.  That ends the
+process that does the work, and this one says what happened, with a documented exit code.  Start reading at `main`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import warnings
+from math import inf
+
+from . import limits
+
+ITSELF = ("batch",)
+"""Verbs that give each job a process with limits."""
+
+PASSED_ON = (signal.SIGTERM, signal.SIGHUP)
+
+
+def main() -> None:
+    """Run the command line; with GRAPHPRUNE_LIMITS=off, or where no file is named (`--help`), without a second process."""
+    verb, *files = sys.argv[1:] or [""]
+    if limits.factor() == inf or not files or verb in ITSELF:
+        _command()
+        return
+    parent = os.getpid()
+    child = os.fork()
+    if child == 0:
+        _die_with(parent)
+        limits.begin()
+        _command()
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to both
+    for number in PASSED_ON:
+        signal.signal(number, lambda received, _: os.kill(child, received))
+    _, status = os.waitpid(child, 0)
+    sys.exit(_code(os.waitstatus_to_exitcode(status)))
+
+
+def _command() -> None:
+    from .cli import main as command
+
+    warnings.simplefilter("ignore", RuntimeWarning)  # numpy's, of weights that are infinite or no numbers
+
+    command()
+
+
+def _die_with(parent: int) -> None:
+    """End this process with its parent, however that ends."""
+    import ctypes
+
+    set_parent_death_signal = 1
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _code(code: int) -> int:
+    """The exit code of the command; where a signal ended it that of an unreadable model, after a message."""
+    if code >= 0:
+        return code
+    number = signal.Signals(-code)
+    if number in (signal.SIGINT, *PASSED_ON):
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    from .errors import ExitCode
+
+    print(f"graphprune: error: {_reason(number)}; nothing was written", file=sys.stderr)
+    return int(ExitCode.INVALID_MODEL)
+
+
+def _reason(number: signal.Signals) -> str:
+    if number == limits.OVER_TIME:
+        return limits.TOO_LONG
+    if number == signal.SIGKILL:
+        return "the process was killed from outside, perhaps for want of memory"
+    return f"the model makes a library crash ({number.name}): it is damaged, hostile or too large ({limits.RAISE})"
+
+
+if __name__ == "__main__":
+    main()
