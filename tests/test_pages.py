@@ -1,0 +1,57 @@
+"""Every command and every line of Python on the pages of the documentation works, and gives what is shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import documents
+import pytest
+
+TUTORIALS = sorted((documents.ROOT / "docs" / "tutorials").glob("*.md"))
+OTHERS = sorted([*(documents.ROOT / "docs" / "how-to").glob("*.md"), *(documents.ROOT / "docs").glob("*.md")])
+
+
+def _parameters(pages: list[Path], otherwise: str | None = None) -> list[object]:
+    """A page each, with the marker that it asks for."""
+    found = [(page, documents.needs(page) or otherwise) for page in pages]
+    return [pytest.param(page, id=page.stem, marks=[getattr(pytest.mark, mark)] if mark else []) for page, mark in found]
+
+
+@pytest.mark.parametrize("page", [*_parameters(TUTORIALS), *_parameters(OTHERS, "site")])
+def test_a_page_does_what_it_says(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    documents.run(page)
+
+
+@pytest.mark.parametrize(
+    ("expected", "output", "complaint"),
+    [
+        ("max error 4.8e-07", "max error 5.9e-07", None),
+        ("accuracy 91.00% of 12,000", "accuracy 90.90% of 12,000", None),
+        ("accuracy 91.00%", "accuracy 71.00%", "expected: accuracy 91.00%"),
+        ("latency 0.5 ms", "latency 13 ms", None),
+        ("a\n...\nd", "a\nb\nc\nd", None),
+        ("a\n...", "a\nb\nc", None),
+        ("a\n...\nd", "a\nb", "not in the output"),
+        ("a", "a\nb", "more output"),
+        ("a\nb", "a", "not in the output"),
+        ("│ 5 groups │", "│ 5   groups  │", None),
+    ],
+)
+def test_outputs_are_compared(expected: str, output: str, complaint: str | None) -> None:
+    found = documents._mismatch(expected, output)
+    assert found is None if complaint is None else complaint in str(found)
+
+
+def test_a_wrong_page_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that fail, and outputs that are others."""
+    monkeypatch.chdir(tmp_path)
+    page = tmp_path / "page.md"
+    page.write_text("```sh\nfalse\n```\n")
+    with pytest.raises(AssertionError, match="false"):
+        documents.run(page)
+    for name in ("docs", "examples", "benchmarks"):
+        (tmp_path / name).unlink()
+    page.write_text("<!-- not run: why -->\n```sh\nfalse\n```\n\n```python\nprint(3)\n```\n\n```text\n4\n```\n")
+    with pytest.raises(Exception, match="expected: 4"):
+        documents.run(page)
