@@ -5,6 +5,7 @@
   is no mistake.  Lines about time or latency may have any number.
 - `<!-- file: PATH -->` before a block: it quotes a file (docs/check_docs.py compares them), and is not run.
 - `<!-- not run: REASON -->` before a block: it is not run.
+- `<!-- invisible-code-block: sh ... -->`: what the tests do where a reader does something by hand.
 - `<!-- needs: NAME -->` anywhere: the page belongs to the tests of that marker.
 
 Start reading at `run`.
@@ -28,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 600
 """What one block may take; far more than any should."""
 
+_QUIET = {"COLUMNS": "120", "NO_COLOR": "1", "PYTHONDONTWRITEBYTECODE": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
 _COMMENT = re.compile(r"<!-- *(file|not run): *[^>]*--> *\n+\Z")
 _NUMBER = re.compile(r"[-+]?(?:\d[\d,]*\.?\d*)(?:e[-+]?\d+)?")
 _TIME = re.compile(r"latency|second|\d m?s\b|faster|slower|ratio")
@@ -54,7 +56,7 @@ def _shell(example: Example) -> None:
     if _is_left_out(example):
         return
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "COLUMNS": "120", "NO_COLOR": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": os.getcwd(), **_QUIET}
     command = ["bash", "-euo", "pipefail", "-c", example.parsed]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False)
     assert done.returncode == 0, f"{example.parsed}\n{done.stdout}{done.stderr}"

@@ -7,8 +7,9 @@ from pathlib import Path
 import documents
 import pytest
 
-TUTORIALS = sorted((documents.ROOT / "docs" / "tutorials").glob("*.md"))
-OTHERS = sorted([*(documents.ROOT / "docs" / "how-to").glob("*.md"), *(documents.ROOT / "docs").glob("*.md")])
+DOCS = documents.ROOT / "docs"
+TUTORIALS = [*sorted((DOCS / "tutorials").glob("*.md")), DOCS / "adding-a-criterion.md", DOCS / "adding-an-operator.md"]
+OTHERS = sorted({*DOCS.glob("*.md"), *(DOCS / "how-to").glob("*.md"), documents.ROOT / "README.md"} - set(TUTORIALS))
 
 
 def _parameters(pages: list[Path], otherwise: str | None = None) -> list[object]:
