@@ -7,6 +7,7 @@ from pathlib import Path
 import documents
 import pytest
 
+WARNS = pytest.mark.filterwarnings("ignore")  # of other libraries, on pages that need them
 DOCS = documents.ROOT / "docs"
 TUTORIALS = [*sorted((DOCS / "tutorials").glob("*.md")), DOCS / "adding-a-criterion.md", DOCS / "adding-an-operator.md"]
 OTHERS = sorted({*DOCS.glob("*.md"), *(DOCS / "how-to").glob("*.md"), documents.ROOT / "README.md"} - set(TUTORIALS))
@@ -15,7 +16,7 @@ OTHERS = sorted({*DOCS.glob("*.md"), *(DOCS / "how-to").glob("*.md"), documents.
 def _parameters(pages: list[Path], otherwise: str | None = None) -> list[object]:
     """A page each, with the marker that it asks for."""
     found = [(page, documents.needs(page) or otherwise) for page in pages]
-    return [pytest.param(page, id=page.stem, marks=[getattr(pytest.mark, mark)] if mark else []) for page, mark in found]
+    return [pytest.param(page, id=page.stem, marks=[getattr(pytest.mark, mark), WARNS] if mark else []) for page, mark in found]
 
 
 @pytest.mark.parametrize("page", [*_parameters(TUTORIALS), *_parameters(OTHERS, "site")])
@@ -31,6 +32,8 @@ def test_a_page_does_what_it_says(page: Path, tmp_path: Path, monkeypatch: pytes
         ("accuracy 91.00% of 12,000", "accuracy 90.90% of 12,000", None),
         ("accuracy 91.00%", "accuracy 71.00%", "expected: accuracy 91.00%"),
         ("latency 0.5 ms", "latency 13 ms", None),
+        ("path 91.0% 8.7 s", "path 91.1% 2.5 s", None),
+        ("path 91.0% 8.7 s", "path 19.1% 2.5 s", "expected: path"),
         ("a\n...\nd", "a\nb\nc\nd", None),
         ("a\n...", "a\nb\nc", None),
         ("a\n...\nd", "a\nb", "not in the output"),
