@@ -1,8 +1,8 @@
 """What the documentation site needs beside the pages in docs/: the files outside of it that they link to.
 
-mkdocs knows one folder of pages.  Links out of it (README.md, examples, benchmarks, a source file) get a page under `repository/`: a
-Markdown file as it is, anything else as a block of code.  So the site is complete by itself, without a network.  Start reading at
-`on_files`.
+mkdocs knows one folder of pages.  What links out of it lead to (README.md, examples, a source file) gets a page under
+`repository/`: a Markdown file as it is, anything else as a block of code.  So the site is complete by itself, without a network.
+Start reading at `on_files`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTSIDE = "repository"
+IN_NAVIGATION = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/README.md")
 
 # code or a link, whichever comes first: what looks like a link in code is none, and the text of a link may have code
 _CODE_OR_LINK = re.compile(
-    r"^(?P<fence>```+).*?^(?P=fence)\s*$|^(?: {4}[^\n]*\n)+|(?P<text>!?\[[^\]]*\]\()(?P<link>[^)\s#]*)(?P<rest>(?:#[^)\s]*)?\))|`[^`\n]*`",
+    r"^(?P<fence>```+).*?^(?P=fence)\s*$|^(?: {4}[^\n]*\n)+|`[^`\n]*`|"
+    r"(?P<text>!?\[[^\]]*\]\()(?P<link>[^)\s#]*)(?P<rest>(?:#[^)\s]*)?\))",
     re.MULTILINE | re.DOTALL,
 )
 
@@ -41,7 +43,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add every file outside of docs/ that a page links to, directly or through other such files."""
     seen = {file.src_uri for file in files}
     waiting = [_in_repository(file.src_uri) for file in files.documentation_pages()]
-    waiting += [place for place in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/README.md") if _add(place, files, seen, config)]
+    waiting += [place for place in IN_NAVIGATION if _add(place, files, seen, config)]
     while waiting:
         place = waiting.pop()
         if place.endswith(".md"):
@@ -62,7 +64,7 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
 
 
 def _add(place: str, files: Files, seen: set[str], config: MkDocsConfig) -> bool:
-    """Whether a file outside of docs/ had no page yet; then it has one afterwards.  What is not there is left to mkdocs to report."""
+    """Whether a file outside of docs/ had no page yet; then it has one afterwards.  What is not there mkdocs reports."""
     uri = _on_site(place)
     if uri in seen or place.startswith("docs/") or not (ROOT / place).is_file():
         return False

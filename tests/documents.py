@@ -1,8 +1,8 @@
 """Runs a page of the documentation as a reader would: commands and Python from top to bottom, in one folder.
 
 - Blocks of `sh` are run by bash, blocks of `python` share one namespace.  A command that fails fails the test.
-- A block of `text` right behind one of them is its output.  Words have to be equal, numbers nearly: what processors round differently
-  is no mistake.  Where a line has a time, only its percentages are compared; lines about latency may have any number.
+- A block of `text` right behind one of them is its output.  Words have to be equal, numbers nearly: what processors round
+  differently is no mistake.  Where a line has a time, only its percentages are compared; lines about latency may have any number.
 - What a block of `console` shows is not compared: measurements, and results of training.
 - `<!-- file: PATH -->` before a block: it quotes a file (docs/check_docs.py compares them), and is not run.
 - `<!-- not run: REASON -->` before a block: it is not run.
