@@ -12,8 +12,8 @@ import pytest
 
 WARNS = pytest.mark.filterwarnings("ignore")  # of other libraries, on pages that need them
 DOCS = documents.ROOT / "docs"
-TUTORIALS = [*sorted((DOCS / "tutorials").glob("*.md")), DOCS / "adding-a-criterion.md", DOCS / "adding-an-operator.md"]
-OTHERS = sorted({*DOCS.glob("*.md"), *(DOCS / "how-to").glob("*.md")} - set(TUTORIALS))
+TUTORIALS = sorted((DOCS / "tutorials").glob("*.md"))
+OTHERS = sorted([*DOCS.glob("*.md"), *(DOCS / "how-to").glob("*.md")])
 
 
 def _parameters(pages: list[Path], otherwise: str | None = None) -> list[object]:
