@@ -11,7 +11,7 @@ DATA = $(if $(wildcard $(SHARED)/data),--data $(SHARED)/data)
 CHROMIUM ?= $(shell command -v chromium || command -v google-chrome)
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint types docs nightly benchmarks reproduce regressions shared browser frameworks ray openvino mlflow example clean
+.PHONY: help dev test lint types docs nightly benchmarks reproduce regressions shared browser site frameworks ray openvino mlflow lightning example clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +76,10 @@ browser: $(READY)  ## Open reports in Chromium, that of the system ($$CHROMIUM) 
 	test -n "$(CHROMIUM)" || $(BIN)/playwright install chromium
 	CHROMIUM="$(CHROMIUM)" $(BIN)/pytest -m browser
 
+site: $(READY)  ## Build the documentation site into site/ (installs the extra docs)
+	$(BIN)/pip install --quiet --editable '.[dev,docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 frameworks:  ## Test importers and TVM, each framework in an environment of its own (gigabytes of downloads)
 	for each in torch==2.13.0:torch tensorflow:keras jax:jax paddlepaddle:paddle scikit-learn:sklearn psutil:tvm; do \
 		name=$${each##*:}; $(PYTHON) -m venv .venv-$$name && .venv-$$name/bin/pip install --quiet $${each%%:*} && \
@@ -93,11 +97,15 @@ mlflow: $(READY)  ## Run the tests against a real MLflow server (installs all of
 	$(BIN)/pip install --quiet --editable '.[dev,mlflow]' mlflow
 	$(BIN)/pytest -m mlflow
 
+lightning: $(READY)  ## Run the example that prunes while it trains (installs the extra lightning)
+	$(BIN)/pip install --quiet --editable '.[dev,lightning]'
+	$(BIN)/pytest -m lightning
+
 example: $(READY)  ## Prune the shipped example to half of its MACs
 	$(BIN)/graphprune prune examples/fashion_mnist/model.onnx -o smaller.onnx --target macs=0.5 \
 		--eval examples/fashion_mnist/eval.npz --measure --plan plan.json
 
 clean:  ## Remove .venv, caches and build output
-	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov smaller.onnx plan.json report.html \
+	rm -rf .venv .venv-* build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov smaller.onnx plan.json report.html \
 		benchmarks/cache .benchmarks nightly.results again.results
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
-_CODE = re.compile(r"^(```+).*?^\1\s*$|`[^`\n]*`|^(?: {4}.*\n)+", re.MULTILINE | re.DOTALL)
+_CODE = re.compile(r"^(```+).*?^\1\s*$|`[^`\n]*`|^(?: {4}[^\n]*\n)+", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
 _QUOTED = re.compile(r"<!-- file: (\S+) -->\s*\n```[a-z]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 

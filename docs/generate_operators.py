@@ -76,7 +76,8 @@ def _sentence(function: object) -> str:
 
 def _row(names: list[str], key: Key) -> str:
     rule, *texts = key
-    cells = [", ".join(f"`{name}`" for name in names), f"`{rule}`" if "->" in rule else rule, *texts]
+    prose = [text.replace("[", "\\[") for text in texts]  # else a list of axes can be taken for a link
+    cells = [", ".join(f"`{name}`" for name in names), f"`{rule}`" if "->" in rule else rule, *prose]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
 
 

@@ -16,8 +16,8 @@ settings.register_profile("default", max_examples=300, derandomize=True, **COMMO
 settings.register_profile("explore", max_examples=500, **COMMON)
 settings.register_profile("nightly", max_examples=5000, **COMMON)
 
-FRAMEWORKS = ("torch", "keras", "jax", "paddle", "sklearn", "tvm", "openvino", "mlflow")
-DESELECTED = ("nightly", "shared", "ray", "browser", *FRAMEWORKS)
+FRAMEWORKS = ("torch", "keras", "jax", "paddle", "sklearn", "tvm", "openvino", "mlflow", "lightning")
+DESELECTED = ("nightly", "shared", "ray", "browser", "site", *FRAMEWORKS)
 """Markers of tests that run only where they are asked for: `pytest -m nightly`."""
 
 
