@@ -116,7 +116,7 @@ def test_a_sample_for_both_is_an_error() -> None:
 
 
 def test_unknown_contestants() -> None:
-    with pytest.raises(UsageError, match=r"'bset' is neither a recipe \(fast, balanced, best\) nor"):
+    with pytest.raises(UsageError, match=r"'bset' is neither a recipe \(fast, balanced, depth, best\) nor"):
         contestants(["bset"])
 
 
