@@ -34,8 +34,8 @@ Torch-Pruning's build and step, onnxsim's `apply_structured_pruning`. Figures ar
 largest of the rounds; ratios are taken round by round.
 
 Torch-Pruning runs thousands of tiny tensor operations. With more than one thread each of them waits for a thread that
-another program may have displaced. By hand on 2026-11-21, ResNet-50 on two cores: 0.6 s with two threads while
-nothing else ran; beside two busy loops and other work 3 to 13 s with two threads, 0.5 to 1.8 s with one. So it is
+another program may have displaced. By hand on 2026-11-21, ResNet-50 on two cores: 0.6 s with two threads in the
+quietest run; beside two busy loops and other work 3 to 13 s with two threads, 0.5 to 1.8 s with one. So it is
 measured both ways, and ratios are to the quicker one. That is why seconds for it differ so much between machines and
 days (5.8 s were noted here before). Criterion, global ranking and rounding do not explain it: 0.6 to 1.1 s each with
 one thread, and 1.8 s for five iterative steps."""
