@@ -7,7 +7,6 @@ ends with its documented exit code and without a traceback.  Start reading at `p
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -24,14 +23,18 @@ from .configuration_commands import CONFIG, SAVE_CONFIG, config_beside, write_co
 from .errors import ExitCode, GraphpruneError
 from .limits import RAISE
 from .log_command import EXPERIMENT, MLFLOW, log_run, server_of
-from .options import MOST_THREADS, Masks, Mode, Normalization, Options
+from .options import Masks, Mode, Normalization, Options
 from .terminal import (
     COUNT,
     JSON,
     MODEL,
+    NORMALIZATION,
     NUMBER,
+    REPORT,
     SHAPE,
+    THREADS,
     check_output,
+    circumstances,
     describe,
     file_size,
     json_path,
@@ -40,34 +43,24 @@ from .terminal import (
     progress,
     report,
     sizes_of_inputs,
-    without_passwords,
     write_json,
     write_text,
 )
 from .version import VERSION
 
 DEFAULTS = Options()
-THREADS = click.IntRange(min=0, max=MOST_THREADS)
-REPORT = click.option("--report", "report_to", type=MODEL, metavar="FILE.html", help="Also write a report: one HTML file.")
 KINDS = ["importance", "selection", "repair", "importers", "exporters", "backends", "operators"]
-
-NORMALIZATION = click.option(
-    "--normalization",
-    type=click.Choice(["pin", "kept"]),
-    default=DEFAULTS.normalization,
-    show_default=True,
-    help="Channels that a normalisation averages over: pinned, or prunable with statistics over those that are kept.",
-)
-
 
 ELSEWHERE = {
     "batch": "batch_command:batch",
+    "compare": "compare_command:compare",
     "compile": "compile_command:compile_",
     "export": "export_command:export",
     "init": "configuration_commands:init",
     "inspect": "configuration_commands:inspect",
     "log": "log_command:log",
     "schema": "configuration_commands:schema",
+    "view": "view_command:view",
 }
 """Verbs in modules of their own, read when they are called."""
 
@@ -170,27 +163,6 @@ def analyze(model: Path, normalization: Normalization, shapes: tuple[str, ...], 
 
 @main.command()
 @click.argument("model", type=MODEL)
-@click.option("-o", "--output", type=MODEL, help="The HTML file; by default MODEL with the ending .html, in this folder.")
-@NORMALIZATION
-@SHAPE
-def view(model: Path, output: Path | None, normalization: Normalization, shapes: tuple[str, ...]) -> None:
-    """Draw the groups of coupled channels, to look at in a browser; one HTML file."""
-    from . import pipeline
-    from .cost import CostModel
-    from .report import analysis_page
-
-    output = output or Path(Path(model_name(model)).stem + ".html")
-    check_output(output)
-    run = _run()
-    with progress("analysing"):
-        analysis = pipeline.analyze(model, sizes_of_inputs(shapes), normalization)
-        page = analysis_page(analysis, CostModel(analysis).original, model_name(model), run)
-    write_text(output, page)
-    click.echo(f"{output}: {len(analysis.groups)} groups; open it in a browser")
-
-
-@main.command()
-@click.argument("model", type=MODEL)
 @click.option("-o", "--output", type=MODEL, required=True, help="The pruned ONNX file.")
 @CONFIG
 @SAVE_CONFIG
@@ -277,7 +249,7 @@ def prune(
     for path in (*files.values(), events, json_path(json_to)):
         check_output(path)
     server = server_of(mlflow, mlflow_experiment)
-    where = _run() if report_to else {}
+    where = circumstances() if report_to else {}
     job = runs.Job(str(model), Options(**options, repair=named_repairs(repair)), shapes, eval, measure, require)
     with recorded(events, job) as recorder:
         with progress("pruning") as bar:
@@ -389,62 +361,6 @@ def diff(model: Path, pruned: Path, json_to: str | None) -> None:
     report([tables.difference_table(difference)], lambda: asdict(difference), json_to)
 
 
-@main.command()
-@click.argument("model", type=MODEL)
-@click.option("--recipes", default="fast,balanced", show_default=True, help="Names, or IMPORTANCE/SELECTION/REPAIR.")
-@click.option("--target", "targets", multiple=True, default=("macs=0.9", "macs=0.7", "macs=0.5"), show_default=True)
-@click.option("--eval", "eval_from", type=MODEL, required=True, metavar="FILE.npz", help="Labelled samples to report on.")
-@click.option("--calibration", "calibration_from", type=MODEL, metavar="FILE.npz", help="Unlabelled samples to choose on.")
-@click.option("--align", default=str(DEFAULTS.align), show_default=True, metavar="auto|N", help="Step of channel counts.")
-@click.option("--keep", multiple=True, metavar="REGEX", help="Leave matching groups, tensors or nodes as they are.")
-@click.option("--seed", default=DEFAULTS.seed, show_default=True, type=NUMBER, help="For random scores and samples.")
-@click.option("--threads", default=1, show_default=True, type=THREADS, help="For the latency.")
-@click.option("--plot", "plot_to", type=MODEL, metavar="FILE.svg|png|pdf", help="Draw the curves (extra plots).")
-@REPORT
-@NORMALIZATION
-@SHAPE
-@JSON
-def compare(
-    model: Path,
-    recipes: str,
-    targets: tuple[str, ...],
-    eval_from: Path,
-    calibration_from: Path | None,
-    threads: int,
-    plot_to: Path | None,
-    report_to: Path | None,
-    shapes: tuple[str, ...],
-    json_to: str | None,
-    **options: Any,
-) -> None:
-    """Compare recipes, with random and uniform magnitude always among them, on data that was not chosen on."""
-    from . import charts, comparison, pipeline, tables
-    from .evaluation import labelled_samples
-    from .samples import read_samples
-
-    for path in (plot_to, report_to, json_path(json_to)):
-        check_output(path)
-    run = _run() if report_to else {}
-    if plot_to is not None:
-        charts.check_chart(plot_to)
-    sizes = sizes_of_inputs(shapes)
-    with progress("comparing") as bar:
-        graph = pipeline.load(model, sizes)
-        calibration = None if calibration_from is None else read_samples(calibration_from, graph)
-        common = Options(**options, calibration=calibration)
-        names = [name.strip() for name in recipes.split(",") if name.strip()]
-        found = comparison.compare(
-            graph, names, targets, labelled_samples(eval_from, graph), common, sizes, threads, describe(bar)
-        )
-    if plot_to is not None:
-        charts.comparison_chart(found, plot_to)
-    if report_to is not None:
-        from .report import comparison_page
-
-        write_text(report_to, comparison_page(found, model_name(model), run))
-    report([tables.comparison_table(found)], lambda: asdict(found), json_to)
-
-
 @main.command("list")
 @click.argument("kind", required=False, type=click.Choice(KINDS))
 def list_(kind: str | None) -> None:
@@ -469,13 +385,6 @@ def list_(kind: str | None) -> None:
 
 def _exporter() -> Any:
     return registry.load("exporters", "onnx")()
-
-
-def _run() -> dict[str, str]:
-    """When, where and by which command: for reports."""
-    from .environment import environment
-
-    return environment(without_passwords(shlex.join(["graphprune", *sys.argv[1:]])))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .errors import UsageError
+from .options import MOST_THREADS, Options
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -26,6 +28,15 @@ MODEL = click.Path(path_type=Path)
 COUNT = click.IntRange(min=1)
 NUMBER = click.IntRange(min=0)
 JSON = click.option("--json", "json_to", metavar="FILE|-", help="Also write the result as JSON; '-' is standard output.")
+THREADS = click.IntRange(min=0, max=MOST_THREADS)
+REPORT = click.option("--report", "report_to", type=MODEL, metavar="FILE.html", help="Also write a report: one HTML file.")
+NORMALIZATION = click.option(
+    "--normalization",
+    type=click.Choice(["pin", "kept"]),
+    default=Options.normalization,
+    show_default=True,
+    help="Channels that a normalisation averages over: pinned, or prunable with statistics over those that are kept.",
+)
 SHAPE = click.option(
     "--input-shape", "shapes", multiple=True, metavar="NAME=1,3,224,224", help="Size of an input with dynamic dimensions."
 )
@@ -130,3 +141,10 @@ def sizes_of_inputs(texts: tuple[str, ...]) -> dict[str, list[int]]:
 def named_repairs(specs: tuple[str, ...]) -> tuple[str, ...] | None:
     """The repair passes that were named; none at all for `none`, the recipe's for nothing."""
     return tuple(spec for spec in specs if spec != "none") if specs else None
+
+
+def circumstances() -> dict[str, str]:
+    """When, where and by which command: for reports."""
+    from .environment import environment
+
+    return environment(without_passwords(shlex.join(["graphprune", *sys.argv[1:]])))

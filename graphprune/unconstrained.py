@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from .convex import TIE
 from .graph import Graph
 from .groups import Group
 from .inference import Analysis, infer
@@ -17,9 +18,6 @@ from .options import Normalization
 from .reorder import NO_CLASS, channel_classes, places
 from .taking import with_takes
 from .weights import Vector
-
-TIE = 1e-12
-"""What separates equal scores, as a share of the largest."""
 
 
 def infer_unconstrained(graph: Graph, normalization: Normalization = "pin") -> Analysis:

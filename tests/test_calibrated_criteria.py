@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from nets import initializer, net
+from nets import initializer, net, set_initializer
 from numpy.typing import NDArray
 from onnx import ModelProto
 
@@ -208,3 +208,39 @@ def test_a_criterion_costs_one_pass_of_the_order_that_it_needs(
 def test_labels_that_are_no_classes(labels: np.ndarray) -> None:
     with pytest.raises(CalibrationError, match="must be one integer from 0 to 2 each, or be left out"):
         scores(dense(), "snip", rows(16), labels)
+
+
+def test_sensitivity_is_the_convex_curve_of_what_the_outputs_lose() -> None:
+    """Every width of the group is measured by zeroing; the curve is the lower hull of four of them."""
+    model, feeds = without_probe(dense()), rows()
+    found = scores(dense(), "sensitivity{points=3}", feeds)
+    ranking = scores(dense(), "path", feeds)
+    worst_first = np.argsort(ranking, kind="stable")
+    assert np.argsort(found, kind="stable").tolist() == worst_first.tolist()
+    wanted = run(model, feeds)["y"].astype(np.float64)
+
+    def error(gone: int) -> float:
+        cut = ModelProto()
+        cut.CopyFrom(model)
+        weight = initializer(model, "c").copy()
+        weight[:, worst_first[:gone]] = 0
+        set_initializer(cut, "c", weight)
+        return float(np.mean((run(cut, feeds)["y"] - wanted) ** 2) / wanted.var())
+
+    points = [(0, 0.0), *((gone, error(gone)) for gone in (2, 4, 6))]
+    points.append((7, points[-1][1] * 7 / 6))
+    sums = np.concatenate([[0.0], np.cumsum(found[worst_first])])
+    for at, value in points:
+        lines = [
+            low[1] + (high[1] - low[1]) * (at - low[0]) / (high[0] - low[0])
+            for low in points
+            for high in points
+            if low[0] <= at <= high[0] and low[0] < high[0]
+        ]
+        assert sums[at] == pytest.approx(min([value, *lines]), rel=1e-4)
+
+
+def test_sensitivity_ranks_by_any_criterion() -> None:
+    found = scores(dense(), "sensitivity{rank=magnitude,points=2}", rows())
+    assert np.argsort(found).tolist() == np.argsort(scores(dense(), "magnitude", rows()), kind="stable").tolist()
+    assert (np.diff(np.sort(found)) > 0).all()

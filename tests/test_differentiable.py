@@ -122,6 +122,33 @@ def test_polishing_brings_the_outputs_closer() -> None:
     assert polished.model.SerializeToString(deterministic=True) == again.model.SerializeToString(deterministic=True)
 
 
+def divergence(result: graphprune.Result, model: ModelProto) -> float:
+    """The mean over the samples of the sum over the classes of p * log(p / q)."""
+    feeds = samples(64, 9)
+    wanted, given = (run(each, feeds)["y"].astype(np.float64) for each in (model, result.model))
+    p, q = (np.exp(y) / np.exp(y).sum(axis=1, keepdims=True) for y in (wanted, given))
+    return float((p * np.log(p / q)).sum(axis=1).mean())
+
+
+def test_polishing_what_is_predicted_brings_predictions_closer() -> None:
+    model, options = block(), {"targets": "channels=0.6", "calibration": samples(128, 1), "align": 1}
+    repaired = graphprune.prune(model, repair="reconstruct", **options)
+    polish = "polish{epochs=30,inner=1,distance=divergence}"
+    polished = graphprune.prune(model, repair=("reconstruct", polish), **options)
+    assert divergence(polished, model) < 0.95 * divergence(repaired, model)
+
+
+def test_divergence_is_the_mean_over_all_positions() -> None:
+    import torch
+
+    from graphprune.passes.repair.polish import divergence as loss
+
+    given, wanted = (np.random.default_rng(k).normal(size=(3, 5, 7)) for k in (1, 2))
+    p, q = (np.exp(y) / np.exp(y).sum(axis=2, keepdims=True) for y in (wanted, given))
+    expected = (p * np.log(p / q)).sum(axis=2).mean()
+    assert float(loss(torch.from_numpy(given), torch.from_numpy(wanted))) == pytest.approx(expected, rel=1e-6)
+
+
 def test_tables_are_not_trained() -> None:
     """A constant that is no weight by the operator table stays, such as a mask."""
     model = net("""

@@ -11,9 +11,9 @@ from selecting import SELECTIONS, counts, prune
 import graphprune
 from graphprune import registry
 from graphprune.budget import Problem, solve
+from graphprune.convex import hull_slopes
 from graphprune.cost import KINDS, CostModel
 from graphprune.evidence import Evidence
-from graphprune.passes.selection.distortion import hull_slopes
 from graphprune.targets import parse_target
 
 

@@ -29,8 +29,9 @@ from graphprune.proof import difference
 from graphprune.replay import analysis_of, shrink_pass
 from graphprune.runtime import random_inputs, run
 
-from .baked import ChangedSize, attributes_that_follow, changed_sizes, failed_line, located
+from .baked import BakedSizeError, ChangedSize, attributes_that_follow, changed_sizes
 from .cutting import Undo, cut
+from .inputs import feeds_of, input_names, located_results, made_up_call, results_of
 from .layers import UnfitLayerError, layer_sizes
 from .matching import Reading, equal_values, read_values, transferred
 from .module_plan import Cut, ModulePlan, module_plan_path, read_module_plan, tensors_of
@@ -60,10 +61,6 @@ class Applied:
     """The largest difference from the pruned ONNX model, relative to the largest magnitude of the output."""
     reason: str = ""
     """Why the module is not the user's own; empty where it is."""
-
-
-class BakedSizeError(UsageError):
-    """The code of a module has sizes in it that the plan changes."""
 
 
 def apply_to_torch(
@@ -155,12 +152,14 @@ class _Back:
 
     def __init__(self, module: Module, result: Result, example_inputs: Any) -> None:
         self.module, self.result = module, result
-        self.call = _made_up_call(module, result.original) if example_inputs is None else Call.of(module, example_inputs)
+        self.call = made_up_call(module, result.original) if example_inputs is None else Call.of(module, example_inputs)
         self.analysis = self._analysed(self.call)
-        self.feeds = _feeds(result.original, self.analysis.graph, self.call)
+        self.feeds = feeds_of(result.original, self.analysis.graph, self.call)
         stay = result.analysis.present(result.keep)
         theirs = read_values(result.original, self.feeds, "the ONNX model")
-        own = read_values(self.analysis.graph, _feeds(self.analysis.graph, self.analysis.graph, self.call), "the exported module")
+        own = read_values(
+            self.analysis.graph, feeds_of(self.analysis.graph, self.analysis.graph, self.call), "the exported module"
+        )
         self.outputs = self._matched_outputs(theirs)
         self.pairs = list(equal_values(theirs, own))
         self.present = transferred(result.analysis, stay, self.pairs, self.analysis)
@@ -222,7 +221,7 @@ class _Back:
     def _graph_is_right(self) -> bool:
         """Whether the module's graph, cut in the same way, computes what it should: then only the module's code is to blame."""
         expected = run(self.result.model, self.feeds)
-        own = list(run(self.pruned, _feeds(self.analysis.graph, self.analysis.graph, self.call)).values())
+        own = list(run(self.pruned, feeds_of(self.analysis.graph, self.analysis.graph, self.call)).values())
         pairs = [difference(expected[name], own[index]) for name, index in self.outputs]
         return all(error <= tolerance for error, tolerance in pairs)
 
@@ -284,7 +283,7 @@ class _Back:
 
     def _matched_outputs(self, theirs: Reading) -> list[tuple[str, int]]:
         """(the ONNX model's output, the place of the equal tensor in what the module returns).  Raises UsageError."""
-        own = _results(self.module, self.call)
+        own = results_of(self.module, self.call)
         found = []
         for value in self.result.original.outputs:
             expected = theirs.values.get(value.name)
@@ -305,7 +304,7 @@ class _Back:
         runs = [self.feeds, *(random_inputs(self.result.original, seed, shapes) for seed in range(SEEDS))]
         largest = 0.0
         for feeds in runs:
-            expected, own = run(self.result.model, feeds), _located_results(module, self._call_with(feeds))
+            expected, own = run(self.result.model, feeds), located_results(module, self._call_with(feeds))
             for name, index in self.outputs:
                 error, tolerance = difference(expected[name], own[index])
                 if error > tolerance:
@@ -319,7 +318,7 @@ class _Back:
     def _call_with(self, feeds: Feeds) -> Call:
         import torch
 
-        names = _input_names(self.result.original, self.analysis.graph)
+        names = input_names(self.result.original, self.analysis.graph)
         tensors = self.call.tensors()
         fresh = [
             torch.from_numpy(np.array(feeds[name])).to(old.device) if name in feeds else old
@@ -357,7 +356,7 @@ def _cuts(module: Module, analysis: Analysis, kept_of: KeptOf) -> dict[str, Cut]
 def _rows_are_independent(module: Module, call: Call) -> bool:
     """Whether twice the batch gives twice the results."""
     try:
-        once, twice = _results(module, call), _results(module, call.doubled())
+        once, twice = results_of(module, call), results_of(module, call.doubled())
     except Exception:  # of a shape that does not follow the batch
         return False
     return all(difference(np.concatenate([a, a]) if a.ndim else a, b)[0] <= ROWS for a, b in zip(once, twice, strict=True))
@@ -380,58 +379,3 @@ def _cut_state(module: Module, cuts: Mapping[str, Cut], repaired: Mapping[str, T
             data.copy_(repaired[name])
         made[id(tensor)] = torch.nn.Parameter(data, tensor.requires_grad) if isinstance(tensor, torch.nn.Parameter) else data
     return {name: made[id(tensor)] for name, tensor in tensors.items() if id(tensor) in made}
-
-
-# ---- running modules and graphs on the same inputs ----------------------------------------------
-
-
-def _made_up_call(module: Module, graph: Graph) -> Call:
-    """Random arguments as the ONNX model takes them: by name where `forward` has those names."""
-    from inspect import signature
-
-    import torch
-
-    device = next((each.device for each in module.parameters()), torch.device("cpu"))
-    arrays = {name: torch.from_numpy(array).to(device) for name, array in random_inputs(graph).items()}
-    named = all(name in signature(module.forward).parameters for name in arrays)
-    return Call.of(module, arrays if named else tuple(arrays.values()))
-
-
-def _input_names(graph: Graph, traced: Graph) -> list[str]:
-    """For each tensor that the module is called with, the name of the graph's input; "" where it has none."""
-    names, own = [value.name for value in graph.inputs], [value.name for value in traced.inputs]
-    if set(names) <= set(own):
-        return [name if name in names else "" for name in own]
-    if len(names) != len(own):
-        raise UsageError(f"the ONNX model has {len(names)} inputs ({', '.join(names)}), the module {len(own)} ({', '.join(own)})")
-    return names
-
-
-def _feeds(graph: Graph, traced: Graph, call: Call) -> dict[str, Array]:
-    names = _input_names(graph, traced)
-    return {name: each.detach().cpu().numpy() for name, each in zip(names, call.tensors(), strict=True) if name}
-
-
-def _results(module: Module, call: Call) -> list[Array]:
-    import torch
-    from torch.utils import _pytree as tree
-
-    with evaluating(module):
-        leaves = tree.tree_leaves(module(*call.positional, **call.named))
-    return [leaf.detach().cpu().numpy() for leaf in leaves if isinstance(leaf, torch.Tensor)]
-
-
-def _located_results(module: Module, call: Call) -> list[Array]:
-    """As `_results`; raises BakedSizeError that names submodule and line where the code fails."""
-    active: list[str] = []
-    try:
-        with located(module) as active:
-            return _results(module, call)
-    except GraphpruneError:
-        raise
-    except Exception as error:  # what a module's code raises can be anything
-        path = repr(active[-1]) if active and active[-1] else "the module itself"
-        text = str(error).strip().splitlines()
-        raise BakedSizeError(
-            f"the code of {path} has sizes in it that the plan changes ({failed_line(error)}): {text[0] if text else error!r}"
-        ) from error

@@ -17,11 +17,16 @@ from typing import Any
 
 from onnx import ModelProto, NodeProto, numpy_helper
 
+from graphprune.errors import UsageError
 from graphprune.graph import Graph
 
 from .layers import Sizes
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in \w+\n\s*(.+)')
+
+
+class BakedSizeError(UsageError):
+    """The code of a module has sizes in it that the plan changes."""
 
 
 @dataclass(frozen=True)

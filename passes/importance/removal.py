@@ -16,10 +16,10 @@ from .base import Importance, Sight
 
 @dataclass(frozen=True)
 class Removal(Importance):
-    """How far the network's outputs move when the residual branch that reads the group leaves (SLEB, Song et al. 2024).
+    """How much further the network's outputs move when the branch that reads the group leaves (SLEB, Song et al. 2024).
 
-    Has a say about groups of branches that can leave as a whole only; pair it with the selection `blocks`.  The network runs once
-    for every such branch, on up to 256 samples.
+    Branches leave one after the other, the least important first, and each is measured without those that left before.  Has a
+    say about groups of branches that can leave as a whole only; pair it with the selection `blocks`.
     """
 
     name: ClassVar[str] = "removal"
@@ -27,5 +27,5 @@ class Removal(Importance):
 
     def score(self, group: Group, evidence: Evidence) -> Vector | None:
         """The mean squared change of the outputs over their variance, in equal shares for all units."""
-        error = evidence.error_without(group)
+        error = evidence.removal_errors.get(group.id)
         return None if error is None else np.full(group.size, error / group.size)

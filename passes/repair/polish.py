@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from math import inf
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from graphprune.samples import Samples, fixed_batch, sample_count
 from .base import Repair
 
 Tensor = Any
+Loss = Callable[[Tensor, Tensor], Tensor]
+Distance = Literal["square", "divergence"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Polish(Repair):
     """Moves all weights of the pruned network towards what the original gives, by gradients (Hinton et al. 2015).
 
     Matched are the float outputs and, `inner` times as much, the mean over the sums behind every layer (FitNets, Romero et al.
-    2015), each relative to its variance.  Adam in at most `steps` batches and `epochs` rounds, one-cycle learning rate up to
+    2015), each relative to its variance.  With `distance` "divergence" outputs are taken for logits of classes, such as the next
+    token, and matched by what they predict.  Adam in at most `steps` batches and `epochs` rounds, one-cycle learning rate up to
     `rate`; a batch has at most `batch` samples, and no more than a run (graphprune.samples.run_size).  Needs torch.
     """
 
@@ -36,12 +39,13 @@ class Polish(Repair):
     rate: float = 1e-3
     batch: int = 32
     inner: float = 20.0
+    distance: Distance = "square"
 
     def repair(self, patient: Patient) -> None:
         """Train on the calibration samples; the original is the teacher."""
         torch = need("torch")
         teacher, student = Differentiable(patient.original), Differentiable(patient.pruned)
-        matching = _Matching(patient, teacher, student, self.inner)
+        matching = _Matching(patient, teacher, student, self.inner, _DISTANCES[self.distance])
         weights = {name: student.weights[name] for name in patient.trainable if name in student.weights}
         for weight in weights.values():
             weight.requires_grad_(True)
@@ -62,8 +66,8 @@ class Polish(Repair):
 class _Matching:
     """How far the student's values are from the teacher's."""
 
-    def __init__(self, patient: Patient, teacher: Differentiable, student: Differentiable, inner: float) -> None:
-        self.patient, self.teacher, self.student, self.inner = patient, teacher, student, inner
+    def __init__(self, patient: Patient, teacher: Differentiable, student: Differentiable, inner: float, outer: Loss) -> None:
+        self.patient, self.teacher, self.student, self.inner, self.outer = patient, teacher, student, inner, outer
         known = student.names & teacher.names - set(teacher.outputs)
         self.seen = {layer.tail.total: layer.tail.range for layer in patient.layers if layer.tail.total in known}
 
@@ -74,7 +78,7 @@ class _Matching:
             wanted = self.teacher(feeds, [*self.teacher.outputs, *self.seen])
         given = self.student(feeds, [*self.student.outputs, *self.seen])
         pairs = zip(self.teacher.outputs, self.student.outputs, strict=True)
-        outer = [_relative(given[b], wanted[a]) for a, b in pairs if wanted[a].is_floating_point()]
+        outer = [self.outer(given[b], wanted[a]) for a, b in pairs if wanted[a].is_floating_point()]
         inner = [_relative(*self._visible(name, given[name], wanted[name])) for name in self.seen]
         return sum(outer) + self.inner * sum(inner) / max(1, len(inner))
 
@@ -93,6 +97,17 @@ def _relative(given: Tensor, wanted: Tensor) -> Tensor:
     """Squared error over the variance around the mean of the samples."""
     spread = (wanted - wanted.mean(0)).square().sum().clamp_min(1e-12)
     return (given - wanted).square().sum() / spread
+
+
+def divergence(given: Tensor, wanted: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of classes, whose logits are along axis 1 of images and along the last axis otherwise."""
+    torch = need("torch")
+    axis = 1 if wanted.dim() > 3 else -1
+    logs = [torch.nn.functional.log_softmax(each, axis) for each in (given, wanted)]
+    return torch.nn.functional.kl_div(*logs, reduction="sum", log_target=True) * wanted.shape[axis] / wanted.numel()
+
+
+_DISTANCES: dict[str, Loss] = {"square": _relative, "divergence": divergence}
 
 
 class _Batches:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.budget import Counts, KeepPath, Problem
+from graphprune.convex import hull_slopes
 
 from .base import Selection
 
@@ -92,18 +93,3 @@ class _Descent:
         low, high = self.counts[k] - self.problem.steps[k], self.counts[k]
         self.saving[k] = self.savings[self.problem.groups[k].labels[self.orders[k][low:high]]].sum()
         self.price[k] = self.slopes[k][self.taken[k]] / self.saving[k] if self.saving[k] > 0 else np.inf
-
-
-def hull_slopes(errors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The slope of the lower convex hull of a curve over each of its steps; never decreasing."""
-    corners = [0]
-    for at in range(1, len(errors)):
-        while len(corners) > 1 and _bends_down(errors, corners[-2], corners[-1], at):
-            corners.pop()
-        corners.append(at)
-    widths = np.diff(corners)
-    return np.repeat(np.diff(errors[corners]) / np.maximum(widths, 1), widths)
-
-
-def _bends_down(errors: NDArray[np.float64], a: int, b: int, c: int) -> bool:
-    return bool((errors[b] - errors[a]) * (c - a) >= (errors[c] - errors[a]) * (b - a))
