@@ -33,6 +33,7 @@ def compile_(
 ) -> None:
     """Compile a model to a library for one processor (extra tvm), and compare it with ONNX Runtime."""
     from . import tables
+    from .model_file import load_what_fits
     from .normalize import fix_input_shapes
     from .pipeline import load
     from .runtime import trial
@@ -53,6 +54,7 @@ def compile_(
         if sizes:
             fix_input_shapes(graph.model, sizes)
             graph = load(graph.model, sizes)
+        load_what_fits(graph.model)
         trial(graph, sizes)
         compiled = exporter.compile(graph, output, describe(bar))
     report([tables.compiled_table(compiled.as_dict())], compiled.as_dict, json_to)

@@ -20,6 +20,7 @@ from .terminal import JSON, MODEL, SHAPE, check_output, json_path, progress, rep
 @JSON
 def export(model: str, output: Path, spec: str | None, shapes: tuple[str, ...], json_to: str | None) -> None:
     """Write a model for a runtime, checked against the ONNX model; `graphprune list exporters` has the formats."""
+    from .model_file import load_what_fits
     from .normalize import fix_input_shapes
     from .pipeline import load
     from .runtime import trial
@@ -36,6 +37,7 @@ def export(model: str, output: Path, spec: str | None, shapes: tuple[str, ...], 
         if sizes:
             fix_input_shapes(graph.model, sizes)
             graph = load(graph.model, sizes)
+        load_what_fits(graph.model)
         trial(graph, sizes)
         written = exporter.write(graph.model, output)
     facts: dict[str, Any] = {

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from math import prod
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,10 @@ OWN_ENTRIES = ("location", "offset", "length", "checksum")
 
 PIECE = 2**24
 """Elements that are in memory at a time while a weight is copied or summed."""
+
+
+_HELD: dict[str, BinaryIO] = {}
+"""Files that are kept open, by location."""
 
 
 def is_external(tensor: TensorProto) -> bool:
@@ -82,13 +87,29 @@ def point_to(tensor: TensorProto, location: str) -> None:
     tensor.external_data.extend(kept)
 
 
+def held(path: Path) -> str:
+    """A location that stands for a file as it is now, whatever takes its place later; it stays open until the process ends."""
+    state = path.stat()
+    location = f"{path.resolve()}?{state.st_dev}:{state.st_ino}:{state.st_size}:{state.st_mtime_ns}"
+    if location not in _HELD:
+        _HELD[location] = path.open("rb")
+    return location
+
+
+def memory_map(tensor: TensorProto, dtype: np.dtype[Any], shape: tuple[int, ...] | None) -> NDArray[Any]:
+    """The file of an external tensor from where its data begins."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    source = _HELD.get(entries["location"], entries["location"])
+    return np.memmap(source, dtype, "r", int(entries.get("offset", 0)), shape)
+
+
 def _in_file(tensor: TensorProto) -> NDArray[Any]:
     entries = {entry.key: entry.value for entry in tensor.external_data}
     shape = tuple(map(int, entries[SHAPE].split())) if SHAPE in entries else tuple(tensor.dims)
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
     if not prod(shape):
         return np.zeros(shape, dtype)
-    return np.memmap(entries["location"], dtype, "r", int(entries.get("offset", 0)), shape)
+    return memory_map(tensor, dtype, shape)
 
 
 def _kept(tensor: TensorProto) -> dict[int, Indices]:

@@ -18,7 +18,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from .external import is_external, mapped
+from .external import is_external, mapped, memory_map
 
 Dim = int | str | None
 """A dimension: a size, the name of a symbolic size, or unknown."""
@@ -122,12 +122,13 @@ class Graph:
 def copy_model(model: ModelProto, without: Sequence[str]) -> ModelProto:
     """A copy that leaves out the named fields of the graph (`initializer`, `value_info`), never touching what is in them."""
     copy = ModelProto()
-    _copy_fields(model, copy, ("graph",))
-    _copy_fields(model.graph, copy.graph, without)
+    copy_fields(model, copy, ("graph",))
+    copy_fields(model.graph, copy.graph, without)
     return copy
 
 
-def _copy_fields(source: Any, target: Any, without: Sequence[str]) -> None:
+def copy_fields(source: Any, target: Any, without: Sequence[str]) -> None:
+    """Copy the fields of a message that are set, but for those named."""
     for field, value in source.ListFields():
         if field.name in without:
             continue
@@ -162,10 +163,9 @@ def to_array(tensor: TensorProto) -> Array:
         return numpy_helper.to_array(tensor)
     if item_bits(tensor.data_type) >= 8:
         return mapped(tensor)
-    entries = {entry.key: entry.value for entry in tensor.external_data}
     copy = TensorProto(data_type=tensor.data_type, dims=tensor.dims)
-    data = np.memmap(entries["location"], np.uint8, "r", int(entries.get("offset", 0)))
-    copy.raw_data = data[: -(-element_count(tensor) * item_bits(tensor.data_type) // 8)].tobytes()
+    length = -(-element_count(tensor) * item_bits(tensor.data_type) // 8)
+    copy.raw_data = memory_map(tensor, np.dtype(np.uint8), (length,)).tobytes() if length else b""
     return numpy_helper.to_array(copy)
 
 

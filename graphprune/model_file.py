@@ -11,7 +11,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +20,21 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from .archives import check_regular
 from .errors import InvalidModelError, UsageError
-from .external import is_external, pieces, point_to
-from .graph import copy_model, element_count, item_bits, subgraphs, to_array
+from .external import held, is_external, pieces, point_to
+from .graph import copy_fields, copy_model, element_count, item_bits, subgraphs, to_array
 from .limits import grant, paused
 from .parallel import ahead
 from .untrusted import check_message
+from .wire import MalformedError, Place, assembled, outline
 
 PROTOBUF_LIMIT = 2**31 - 2**20
 """Bytes that fit one protobuf message, with some room for the graph; larger weights go to an external file."""
+
+MAPPED = 2**25
+"""In files of at least so many bytes weights stay where they are."""
+
+LARGE = 2**17
+"""Bytes of a weight that is left in its file, and written in pieces."""
 
 SMALL_TENSOR = 4096
 """Tensors of up to this many elements are always read: shape inference looks at their values."""
@@ -39,18 +46,19 @@ def read_model(path: Path) -> ModelProto:
     """Read an ONNX file with its external data.
 
     Weights of more than 2 GB in all stay in their files and are mapped into memory where they are needed
-    (`graphprune.graph.to_array`); their tensors then name the file by its absolute path.
+    (`graphprune.graph.to_array`); their tensors then name the file by its absolute path.  So do the large ones that are inside of
+    a large model file (`MAPPED`).
 
     Raises InvalidModelError where the file is missing, not ONNX, truncated, or names external data that is missing, too short
     or outside the model's folder.
     """
     check_regular(path, InvalidModelError)
-    model = ModelProto()
+    model, places = ModelProto(), list[Place]()
     try:
         if path.stat().st_size:
             grant(path.stat().st_size)
             with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
-                model.ParseFromString(view)  # reads the pages in place, without a copy of the file
+                places = _parsed(model, view)
     except OSError as error:
         raise InvalidModelError(f"{path}: cannot read the model: {error.strerror}") from error
     except DecodeError as error:
@@ -59,8 +67,12 @@ def read_model(path: Path) -> ModelProto:
         raise InvalidModelError(f"{path}: not an ONNX model: it has no graph, IR version or opset import")
     check_message(model, path)
     stay, granted = weight_bytes(model) >= PROTOBUF_LIMIT, Counter[Path]()
-    for tensor in [*all_tensors(model.graph), *(each for function in model.functions for each in tensors_of(function.node))]:
+    left = {place.index for place in places}
+    inner = [each for function in model.functions for each in tensors_of(function.node)]
+    for number, tensor in enumerate([*all_tensors(model.graph), *inner]):  # the initializers come first
         _check_dims(tensor, path)
+        if number in left:
+            continue
         if tensor.data_location == TensorProto.EXTERNAL:
             source = _external_file(tensor, path)
             more = min(byte_count(tensor), source.stat().st_size - granted[source])  # tensors may name the same bytes
@@ -71,7 +83,33 @@ def read_model(path: Path) -> ModelProto:
                 continue
             load_external(tensor, source)
         _check_size(tensor, path)
+    _leave(model, places, path)
     return model
+
+
+def _parsed(model: ModelProto, data: memoryview) -> list[Place]:
+    """Parse a model; where the raw data of large initializers is that was left in a large file."""
+    if len(data) >= MAPPED:
+        with suppress(MalformedError):
+            text, places = outline(data, LARGE)
+            model.ParseFromString(text)
+            if not any(is_external(model.graph.initializer[place.index]) for place in places):
+                return places
+    model.ParseFromString(data)  # reads the pages in place, without a copy of the file
+    return []
+
+
+def _leave(model: ModelProto, places: list[Place], path: Path) -> None:
+    """Let initializers name the place of their data in the model's own file, in place."""
+    location = held(path) if places else ""
+    for place in places:
+        tensor = model.graph.initializer[place.index]
+        needed = byte_count(tensor)
+        if place.length != needed:
+            raise InvalidModelError(f"{path}: tensor {tensor.name!r} declares {needed} bytes and holds {place.length}")
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", location), ("offset", place.offset), ("length", place.length)):
+            tensor.external_data.add(key=key, value=str(value))
 
 
 def all_tensors(graph: GraphProto) -> Iterator[TensorProto]:
@@ -187,7 +225,8 @@ def content_hash(model: ModelProto) -> str:
     """SHA-256 of the model's serialised form, weights included; the same for equal models in files of any layout."""
     digest = hashlib.sha256()
     if weight_bytes(model) < PROTOBUF_LIMIT:
-        digest.update(model.SerializeToString(deterministic=True))
+        for part in serialised(model):
+            digest.update(part)
         return digest.hexdigest()
     digest.update(copy_model(model, without=["initializer"]).SerializeToString(deterministic=True))
     for tensor in model.graph.initializer:
@@ -212,13 +251,36 @@ def write_model(model: ModelProto, path: Path) -> None:
     Raises UsageError where the folder cannot be written.
     """
     if weight_bytes(model) < PROTOBUF_LIMIT:
-        load_what_fits(model)
-        with atomic_file(path) as temporary:
-            temporary.write_bytes(model.SerializeToString(deterministic=True))
+        with atomic_file(path) as temporary, temporary.open("wb") as file:
+            file.writelines(serialised(model))
         return
     data = path.with_name(path.name + ".data")
     with atomic_file(path) as temporary, atomic_file(data) as temporary_data:
         _write_external(model, temporary, temporary_data, data.name)
+
+
+def serialised(model: ModelProto) -> Iterator[bytes | memoryview]:
+    """The bytes that `SerializeToString(deterministic=True)` gives for a model with its weights, some at a time.
+
+    Weights that are in files are read, and large ones are not copied.
+    """
+    tensors = enumerate(model.graph.initializer)
+    large = {number: tensor for number, tensor in tensors if is_external(tensor) or len(tensor.raw_data) >= LARGE}
+    if not large:
+        yield model.SerializeToString(deterministic=True)
+        return
+    skeleton = copy_model(model, without=["initializer"])
+    for number, tensor in enumerate(model.graph.initializer):
+        entry = skeleton.graph.initializer.add()
+        copy_fields(tensor, entry, ("raw_data", "data_location", "external_data") if number in large else ())
+        if number in large:
+            entry.raw_data = b"0"
+    lengths = {number: byte_count(tensor) for number, tensor in large.items()}
+    for part in assembled(skeleton.SerializeToString(deterministic=True), lengths):
+        if isinstance(part, int):
+            yield from _raw_pieces(large[part])
+        else:
+            yield part
 
 
 def _write_external(model: ModelProto, path: Path, data_path: Path, location: str) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Collection
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
-from .graph import Array, Graph, operator_name
+from .graph import Array, Graph, operator_name, to_array
 
 FLIPPED = 1e-2
 """Largest share of the elements that may be one step apart."""
@@ -91,7 +91,7 @@ def _is_signed(tensors: dict[str, TensorProto], node: NodeProto, index: int) -> 
 def _unsigned(model: ModelProto, tensors: dict[str, TensorProto], name: str) -> str:
     made = f"{name}_unsigned"
     if made not in tensors:
-        array = numpy_helper.to_array(tensors[name]).astype(np.int16) + 128
+        array = to_array(tensors[name]).astype(np.int16) + 128
         tensors[made] = numpy_helper.from_array(np.asarray(array, np.uint8), made)
         model.graph.initializer.append(tensors[made])
     return made

@@ -14,6 +14,7 @@ import onnx.version_converter
 from onnx import ModelProto, helper
 
 from .errors import InvalidModelError, UsageError, first_line
+from .external import is_external
 from .graph import Graph, Shape, canonical_domain, declared_shape, element_count, item_bits, operator_name
 from .monomial import monomials
 from .runtime_shapes import runtime_values
@@ -49,7 +50,7 @@ def skeleton(model: ModelProto) -> ModelProto:
     names = {tensor.name for tensor in model.graph.initializer}
     graph.input.extend(value for value in model.graph.input if value.name not in names)
     for tensor in model.graph.initializer:
-        if element_count(tensor) <= SMALL:
+        if element_count(tensor) <= SMALL and not is_external(tensor):
             graph.initializer.add().CopyFrom(tensor)
         else:
             graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))

@@ -118,7 +118,8 @@ def _copy_with_cut_weights(graph: Graph, kept_of: KeptOf, gone: Container[int]) 
         for axis, indices in cuts.items():
             array = np.take(array, indices, axis=axis)
         copy.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array), name))
-        copy.doc_string = tensor.doc_string
+        if tensor.HasField("doc_string"):
+            copy.doc_string = tensor.doc_string
         copy.metadata_props.extend(tensor.metadata_props)
     load_what_fits(model)
     return model

@@ -1,0 +1,158 @@
+"""Weights that stay inside of their model's file: the same model, the same bytes, the same errors as when all is read."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nets import block, initializer, net, residual, wide, write
+from onnx import ModelProto, TensorProto, load_model, numpy_helper
+
+import graphprune
+from graphprune import model_file
+from graphprune.errors import InvalidModelError
+from graphprune.external import is_external
+from graphprune.graph import to_array
+from graphprune.model_file import content_hash, read_model, serialised, write_model
+from graphprune.wire import MalformedError, outline
+
+
+@pytest.fixture
+def small_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any file counts as large, and any weight of 64 bytes."""
+    monkeypatch.setattr(model_file, "MAPPED", 0)
+    monkeypatch.setattr(model_file, "LARGE", 64)
+
+
+def loaded(path: Path) -> ModelProto:
+    return load_model(str(path))
+
+
+MODELS = [block, residual, wide]
+
+
+@pytest.mark.usefixtures("small_is_large")
+@pytest.mark.parametrize("made", MODELS)
+def test_weights_stay_in_the_file_and_are_the_same(made: type, tmp_path: Path) -> None:
+    path = write(made(), tmp_path / "m.onnx")
+    model = read_model(path)
+    assert sum(map(is_external, model.graph.initializer)) > 1
+    for tensor, other in zip(model.graph.initializer, loaded(path).graph.initializer, strict=True):
+        np.testing.assert_array_equal(to_array(tensor), numpy_helper.to_array(other))
+    assert content_hash(model) == content_hash(loaded(path))
+    assert b"".join(serialised(model)) == loaded(path).SerializeToString(deterministic=True)
+    write_model(model, tmp_path / "again.onnx")
+    assert loaded(tmp_path / "again.onnx") == loaded(path)
+
+
+@pytest.mark.usefixtures("small_is_large")
+@pytest.mark.parametrize("made", MODELS)
+def test_pruning_gives_the_same_bytes(made: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(made(), tmp_path / "m.onnx")
+    options = {"targets": ["macs=0.6"], "importance": "magnitude", "align": 1}
+    left = graphprune.prune(path, **options)
+    monkeypatch.setattr(model_file, "MAPPED", 2**40)
+    read = graphprune.prune(path, **options)
+    assert left.plan == read.plan
+    assert left.model.SerializeToString(deterministic=True) == read.model.SerializeToString(deterministic=True)
+    assert not any(map(is_external, left.model.graph.initializer))
+    assert left.proof is not None
+    assert left.proof.passed
+
+
+@pytest.mark.usefixtures("small_is_large")
+def test_repair_and_calibration_read_them(tmp_path: Path) -> None:
+    path = write(block(), tmp_path / "m.onnx")
+    x = np.random.default_rng(0).normal(size=(64, 6, 8, 8)).astype(np.float32)
+    result = graphprune.prune(path, targets=["macs=0.7"], calibration={"x": x})
+    assert result.weights
+    assert result.proof is not None
+    assert result.proof.passed
+
+
+@pytest.mark.usefixtures("small_is_large")
+def test_the_file_may_be_replaced_while_it_is_in_use(tmp_path: Path) -> None:
+    path = write(block(), tmp_path / "m.onnx")
+    model, before = read_model(path), initializer(block(), "a")
+    write_model(model, path)
+    write(wide(), path)
+    found = next(tensor for tensor in model.graph.initializer if tensor.name == "a")
+    assert is_external(found)
+    np.testing.assert_array_equal(to_array(found), before)
+
+
+@pytest.mark.usefixtures("small_is_large")
+def test_a_wrong_size_is_an_error(tmp_path: Path) -> None:
+    model = block()
+    next(tensor for tensor in model.graph.initializer if tensor.name == "a").dims[0] = 11
+    path = write(model, tmp_path / "m.onnx")
+    with pytest.raises(InvalidModelError, match=r"tensor 'a' declares 2376 bytes and holds 2592"):
+        read_model(path)
+
+
+@pytest.mark.usefixtures("small_is_large")
+def test_external_data_beside_raw_data_is_read_as_ever(tmp_path: Path) -> None:
+    model = block()
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == "a")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="/etc/passwd")
+    path = write(model, tmp_path / "m.onnx")
+    with pytest.raises(InvalidModelError, match="outside the model's folder"):
+        read_model(path)
+
+
+def test_small_files_are_read(tmp_path: Path) -> None:
+    assert not any(map(is_external, read_model(write(wide(), tmp_path / "m.onnx")).graph.initializer))
+
+
+@given(seed=st.integers(0, 10**6), flips=st.integers(1, 6))
+def test_damaged_files_are_outlined_as_they_are_parsed_or_not_at_all(seed: int, flips: int) -> None:
+    """Whatever is wrong with a file: if there is an outline, then a parser that reads all finds the same beside the data."""
+    rng = random.Random(seed)
+    data = bytearray(_BLOCK)
+    for _ in range(flips):
+        data[rng.randrange(len(data) if rng.random() < 0.5 else 400)] = rng.randrange(256)
+    try:
+        text, places = outline(memoryview(bytes(data)), 64)
+    except MalformedError:
+        return
+    outlined, whole = ModelProto(), ModelProto()
+    try:
+        whole.ParseFromString(bytes(data))
+    except Exception:
+        return
+    outlined.ParseFromString(text)
+    for place in places:
+        raw = whole.graph.initializer[place.index].raw_data
+        assert raw == bytes(data[place.offset : place.offset + place.length])
+        outlined.graph.initializer[place.index].raw_data = raw
+    assert outlined.SerializeToString(deterministic=True) == whole.SerializeToString(deterministic=True)
+
+
+_BLOCK = block().SerializeToString()
+
+
+@pytest.mark.parametrize(
+    "data", [b"\x3a\x02\x0b\x00", b"\x3a\x00\x3a\x00", b"\x3a\x05\x00", b"\xff" * 12, b"\x08", b"\x3a\x04\x2a\x06\x4a\x00"]
+)
+def test_unusual_forms_are_left_to_the_parser(data: bytes) -> None:
+    with pytest.raises(MalformedError):
+        outline(memoryview(data), 1)
+
+
+def test_two_fields_of_raw_data_are_left_to_the_parser() -> None:
+    tensor = b"\x4a\x02ab\x4a\x02cd"
+    graph = b"\x2a" + bytes([len(tensor)]) + tensor
+    with pytest.raises(MalformedError, match="two fields"):
+        outline(memoryview(b"\x3a" + bytes([len(graph)]) + graph), 1)
+
+
+def test_parts_of_large_weights_are_not_copied() -> None:
+    model = net("big (float[1,512] x) => (float[1,512] y) <float[512,512] w> { y = MatMul(x, w) }")
+    parts = list(serialised(model))
+    assert len(parts) > 2
+    assert b"".join(parts) == model.SerializeToString(deterministic=True)
