@@ -7,6 +7,7 @@ Only graphprune writes those entries: reading a model drops all but ONNX's own. 
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
@@ -93,6 +94,7 @@ def held(path: Path) -> str:
     location = f"{path.resolve()}?{state.st_dev}:{state.st_ino}:{state.st_size}:{state.st_mtime_ns}"
     if location not in _HELD:
         _HELD[location] = path.open("rb")
+        atexit.register(_HELD[location].close)
     return location
 
 
