@@ -61,10 +61,10 @@ def config_beside(output: Path) -> Path | None:
 
 def write_config(job: Job, files: dict[str, Path | None]) -> None:
     """Write all options of a run, with the files that it writes, to the one that `save-config` names, if any."""
-    from .configuration import rendered, values_of
-
     path = files.pop("save-config")
     if path is not None:
+        from .configuration import rendered, values_of
+
         named = {key: str(value) for key, value in files.items() if value is not None}
         write_text(path, rendered(values_of(job) | named, path))
 

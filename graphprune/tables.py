@@ -8,17 +8,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from .bench import Latency
-from .comparison import Comparison
-from .cost import Cost
-from .difference import Difference
-from .inference import Analysis
-from .pipeline import Result
-from .requirements import Checked
+if TYPE_CHECKING:
+    from .bench import Latency
+    from .comparison import Comparison
+    from .cost import Cost
+    from .difference import Difference
+    from .inference import Analysis
+    from .pipeline import Result
+    from .requirements import Checked
 
 
 def amount(value: float) -> str:
