@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from networks import Files
+from results import Row
 
 Size = Literal["quick", "default", "full"]
 T = TypeVar("T")
@@ -26,6 +27,17 @@ class Settings:
     def pick(self, choices: Mapping[Size, T]) -> T:
         """What this size of run has."""
         return choices[self.size]
+
+    def exported(self, networks: Mapping[Size, list[str]], rows: list[Row]) -> Iterator[tuple[str, Files]]:
+        """The networks of this size of run, each announced; where one cannot be exported there is a row that says so instead."""
+        names = self.pick(networks)
+        for name in names:
+            announce(names, name)
+            files = self.files(name)
+            if files.error:
+                rows.append({"network": name, "tool": "export", "error": files.error})
+            else:
+                yield name, files
 
     def files(self, name: str, style: str = "dynamo") -> Files:
         """The files of a network."""

@@ -15,7 +15,7 @@ from onnx import ModelProto
 from graphprune.branches import with_branches
 from graphprune.errors import InvalidModelError, UsageError, first_line
 from graphprune.graph import Array, Graph
-from graphprune.model_file import PROTOBUF_LIMIT, fits_message, weight_bytes, write_model
+from graphprune.model_file import fits_message, serialised, weight_bytes, write_model
 from graphprune.runtime import cannot_run
 
 from .agreement import compared, nudged
@@ -60,7 +60,7 @@ class OnnxRuntimeExporter(Exporter):
         if not fits_message(model):
             options.add_session_config_entry("session.optimized_model_external_initializers_file_name", weights.name)
             write_model(model, source)
-        given = model.SerializeToString() if fits_message(model) else str(source)
+        given = b"".join(serialised(model)) if fits_message(model) else str(source)
         try:
             ort.InferenceSession(given, options, providers=["CPUExecutionProvider"])
         except cannot_run() as error:
@@ -78,7 +78,7 @@ class OrtExporter(OnnxRuntimeExporter):
 
     def write(self, model: ModelProto, path: Path) -> Written:
         """Write the .ort file.  Raises UsageError for models above 2 GB, which the format cannot hold, and as above."""
-        if weight_bytes(model) >= PROTOBUF_LIMIT:
+        if not fits_message(model):
             raise UsageError(f"{path}: the format 'ort' holds at most 2 GB, this model has {weight_bytes(model) / 1e9:.1f} GB")
         return super().write(model, path)
 

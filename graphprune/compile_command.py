@@ -33,10 +33,7 @@ def compile_(
 ) -> None:
     """Compile a model to a library for one processor (extra tvm), and compare it with ONNX Runtime."""
     from . import tables
-    from .model_file import load_what_fits
-    from .normalize import fix_input_shapes
-    from .pipeline import load
-    from .runtime import trial
+    from .pipeline import load_whole
 
     check_output(output)
     check_output(json_path(json_to))
@@ -50,11 +47,6 @@ def compile_(
     )
     with progress("reading and normalising") as bar:
         exporter.check(output)
-        graph = load(model, sizes)
-        if sizes:
-            fix_input_shapes(graph.model, sizes)
-            graph = load(graph.model, sizes)
-        load_what_fits(graph.model)
-        trial(graph, sizes)
+        graph = load_whole(model, sizes)
         compiled = exporter.compile(graph, output, describe(bar))
     report([tables.compiled_table(compiled.as_dict())], compiled.as_dict, json_to)

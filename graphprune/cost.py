@@ -93,7 +93,7 @@ class CostModel:
             sizes.append((constant * item_bits(tensor.data_type) / 8 if element_count(tensor) else 0, factors))
             if is_parameter(tensor):
                 params.append((constant, factors))
-        work = self._work(times or {})
+        work = self._work(times, macs) if times else {}
         self._finish()
         if times:
             work = self._timed(work, times, np.ones(len(analysis.ledger.labels), dtype=bool) if present is None else present)
@@ -150,12 +150,12 @@ class CostModel:
             result[term.node] = result.get(term.node, 0) + round(value)
         return result
 
-    def _work(self, nodes: Iterable[int]) -> dict[int, list[Term]]:
+    def _work(self, nodes: Iterable[int], macs: Sequence[Term]) -> dict[int, list[Term]]:
         """What the time of each node goes with: its MACs, or the size of its first result."""
         graph = self.analysis.graph
         products: dict[int, list[Term]] = defaultdict(list)
-        for term in self.analysis.mac_terms:
-            products[term.node].append((float(term.constant), self._factors(term.factors, term.node)))
+        for contraction, term in zip(self.analysis.mac_terms, macs, strict=True):
+            products[contraction.node].append(term)
         sizes = {node: [ids for _, ids in self.analysis.free_axes(graph.nodes[node].output[0])] for node in nodes}
         return {node: products.get(node) or [(1.0, self._factors(free, node))] for node, free in sizes.items()}
 

@@ -20,10 +20,7 @@ from .terminal import JSON, MODEL, SHAPE, check_output, json_path, progress, rep
 @JSON
 def export(model: str, output: Path, spec: str | None, shapes: tuple[str, ...], json_to: str | None) -> None:
     """Write a model for a runtime, checked against the ONNX model; `graphprune list exporters` has the formats."""
-    from .model_file import load_what_fits
-    from .normalize import fix_input_shapes
-    from .pipeline import load
-    from .runtime import trial
+    from .pipeline import load_whole
     from .tables import exported_table
 
     for path in (output, json_path(json_to)):
@@ -33,12 +30,7 @@ def export(model: str, output: Path, spec: str | None, shapes: tuple[str, ...], 
     exporter = registry.make("exporters", spec)
     exporter.check(output)
     with progress(f"exporting for {exporter.name}"):
-        graph = load(model, sizes)
-        if sizes:
-            fix_input_shapes(graph.model, sizes)
-            graph = load(graph.model, sizes)
-        load_what_fits(graph.model)
-        trial(graph, sizes)
+        graph = load_whole(model, sizes)
         written = exporter.write(graph.model, output)
     facts: dict[str, Any] = {
         "format": spec,

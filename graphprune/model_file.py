@@ -66,7 +66,7 @@ def read_model(path: Path) -> ModelProto:
     if not model.ir_version or not model.HasField("graph") or not model.opset_import:
         raise InvalidModelError(f"{path}: not an ONNX model: it has no graph, IR version or opset import")
     check_message(model, path)
-    stay, granted = weight_bytes(model) >= PROTOBUF_LIMIT, Counter[Path]()
+    stay, granted = not fits_message(model), Counter[Path]()
     left = {place.index for place in places}
     inner = [each for function in model.functions for each in tensors_of(function.node)]
     for number, tensor in enumerate([*all_tensors(model.graph), *inner]):  # the initializers come first
@@ -104,9 +104,7 @@ def _leave(model: ModelProto, places: list[Place], path: Path) -> None:
     location = held(path) if places else ""
     for place in places:
         tensor = model.graph.initializer[place.index]
-        needed = byte_count(tensor)
-        if place.length != needed:
-            raise InvalidModelError(f"{path}: tensor {tensor.name!r} declares {needed} bytes and holds {place.length}")
+        _check_length(tensor, place.length, path)
         tensor.data_location = TensorProto.EXTERNAL
         for key, value in (("location", location), ("offset", place.offset), ("length", place.length)):
             tensor.external_data.add(key=key, value=str(value))
@@ -181,7 +179,7 @@ def _raw_pieces(tensor: TensorProto) -> Iterator[bytes | memoryview]:
 
 def load_what_fits(model: ModelProto) -> None:
     """Read every initializer that is still in a file into the model, in place, if the model then fits one message."""
-    for tensor in model.graph.initializer if weight_bytes(model) < PROTOBUF_LIMIT else ():
+    for tensor in model.graph.initializer if fits_message(model) else ():
         if tensor.data_location == TensorProto.EXTERNAL:
             load_external(tensor)
 
@@ -194,15 +192,19 @@ def _check_dims(tensor: TensorProto, path: Path) -> None:
 
 
 def _check_size(tensor: TensorProto, path: Path) -> None:
-    needed = byte_count(tensor)
     if tensor.HasField("raw_data"):
-        if len(tensor.raw_data) != needed:
-            raise InvalidModelError(f"{path}: tensor {tensor.name!r} declares {needed} bytes and holds {len(tensor.raw_data)}")
+        _check_length(tensor, len(tensor.raw_data), path)
         return
     stored = sum(len(values) for values in (tensor.float_data, tensor.int32_data, tensor.int64_data))
     stored += len(tensor.double_data) + len(tensor.uint64_data) + len(tensor.string_data)
     if element_count(tensor) > 2 * max(stored, 0):
         raise InvalidModelError(f"{path}: tensor {tensor.name!r} declares {element_count(tensor)} elements and holds {stored}")
+
+
+def _check_length(tensor: TensorProto, held: int, path: Path) -> None:
+    needed = byte_count(tensor)
+    if held != needed:
+        raise InvalidModelError(f"{path}: tensor {tensor.name!r} declares {needed} bytes and holds {held}")
 
 
 def byte_count(tensor: TensorProto) -> int:
@@ -216,15 +218,14 @@ def weight_bytes(model: ModelProto) -> int:
 
 
 def fits_message(model: ModelProto) -> bool:
-    """Whether the model, as it is, can be given to a runtime in one piece."""
-    external = any(tensor.data_location == TensorProto.EXTERNAL for tensor in model.graph.initializer)
-    return not external and weight_bytes(model) < PROTOBUF_LIMIT
+    """Whether the model can be given to a runtime in one piece, with all weights read (`serialised`)."""
+    return weight_bytes(model) < PROTOBUF_LIMIT
 
 
 def content_hash(model: ModelProto) -> str:
     """SHA-256 of the model's serialised form, weights included; the same for equal models in files of any layout."""
     digest = hashlib.sha256()
-    if weight_bytes(model) < PROTOBUF_LIMIT:
+    if fits_message(model):
         for part in serialised(model):
             digest.update(part)
         return digest.hexdigest()
@@ -250,7 +251,7 @@ def write_model(model: ModelProto, path: Path) -> None:
 
     Raises UsageError where the folder cannot be written.
     """
-    if weight_bytes(model) < PROTOBUF_LIMIT:
+    if fits_message(model):
         with atomic_file(path) as temporary, temporary.open("wb") as file:
             file.writelines(serialised(model))
         return

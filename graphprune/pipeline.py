@@ -27,8 +27,8 @@ from .evidence import Evidence
 from .graph import Array, Graph
 from .inference import Analysis, infer
 from .latency import check_faster, fastest, stopwatch_for
-from .model_file import read_model
-from .normalize import normalize
+from .model_file import load_what_fits, read_model
+from .normalize import fix_input_shapes, normalize
 from .options import Normalization, Options
 from .plan import Plan
 from .problem import Step, check_passes, check_supported, formulate
@@ -116,6 +116,20 @@ def load(source: Source, input_shapes: InputShapes | None = None) -> Graph:
     else:
         model = read_source(source, shapes=input_shapes)
     return normalize(model, input_shapes)
+
+
+def load_whole(source: Source, input_shapes: InputShapes | None = None) -> Graph:
+    """What exporters take: a model with the given sizes of inputs fixed and all weights read, run once within limits.
+
+    Raises InvalidModelError.
+    """
+    graph = load(source, input_shapes)
+    if input_shapes:
+        fix_input_shapes(graph.model, input_shapes)
+        graph = load(graph.model, input_shapes)
+    load_what_fits(graph.model)
+    trial(graph, input_shapes)
+    return graph
 
 
 def analyze(

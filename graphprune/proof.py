@@ -21,7 +21,7 @@ from .graph import Array, Graph
 from .inference import Analysis
 from .limits import stop_clock
 from .masking import masked_reference
-from .model_file import PROTOBUF_LIMIT, weight_bytes
+from .model_file import fits_message
 from .parts import run_in_parts
 from .rounding import SUFFIX, flips, given, rounded_values, without_saturation
 from .runtime import random_inputs, run
@@ -190,7 +190,7 @@ def _run_reference(
 
 def _run(model: ModelProto, feeds: dict[str, Array], what: str) -> dict[str, Array]:
     try:
-        return run_in_parts(model, feeds) if weight_bytes(model) >= PROTOBUF_LIMIT else run(model, feeds)
+        return run(model, feeds) if fits_message(model) else run_in_parts(model, feeds)
     except InvalidModelError:
         raise
     except Exception as error:  # onnxruntime raises many unrelated types, with RuntimeError their only common base at times

@@ -18,7 +18,7 @@ from onnx import ModelProto, helper
 from .errors import CalibrationError, InvalidModelError, UsageError, first_line
 from .graph import Array, Graph, node_reads
 from .limits import array_bytes, check_memory, clock_runs, lift, peak_bytes
-from .model_file import PROTOBUF_LIMIT, serialised, weight_bytes, write_model
+from .model_file import fits_message, serialised, weight_bytes, write_model
 from .shape_inference import InputShapes, concrete_shapes, run_shapes
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _session(model: ModelProto, options: onnxruntime.SessionOptions, threads: in
     options.log_severity_level = 4
     options.intra_op_num_threads = threads or int(clock_runs())
     providers = ["CPUExecutionProvider"]
-    if weight_bytes(model) < PROTOBUF_LIMIT:
+    if fits_message(model):
         return ort.InferenceSession(b"".join(serialised(model)), options, providers=providers)
     with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
         path = Path(folder) / "model.onnx"
@@ -158,7 +158,7 @@ def trial(graph: Graph, shapes: InputShapes | None = None) -> None:
 
     What ONNX Runtime says against random inputs does not matter here.  Raises InvalidModelError where it would take too much.
     """
-    if clock_runs() and weight_bytes(graph.model) < PROTOBUF_LIMIT:
+    if clock_runs() and fits_message(graph.model):
         with suppress(UsageError, *cannot_run()):
             run(graph.model, random_inputs(graph, shapes=shapes, batch=1))
     lift()

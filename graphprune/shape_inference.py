@@ -75,9 +75,7 @@ def typical_shapes(graph: Graph, shape_like: dict[str, str], given: InputShapes 
     for value in copy.graph.input:
         for dim, size in zip(value.type.tensor_type.shape.dim, sizes.get(value.name, ()), strict=False):
             dim.dim_value = size
-    for output in copy.graph.output:
-        if output.type.HasField("tensor_type"):
-            output.type.tensor_type.ClearField("shape")
+    _open_outputs(copy)
     return shapes_of(inferred_model(copy, graph.model, shape_like))
 
 
@@ -87,9 +85,7 @@ def run_shapes(model: ModelProto, feeds: Mapping[str, Any]) -> dict[str, tuple[S
     for value in copy.graph.input:
         if value.name in feeds:
             value.CopyFrom(helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, feeds[value.name].shape))
-    for output in copy.graph.output:
-        if output.type.HasField("tensor_type"):
-            output.type.tensor_type.ClearField("shape")
+    _open_outputs(copy)
     inferred = _inferred(copy)
     constants = {tensor.name for tensor in model.graph.initializer}
     found = {}
@@ -123,6 +119,13 @@ def inferred_model(copy: ModelProto, model: ModelProto, shape_like: dict[str, st
         if not _name_sizes(inferred, copy):
             break
     return inferred
+
+
+def _open_outputs(model: ModelProto) -> None:
+    """Let the shapes of the outputs follow from those of the inputs."""
+    for output in model.graph.output:
+        if output.type.HasField("tensor_type"):
+            output.type.tensor_type.ClearField("shape")
 
 
 def _inferred(copy: ModelProto) -> ModelProto:

@@ -9,7 +9,7 @@ from typing import Any
 from children import Command, in_turns, tool
 from page_tables import table
 from results import Row, Spread, error, unique, values
-from settings import Settings, Size, announce
+from settings import Settings, Size
 
 TITLE = "Compile time and memory"
 
@@ -44,13 +44,7 @@ one thread, and 1.8 s for five iterative steps."""
 def measure(settings: Settings) -> list[Row]:
     """A row for each network, tool and round; and one for the size of each file."""
     rows: list[Row] = []
-    names = settings.pick(NETWORKS)
-    for name in names:
-        announce(names, name)
-        files = settings.files(name)
-        if files.error:
-            rows.append({"network": name, "tool": "export", "error": files.error})
-            continue
+    for name, files in settings.exported(NETWORKS, rows):
         rows.append({"network": name, "megabytes": files.onnx.stat().st_size / 1e6})
         with settings.scratch() as scratch:
             for row in in_turns(commands(files.onnx, files.module, Path(scratch)), settings.pick(ROUNDS), LIMIT):

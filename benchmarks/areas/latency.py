@@ -9,7 +9,7 @@ from typing import Any
 from children import Command, run, tool
 from page_tables import table
 from results import Row, Spread, unique
-from settings import Settings, Size, announce
+from settings import Settings, Size
 
 TITLE = "Latency of the result"
 
@@ -54,13 +54,7 @@ and is compared in [ordering](#ordering)."""
 def measure(settings: Settings) -> list[Row]:
     """A row for each network, share, number of threads and tool: `ratios`, one a repeat, `original_ms` likewise, and `macs`."""
     rows: list[Row] = []
-    names = settings.pick(NETWORKS)
-    for name in names:
-        announce(names, name)
-        files = settings.files(name)
-        if files.error:
-            rows.append({"network": name, "tool": "export", "error": files.error})
-            continue
+    for name, files in settings.exported(NETWORKS, rows):
         for keep in settings.pick(KEEP):
             with settings.scratch() as scratch:
                 made, failed = pruned(files.onnx, files.module, Path(scratch), keep)

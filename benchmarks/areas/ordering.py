@@ -9,7 +9,7 @@ from typing import Any
 from children import Command, run, tool
 from page_tables import table
 from results import Row, Spread, unique
-from settings import Settings, Size, announce
+from settings import Settings, Size
 
 TITLE = "Ordering"
 
@@ -45,13 +45,7 @@ Gather and Slice that the network had before. Nothing here is random: the counts
 def measure(settings: Settings) -> list[Row]:
     """A row for each network and tool."""
     rows: list[Row] = []
-    names = settings.pick(NETWORKS)
-    for name in names:
-        announce(names, name)
-        files = settings.files(name)
-        if files.error:
-            rows.append({"network": name, "tool": "export", "error": files.error})
-            continue
+    for name, files in settings.exported(NETWORKS, rows):
         with settings.scratch() as scratch:
             for label, command in commands(files.onnx, files.module, Path(scratch) / "pruned.onnx").items():
                 row = {"network": name, "tool": label, **run(command, LIMIT)}
