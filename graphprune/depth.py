@@ -43,7 +43,7 @@ class End:
 
     def constant(self, graph: Graph, kept_of: KeptOf) -> Array:
         """What the branch adds when its last layer reads nothing: float64, one number for each kept channel."""
-        tail = tail_of(graph, self.linear, ANYWHERE)
+        tail = tail_of(graph, self.linear, ANYWHERE)  # not self.tail: `graph` may have repaired weights
         size = len(tail.gain)
         bias = graph.constant(self.linear.bias) if self.linear.bias else None
         alone = np.zeros(size) if bias is None else np.asarray(bias, np.float64).reshape(-1)

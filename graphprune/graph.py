@@ -28,6 +28,9 @@ Array = NDArray[Any]
 
 DEFAULT_DOMAINS = ("", "ai.onnx")
 
+SHAPE_SIZED = 4096
+"""Constants of up to this many elements may be shapes, which shape inference follows: their values are always at hand."""
+
 
 class Use(NamedTuple):
     """One place where a value is read: the node's position in the graph and the input's position in the node."""

@@ -21,7 +21,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 from .archives import check_regular
 from .errors import InvalidModelError, UsageError
 from .external import held, is_external, pieces, point_to
-from .graph import copy_fields, copy_model, element_count, item_bits, subgraphs, to_array
+from .graph import SHAPE_SIZED, copy_fields, copy_model, element_count, item_bits, subgraphs, to_array
 from .limits import grant, paused
 from .parallel import ahead
 from .untrusted import check_message
@@ -35,9 +35,6 @@ MAPPED = 2**25
 
 LARGE = 2**17
 """Bytes of a weight that is left in its file, and written in pieces."""
-
-SMALL_TENSOR = 4096
-"""Tensors of up to this many elements are always read: shape inference looks at their values."""
 
 _SIZED = {kind for kind in TensorProto.DataType.values() if kind not in (TensorProto.UNDEFINED, TensorProto.STRING)}
 
@@ -78,7 +75,7 @@ def read_model(path: Path) -> ModelProto:
             more = min(byte_count(tensor), source.stat().st_size - granted[source])  # tensors may name the same bytes
             granted[source] += more
             grant(more)
-            if stay and element_count(tensor) > SMALL_TENSOR:
+            if stay and element_count(tensor) > SHAPE_SIZED:
                 point_to(tensor, str(source))
                 continue
             load_external(tensor, source)

@@ -15,7 +15,7 @@ from onnx import ModelProto, helper
 
 from .errors import InvalidModelError, UsageError, first_line
 from .external import is_external
-from .graph import Graph, Shape, canonical_domain, declared_shape, element_count, item_bits, operator_name
+from .graph import SHAPE_SIZED, Graph, Shape, canonical_domain, declared_shape, element_count, item_bits, operator_name
 from .monomial import monomials
 from .runtime_shapes import runtime_values
 
@@ -34,9 +34,6 @@ REFUSALS = (
 SYMBOL_ROUNDS = 8
 """How often sizes found behind a Reshape are fed back into shape inference; each round sees one Reshape further."""
 
-SMALL = 4096
-"""Constants of up to this many elements keep their values: they may be shapes, and shapes are followed."""
-
 
 def skeleton(model: ModelProto) -> ModelProto:
     """The model with large initializers replaced by inputs of the same type, and without value_info."""
@@ -50,7 +47,7 @@ def skeleton(model: ModelProto) -> ModelProto:
     names = {tensor.name for tensor in model.graph.initializer}
     graph.input.extend(value for value in model.graph.input if value.name not in names)
     for tensor in model.graph.initializer:
-        if element_count(tensor) <= SMALL and not is_external(tensor):
+        if element_count(tensor) <= SHAPE_SIZED and not is_external(tensor):
             graph.initializer.add().CopyFrom(tensor)
         else:
             graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
