@@ -1,6 +1,6 @@
 """Prune the CIFAR-10 ResNet-56 to half of its MACs, bring it back to torch, fine-tune it against the original without labels.
 
-    python benchmarks/finetune_resnet56.py [--data ../shared/data] [--epochs 3] [--recipe balanced] [--output FOLDER]
+    python benchmarks/finetune_resnet56.py [--data ../shared/data] [--epochs 3] [--recipe best] [--output FOLDER]
 
 Then the state dict is loaded into a fresh module built from the plan, and that is exported again and compared.  Start reading at
 `main`.
@@ -102,8 +102,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--rate", type=float, default=0.02)
-    parser.add_argument("--recipe", default="balanced")
+    parser.add_argument("--rate", type=float, default=0.01)
+    parser.add_argument("--recipe", default="best")
     parser.add_argument("--target", default="macs=0.5")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, default=None)

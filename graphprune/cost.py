@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from .graph import element_count, is_parameter, item_bits
 from .inference import Analysis
-from .labels import Ids
+from .labels import Ids, all_of
 
 KINDS = ("macs", "params", "bytes", "channels", "latency")
 
@@ -128,7 +128,7 @@ class CostModel:
             for factors in terms.factors.T:
                 np.add.at(slope, factors, share / np.maximum(counts[factors], 1))
         if len(self._leaves):
-            alive = present[self._leaves].all(axis=1)
+            alive = all_of(present, self._leaves)
             sizes = np.diff(np.append(self._starts, len(self._leaves)))
             worth = np.where(alive, np.repeat(slope[: len(sizes)], sizes), 0)
             for leaf, repeated in zip(self._leaves.T, _repeats(self._leaves), strict=True):
@@ -138,7 +138,7 @@ class CostModel:
     def counts(self, present: NDArray[np.bool_]) -> NDArray[np.float64]:
         """The kept size of every distinct axis, then 1 for each branch that stays and 0 for others, the last first, then 1."""
         branches = [not residual.has_left(present) for residual in reversed(self.analysis.residuals)]
-        kept = np.asarray(present[self._leaves].all(axis=1))
+        kept = all_of(present, self._leaves)
         sizes = np.add.reduceat(kept, self._starts, dtype=np.float64) if len(kept) else np.zeros(0)
         return np.concatenate([sizes, branches, [1.0]])
 

@@ -22,6 +22,12 @@ KeptOf = Callable[[str, int], Indices | None]
 """(value name, axis) -> the kept indices of that axis in the original graph, or None where it is unchanged."""
 
 
+def kept_axes(kept_of: KeptOf, name: str, rank: int) -> dict[int, Indices]:
+    """The axes of a value that shrink, with their kept indices."""
+    kept = {axis: kept_of(name, axis) for axis in range(rank)}
+    return {axis: indices for axis, indices in kept.items() if indices is not None}
+
+
 class Edit(NodeView):
     """One node under the rewrite: reads come from the original graph, writes go to the new model."""
 

@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from .cutting import taken
+
 Indices = NDArray[np.int64]
 
 KEPT, SHAPE = "graphprune.kept.", "graphprune.shape"
@@ -25,7 +27,7 @@ OWN_ENTRIES = ("location", "offset", "length", "checksum")
 """What ONNX defines (docs/ExternalData.md of the onnx package)."""
 
 PIECE = 2**24
-"""Elements that are in memory at a time while a weight is copied or summed."""
+"""Elements that are in memory at a time while a weight is copied."""
 
 
 _HELD: dict[str, BinaryIO] = {}
@@ -39,27 +41,17 @@ def is_external(tensor: TensorProto) -> bool:
 
 def mapped(tensor: TensorProto) -> NDArray[Any]:
     """The data of an external tensor: mapped, not read; of a cut one, a copy of what is kept."""
-    whole, kept = _in_file(tensor), _kept(tensor)
-    for axis, indices in kept.items():
-        whole = np.take(whole, indices, axis=axis)
-    return whole
+    return taken(_in_file(tensor), _kept(tensor))
 
 
 def pieces(tensor: TensorProto) -> Iterator[NDArray[Any]]:
     """The data of an external tensor along its first axis, some of it at a time."""
     whole, kept = np.atleast_1d(_in_file(tensor)), _kept(tensor)
     rows = kept.pop(0, None)
-    step = rows_at_a_time(whole)
+    step = max(1, PIECE * len(whole) // max(1, whole.size))
     for start in range(0, len(whole) if rows is None else len(rows), step):
-        part = whole[start : start + step] if rows is None else whole[rows[start : start + step]]
-        for axis, indices in kept.items():
-            part = np.take(part, indices, axis=axis)
-        yield np.ascontiguousarray(part)
-
-
-def rows_at_a_time(array: NDArray[Any]) -> int:
-    """How many indices of the first axis make a piece."""
-    return max(1, PIECE * len(array) // max(1, array.size))
+        part = slice(start, start + step)
+        yield np.ascontiguousarray(taken(whole[part], kept) if rows is None else taken(whole, kept | {0: rows[part]}))
 
 
 def cut(tensor: TensorProto, cuts: Mapping[int, Indices]) -> TensorProto:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from .graph import Graph, Shape, node_reads, operator_name
 from .groups import Group, Pinned, build_groups, list_pinned
-from .labels import Ids, OpenAxis, Reason
+from .labels import Ids, OpenAxis, Reason, all_of
 from .operators import Operator, operator_table
 from .options import Normalization
 from .site import Contraction, Ledger, LooseAxis, MacTerm, Results, Site
@@ -85,7 +85,7 @@ class Analysis:
         count = -1
         while count != (count := int(result.sum())):
             for outer, inner in self.taken_leaves:
-                result[outer[result[inner].all(axis=1)].ravel()] = True
+                result[outer[all_of(result, inner)].ravel()] = True
         return result
 
     @cached_property
@@ -109,7 +109,7 @@ class Analysis:
             following[group.labels] = group.follows
         wanted = ~following
         for outer, inner in self.taken_leaves:
-            wanted[outer[wanted[inner].all(axis=1)].ravel()] = True
+            wanted[outer[all_of(wanted, inner)].ravel()] = True
         return following & wanted
 
     def shared_by_readers(self, worth: NDArray[np.float64], present: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -118,9 +118,9 @@ class Analysis:
             return worth
         worth, readers = worth.copy(), np.zeros(len(worth))
         for outer, inner in self.taken_leaves:
-            np.add.at(readers, outer[present[inner].all(axis=1)], 1)
+            np.add.at(readers, outer[all_of(present, inner)], 1)
         for outer, inner in reversed(self.taken_leaves):
-            share = np.where(present[inner].all(axis=1), (worth[outer] / np.maximum(readers[outer], 1)).sum(axis=1), 0)
+            share = np.where(all_of(present, inner), (worth[outer] / np.maximum(readers[outer], 1)).sum(axis=1), 0)
             np.add.at(worth, inner[:, 0], share)
         return worth
 
@@ -132,7 +132,7 @@ class Analysis:
 
     def index_mask(self, ids: Ids, present: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """For every index of an axis whether it stays."""
-        return np.asarray(present[self.ledger.labels.leaves(ids)].all(axis=1))
+        return all_of(present, self.ledger.labels.leaves(ids))
 
     def emptied_axes(self, present: NDArray[np.bool_]) -> list[Ids]:
         """The axes that would lose all their indices, each as the leaf labels of its indices, shape (n, k).
@@ -144,7 +144,7 @@ class Analysis:
             return []
         leaves = self.ledger.labels.leaves(np.concatenate(arrays))
         starts = np.cumsum([0, *(len(ids) for ids in arrays[:-1])])
-        fine = (present | self.left(present))[leaves].all(axis=1)
+        fine = all_of(present | self.left(present), leaves)
         alive = np.add.reduceat(fine, starts, dtype=np.int64)
         return [leaves[starts[k] : starts[k] + len(arrays[k])] for k in np.flatnonzero(alive == 0).tolist()]
 
@@ -174,6 +174,7 @@ def infer(graph: Graph, table: Mapping[str, Operator] | None = None, normalizati
         _pin_value(graph, ledger, name, Reason(f"the caller may override {name!r}"))
     _pin_what_is_always_taken(ledger)
     ledger.settle()
+    ledger.labels.flatten()
     return Analysis(graph, ledger, build_groups(ledger), list_pinned(graph, ledger))
 
 

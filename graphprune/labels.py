@@ -57,6 +57,9 @@ class Labels:
         self._size = 0
         self._reasons: dict[int, Reason] = {}
         self._pin_of: dict[Reason, int] = {}
+        self._flat = False
+        """Whether every label points straight at its representative."""
+        self._has_products = False
         self._always = self.pin_label(Reason("this index is always present"))
 
     def __len__(self) -> int:
@@ -106,6 +109,7 @@ class Labels:
         both = ~self._pinned[outer] & ~self._pinned[inner]
         if both.any():
             made = self.fresh(int(both.sum()))
+            self._has_products = True
             self._left[made] = outer[both]
             self._right[made] = inner[both]
             result[both] = made
@@ -131,6 +135,8 @@ class Labels:
     def find(self, ids: Ids) -> Ids:
         """The representative of each label, compressing the paths on the way."""
         root = self._parent[ids]
+        if self._flat:
+            return root
         above = self._parent[root]
         if np.array_equal(above, root):
             return root
@@ -139,6 +145,11 @@ class Labels:
         self._parent[ids] = root
         return root
 
+    def flatten(self) -> None:
+        """Point every label straight at its representative: until the next link each is found by one look-up."""
+        self._parent[: self._size] = self.find(np.arange(self._size, dtype=np.int32))
+        self._flat = True
+
     @property
     def pinned_count(self) -> int:
         """How many labels are pinned by now."""
@@ -146,7 +157,7 @@ class Labels:
 
     def is_pinned(self, ids: Ids) -> NDArray[np.bool_]:
         """True where a label is pinned (a product is pinned once both its factors are)."""
-        return np.asarray(self._pinned[self.leaves(ids)].all(axis=1))
+        return all_of(self._pinned, self.leaves(ids))
 
     def are_pinned_roots(self, leaves: Ids) -> NDArray[np.bool_]:
         """As `is_pinned`, for what `leaves` returned."""
@@ -157,6 +168,8 @@ class Labels:
 
         Index i is present in the pruned network exactly if all k entries of row i are.
         """
+        if not self._has_products:
+            return self.find(ids)[:, None]
         todo, done = [self.find(ids)], []
         while todo:
             column = todo.pop()
@@ -265,10 +278,14 @@ class Labels:
 
     # ---- the three cases of unify --------------------------------------------------------------
 
+    def _link(self, labels: Ids, roots: Ids) -> None:
+        self._parent[labels] = roots
+        self._flat = False
+
     def _link_variables(self, a: Ids, b: Ids) -> None:
         """Link roots so that pinned labels stay roots, else the older label does: no cycle is possible."""
         a_first = self._pinned[a] | (~self._pinned[b] & (a < b))
-        self._parent[np.where(a_first, b, a)] = np.where(a_first, a, b)
+        self._link(np.where(a_first, b, a), np.where(a_first, a, b))
 
     def _link_to_products(self, variables: Ids, products: Ids) -> None:
         """Each variable becomes the product; one that would contain itself is pinned with it."""
@@ -277,7 +294,7 @@ class Labels:
         recursive = np.isin(variables, leaves)
         stop = pin | recursive
         if not stop.any():
-            self._parent[variables] = products
+            self._link(variables, products)
             return
         conflict = self.pin_label(Reason("the same channels are laid out in two incompatible ways"))
         source = np.where(pin, variables, np.int32(conflict))[stop]
@@ -285,7 +302,7 @@ class Labels:
             self.unify(column, source)
         self.unify(variables[stop], source)
         rest = ~stop
-        self._parent[products[stop]] = source
+        self._link(products[stop], source)
         self.unify(variables[rest], products[rest])
 
     def _unify_products(self, a: Ids, b: Ids) -> None:
@@ -305,8 +322,8 @@ class Labels:
             for one, other in pairs:
                 self.unify(one, other)
             common = self._common(a)
-        self._parent[self.find(a)] = common
-        self._parent[self.find(b)] = common
+        self._link(self.find(a), common)
+        self._link(self.find(b), common)
 
     def _common(self, ids: Ids) -> Ids:
         """One product of plain variables for all labels with the same factors: two would be unified for ever."""
@@ -358,6 +375,14 @@ class Labels:
         self._left = np.concatenate([self._left, np.full(more, NONE, np.int32)])
         self._right = np.concatenate([self._right, np.full(more, NONE, np.int32)])
         self._pinned = np.concatenate([self._pinned, np.zeros(more, dtype=bool)])
+
+
+def all_of(flags: NDArray[np.bool_], leaves: Ids) -> NDArray[np.bool_]:
+    """For each row of labels whether the flags of all are set: [labels], [n, k] -> [n]."""
+    result: NDArray[np.bool_] = flags[leaves[:, 0]]
+    for column in leaves.T[1:]:
+        result &= flags[column]
+    return result
 
 
 def _codes(columns: Ids) -> NDArray[np.int64]:

@@ -19,11 +19,11 @@ from google.protobuf.message import DecodeError
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from .archives import check_regular
+from .cutting import ahead
 from .errors import InvalidModelError, UsageError
 from .external import held, is_external, pieces, point_to
 from .graph import SHAPE_SIZED, copy_fields, copy_model, element_count, item_bits, subgraphs, to_array
 from .limits import grant, paused
-from .parallel import ahead
 from .untrusted import check_message
 from .wire import MalformedError, Place, assembled, outline
 

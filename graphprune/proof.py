@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, ValueInfoProto
 
 from .branches import has_branches, take_branch
-from .edit import KeptOf
+from .cutting import taken
+from .edit import KeptOf, kept_axes
 from .errors import InvalidModelError, ProofError, first_line
 from .graph import Array, Graph
 from .inference import Analysis
@@ -123,7 +124,7 @@ class Comparison:
             take_branch(reference, then)
             take_branch(self._pruned, then)
         self._feeds, expected = _run_reference(graph, reference, seed, shapes)
-        self._expected = {name: _take(array, name, kept_of) for name, array in expected.items()}
+        self._expected = {name: taken(array, kept_axes(kept_of, name, np.ndim(array))) for name, array in expected.items()}
 
     def run(self, steps: list[str]) -> Proof:
         """Compare all results; values in `steps` are compared where they arise and go on as the reference has them."""
@@ -197,14 +198,6 @@ def _run(model: ModelProto, feeds: dict[str, Array], what: str) -> dict[str, Arr
         raise ProofError(
             f"ONNX Runtime cannot run {what}: {first_line(error)}. Check --input-shape, or leave the proof out with --no-verify"
         ) from error
-
-
-def _take(array: Array, name: str, kept_of: KeptOf) -> Array:
-    for axis in range(np.ndim(array)):
-        kept = kept_of(name, axis)
-        if kept is not None:
-            array = np.take(array, kept, axis=axis)
-    return array
 
 
 def difference(expected: Array, actual: Array) -> tuple[float, float]:

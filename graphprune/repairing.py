@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from .calibration import Calibration, Tick, linear_nodes
+from .cutting import taken
 from .depth import End, removed
-from .edit import KeptOf
+from .edit import KeptOf, kept_axes
 from .graph import Array, Graph, operator_name, to_array
 from .inference import Analysis
 from .labels import Ids
@@ -176,11 +177,7 @@ class Patient:
 
     def taken(self, array: Array, name: str) -> Array:
         """What is kept of a value of the original network."""
-        for axis in range(array.ndim):
-            kept = self.kept_of(name, axis)
-            if kept is not None:
-                array = np.take(array, kept, axis=axis)
-        return array
+        return taken(array, kept_axes(self.kept_of, name, array.ndim))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from . import registry
 from .depth import with_residuals
+from .edit import kept_axes
 from .errors import UsageError
 from .graph import Array, Graph
 from .groups import Group
@@ -46,8 +47,8 @@ def make_plan(
         for group in analysis.groups
     ]
     tensors = {}
-    for name in analysis.graph.initializers:
-        cuts = shrink.cut_axes(analysis.graph, name, kept_of)
+    for name, tensor in analysis.graph.initializers.items():
+        cuts = kept_axes(kept_of, name, len(tensor.dims))
         if cuts:
             tensors[name] = {str(axis): indices.tolist() for axis, indices in cuts.items()}
     pinned = [PlanPinned(tensor=p.tensor, axis=p.axis, reason=p.reason.text, node=p.reason.node) for p in analysis.pinned]
@@ -110,12 +111,12 @@ def _check_keep(entry: PlanGroup, group: Group, analysis: Analysis) -> None:
 
 def _check_tensors(analysis: Analysis, plan: Plan, present: NDArray[np.bool_]) -> None:
     """The index vectors that the plan lists must be those that its groups lead to."""
-    shrink = shrink_pass()
-    kept_of = shrink.kept_indices(analysis, present)
+    kept_of = shrink_pass().kept_indices(analysis, present)
     for name in sorted({*plan.tensors, *analysis.graph.initializers}):
         if name not in analysis.graph.initializers:
             raise UsageError(f"the plan cuts the tensor {name!r}, which is not in this model")
-        cuts = {str(axis): ids.tolist() for axis, ids in shrink.cut_axes(analysis.graph, name, kept_of).items()}
+        found = kept_axes(kept_of, name, len(analysis.graph.initializers[name].dims))
+        cuts = {str(axis): ids.tolist() for axis, ids in found.items()}
         if cuts != plan.tensors.get(name, {}):
             raise UsageError(f"the plan contradicts itself: the indices for tensor {name!r} are not those of its groups")
 

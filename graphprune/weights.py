@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .external import rows_at_a_time
+from .cutting import in_threads
 from .graph import Graph
 from .groups import Group, Member
-from .parallel import in_parallel
 
 Matrix = NDArray[np.float32]
 Vector = NDArray[np.float64]
@@ -76,23 +75,30 @@ class Weights:
 
 
 def _sums_of_both(array: NDArray[Any], power: float) -> tuple[Vector, Vector]:
-    """[a, b, k] -> [a], [b]: the sums of |w| ** power, read some rows at a time."""
-    if not array.size:
-        return np.zeros(array.shape[0]), np.zeros(array.shape[1])
-    step = rows_at_a_time(array)
+    """[a, b, k] -> [a], [b]: the sums of |w| ** power, read once."""
+    count, columns, inner = array.shape
+    flat = array.reshape(count, columns * inner)
+    by_row = np.zeros(count)
 
-    def sums(start: int) -> tuple[Vector, Vector]:
-        cells = _sums_of_cells(np.asarray(array[start : start + step], np.float32), power)
-        return cells.sum(axis=1, dtype=np.float64), cells.sum(axis=0, dtype=np.float64)
+    def sums(starts: range) -> Vector:
+        total, sizes = np.zeros(columns * inner), np.empty((min(starts.step, count), columns * inner), np.float32)
+        for start in starts:
+            piece = slice(start, min(start + starts.step, starts.stop))
+            size = _powers(np.asarray(flat[piece], np.float32), power, sizes[: piece.stop - start])
+            by_row[piece] = size.sum(axis=1)
+            total += size.sum(axis=0)
+        return total
 
-    parts = in_parallel(sums, range(0, len(array), step))
-    return np.concatenate([rows for rows, _ in parts]), np.sum([columns for _, columns in parts], axis=0)
+    total = np.sum(in_threads(sums, count, columns * inner), axis=0)
+    return by_row, total.reshape(columns, inner).sum(axis=1)
 
 
-def _sums_of_cells(cells: NDArray[np.float32], power: float) -> Matrix:
-    """[a, b, k] -> [a, b]: the sum of |w| ** power over the last axis."""
-    size = np.abs(cells) if power == 1 else np.square(cells) if power == 2 else np.abs(cells) ** power
-    return np.asarray(size[..., 0] if cells.shape[2] == 1 else size @ np.ones(cells.shape[2], np.float32))
+def _powers(values: Matrix, power: float, out: Matrix) -> Matrix:
+    """|values| ** power."""
+    size: Matrix = np.abs(values, out=out)
+    if power == 2:
+        return np.square(size, out=out)
+    return size if power == 1 else np.power(size, power, out=out)
 
 
 def scored_members(group: Group) -> list[Member]:

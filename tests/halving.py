@@ -13,6 +13,7 @@ import graphprune
 from graphprune import registry
 from graphprune.branches import with_branches
 from graphprune.cost import CostModel
+from graphprune.edit import kept_axes
 from graphprune.plan import Plan
 
 
@@ -52,8 +53,8 @@ def plan_that_keeps(model: ModelProto, keep: dict[str, list[int]]) -> Plan:
     kept_of = shrink.kept_indices(analysis, analysis.present({group.id: group.keep for group in chosen}))
     tensors = {
         name: {str(axis): kept.tolist() for axis, kept in cuts.items()}
-        for name in analysis.graph.initializers
-        if (cuts := shrink.cut_axes(analysis.graph, name, kept_of))
+        for name, tensor in analysis.graph.initializers.items()
+        if (cuts := kept_axes(kept_of, name, len(tensor.dims)))
     }
     return replace(some.plan, groups=chosen, tensors=tensors)
 

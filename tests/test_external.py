@@ -13,9 +13,10 @@ from onnx import ModelProto, TensorProto
 
 import graphprune
 from graphprune import external, model_file
+from graphprune.cutting import CACHED, ahead, in_threads, taken
 from graphprune.graph import to_array
 from graphprune.model_file import content_hash, read_model, write_model
-from graphprune.parallel import ahead, in_parallel
+from graphprune.weights import _sums_of_both
 
 
 @pytest.fixture
@@ -133,15 +134,43 @@ def test_scores_are_those_of_weights_in_memory(tmp_path: Path, request: pytest.F
     assert graphprune.prune(path, **options).keep == wanted
 
 
-def test_threads_keep_the_order() -> None:
-    assert in_parallel(lambda k: k * k, range(50)) == [k * k for k in range(50)]
-    assert in_parallel(lambda k: k, []) == []
+@pytest.mark.parametrize("rows", [0, 1, 5, 200, 2100])
+@pytest.mark.parametrize("width", [1, 700, CACHED + 1])
+def test_threads_share_all_rows_in_order(rows: int, width: int) -> None:
+    shares = in_threads(lambda starts: [range(k, min(k + starts.step, starts.stop)) for k in starts], rows, width)
+    assert [row for share in shares for piece in share for row in piece] == list(range(rows))
+    assert all(len(piece) * width <= max(width, CACHED) for share in shares for piece in share)
+
+
+@pytest.mark.parametrize("shape", [(3000, 500), (2, 1100, 600), (1500, 40, 5, 5), (2_000_000,), (0, 7)])
+def test_indices_of_large_arrays(shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    array = rng.integers(0, 100, shape, np.int16)
+    for axes in ([], [0], [len(shape) - 1], list(range(len(shape)))):
+        kept = {axis: rng.permutation(shape[axis])[: shape[axis] // 2] for axis in axes}
+        wanted = array
+        for axis, indices in kept.items():
+            wanted = np.take(wanted, indices, axis)
+        assert np.array_equal(taken(array, kept), wanted)
+        assert np.shares_memory(taken(array, kept), array) == (not axes and array.size > 0)
+
+
+@pytest.mark.parametrize(("power", "exponent"), [(1, 1), (2, 2), (3.0, 3)])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (0, 4, 2), (3, 0, 1), (1200, 300, 9), (7, 400_000, 1)])
+def test_sums_of_large_weights(shape: tuple[int, int, int], power: float, exponent: int) -> None:
+    values = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    wanted = np.abs(values.astype(np.float64)) ** exponent
+    for found, axes in zip(_sums_of_both(values, power), ((1, 2), (0, 2)), strict=True):
+        np.testing.assert_allclose(found, wanted.sum(axis=axes), rtol=3e-6)
+
+
+def test_items_that_are_made_ahead_keep_their_order() -> None:
     assert list(ahead(iter([3, 1, 2]))) == [3, 1, 2]
     assert list(islice(ahead(count(1)), 3)) == [1, 2, 3]
 
 
 def test_what_fails_in_a_thread_is_raised() -> None:
     with pytest.raises(ZeroDivisionError):
-        in_parallel(lambda k: 1 // k, [1, 0])
+        in_threads(lambda starts: 1 // (starts.start - starts.start), 2000, 2000)
     with pytest.raises(ZeroDivisionError):
         list(ahead(1 // k for k in (1, 0)))

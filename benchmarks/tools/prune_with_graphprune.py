@@ -8,7 +8,7 @@ from tools.protocol import Tool, main
 def work(tool: Tool) -> None:
     """Prune an ONNX file; with `keep_gemms` the classifier's inputs stay whole."""
     with tool.phase("import"):
-        import graphprune
+        from graphprune import pipeline
         from graphprune.model_file import read_model, write_model
     with tool.phase("load"):
         model = read_model(tool.model)
@@ -16,7 +16,7 @@ def work(tool: Tool) -> None:
     if options.pop("keep_gemms", False):
         options["keep"] = [f"^{node.input[1]}$" for node in model.graph.node if node.op_type == "Gemm"]
     with tool.phase("prune"):
-        result = graphprune.prune(model, **options)
+        result = pipeline.prune(model, **options)
     with tool.phase("save"):
         write_model(result.model, tool.output)
     operators = [node.op_type for node in result.model.graph.node]

@@ -13,8 +13,9 @@ from onnx import ModelProto, NodeProto, numpy_helper
 
 from graphprune import external, taking
 from graphprune.branches import keep_in_branch, replace_nodes, with_branches
+from graphprune.cutting import taken
 from graphprune.depth import add_constant, removed
-from graphprune.edit import Edit, Indices, KeptOf
+from graphprune.edit import Edit, Indices, KeptOf, kept_axes
 from graphprune.errors import InternalError
 from graphprune.external import is_external
 from graphprune.graph import Graph, Shape, copy_model, item_bits, operator_name
@@ -93,19 +94,13 @@ def _kept(mask: NDArray[np.bool_], place: Indices | None) -> Indices | None:
     return None if np.array_equal(kept, np.arange(len(mask))) else kept
 
 
-def cut_axes(graph: Graph, name: str, kept_of: KeptOf) -> dict[int, Indices]:
-    """The axes of an initializer that shrink, with their kept indices."""
-    kept = {axis: kept_of(name, axis) for axis in range(len(graph.initializers[name].dims))}
-    return {axis: indices for axis, indices in kept.items() if indices is not None}
-
-
 def _copy_with_cut_weights(graph: Graph, kept_of: KeptOf, gone: Container[int]) -> ModelProto:
     """The model with every weight cut, never copying what is dropped; weights that only nodes in `gone` read are left out."""
     model = copy_model(graph.model, without=["initializer", "value_info"])
     for name, tensor in graph.initializers.items():
         if gone and name in graph.uses and all(use.node in gone for use in graph.uses[name]):
             continue
-        cuts = cut_axes(graph, name, kept_of)
+        cuts = kept_axes(kept_of, name, len(tensor.dims))
         copy = model.graph.initializer.add()
         if not cuts:
             copy.CopyFrom(tensor)
@@ -115,9 +110,7 @@ def _copy_with_cut_weights(graph: Graph, kept_of: KeptOf, gone: Container[int]) 
             continue
         array = graph.constant(name)
         assert array is not None
-        for axis, indices in cuts.items():
-            array = np.take(array, indices, axis=axis)
-        copy.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        copy.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(taken(array, cuts)), name))
         if tensor.HasField("doc_string"):
             copy.doc_string = tensor.doc_string
         copy.metadata_props.extend(tensor.metadata_props)

@@ -1,0 +1,70 @@
+"""Large arrays, some rows at a time: what is in between stays in the processor's cache, and threads share the work.
+
+Start reading at `taken`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Indices = NDArray[np.int64]
+
+CACHED = 2**17
+"""Elements that are worked on at a time."""
+
+SMALL = 2**20
+"""Arrays of up to this many elements are not worth a thread."""
+
+
+def taken(array: NDArray[Any], kept: Mapping[int, Indices]) -> NDArray[Any]:
+    """The given indices of the given axes, all of the others; a view where no axis is given."""
+    if not kept or array.size <= SMALL:
+        for axis, indices in kept.items():
+            array = np.take(array, indices, axis=axis)
+        return array
+    rows = kept.get(0)
+    others = {axis: indices for axis, indices in kept.items() if axis}
+    result = np.empty([len(kept[axis]) if axis in kept else size for axis, size in enumerate(array.shape)], array.dtype)
+
+    def fill(starts: range) -> None:
+        for start in starts:
+            piece = slice(start, min(start + starts.step, starts.stop))
+            part = array[piece] if rows is None else array[rows[piece]]
+            for axis, indices in others.items():
+                part = np.take(part, indices, axis=axis)
+            result[piece] = part
+
+    in_threads(fill, len(result), array.size // len(array))
+    return result
+
+
+def in_threads(function: Callable[[range], Result], rows: int, width: int) -> list[Result]:
+    """The results for shares of so many rows of so many elements, in order; large arrays have a share for each processor.
+
+    A share is the range of the rows where its pieces start.
+    """
+    step = max(1, CACHED // max(1, width))
+    workers = len(os.sched_getaffinity(0)) if rows * width > SMALL else 1
+    ends = [-(-rows // step) * k // workers * step for k in range(workers)]
+    shares = [range(start, min(end, rows), step) for start, end in zip(ends, [*ends[1:], rows], strict=True)]
+    if workers == 1:
+        return [function(shares[0])]
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(function, shares))
+
+
+def ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The same items, each made while the one before is in use."""
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(next, items, None)
+        while (item := following.result()) is not None:
+            following = pool.submit(next, items, None)
+            yield item
