@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -180,6 +180,7 @@ def element_count(tensor: TensorProto) -> int:
     return count
 
 
+@cache
 def item_bits(data_type: int) -> int:
     """Bits per element of an ONNX data type (4-bit types are packed two to a byte); 0 for strings."""
     if data_type in (TensorProto.STRING, TensorProto.UNDEFINED):
@@ -237,12 +238,16 @@ def node_reads(node: NodeProto) -> set[str]:
 
 def declared_shape(value: onnx.ValueInfoProto) -> Shape | None:
     """The shape that a value_info declares, or None where it declares none."""
-    if not value.type.HasField("tensor_type") or not value.type.tensor_type.HasField("shape"):
+    kind = value.type
+    if not kind.HasField("tensor_type") or not kind.tensor_type.HasField("shape"):
         return None
-    return tuple(_dim(dim) for dim in value.type.tensor_type.shape.dim)
+    return tuple([_dim(dim) for dim in kind.tensor_type.shape.dim])
 
 
 def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
+    size: int = dim.dim_value
+    if size > 0:
+        return size
     if dim.HasField("dim_value"):
-        return int(dim.dim_value) if dim.dim_value >= 0 else None
+        return None if size else 0
     return dim.dim_param or None

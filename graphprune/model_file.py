@@ -63,7 +63,7 @@ def read_model(path: Path) -> ModelProto:
     if not model.ir_version or not model.HasField("graph") or not model.opset_import:
         raise InvalidModelError(f"{path}: not an ONNX model: it has no graph, IR version or opset import")
     check_message(model, path)
-    stay, granted = not fits_message(model), Counter[Path]()
+    stay, granted, known = not fits_message(model), Counter[Path](), dict[str, Path]()
     left = {place.index for place in places}
     inner = [each for function in model.functions for each in tensors_of(function.node)]
     for number, tensor in enumerate([*all_tensors(model.graph), *inner]):  # the initializers come first
@@ -71,7 +71,7 @@ def read_model(path: Path) -> ModelProto:
         if number in left:
             continue
         if tensor.data_location == TensorProto.EXTERNAL:
-            source = _external_file(tensor, path)
+            source = _external_file(tensor, path, known)
             more = min(byte_count(tensor), source.stat().st_size - granted[source])  # tensors may name the same bytes
             granted[source] += more
             grant(more)
@@ -131,17 +131,17 @@ def tensors_of(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
             yield from all_tensors(inner)
 
 
-def _external_file(tensor: TensorProto, path: Path) -> Path:
-    """The file with a tensor's data.  Raises InvalidModelError where it is not in the model's folder, or too short."""
+def _external_file(tensor: TensorProto, path: Path, known: dict[str, Path]) -> Path:
+    """The file with a tensor's data, `known` by location once it was looked for.
+
+    Raises InvalidModelError where it is not in the model's folder, or too short.
+    """
     entries = {entry.key: entry.value for entry in tensor.external_data}
     where = f"{path}: external data of {tensor.name!r}"
     location = entries.get("location", "")
-    folder = path.parent.resolve()
-    target: Path = (folder / location).resolve()
-    if not location or os.path.isabs(location) or not target.is_relative_to(folder):
-        raise InvalidModelError(f"{where} points outside the model's folder ({location!r}); refusing to read it")
-    if not target.is_file():
-        raise InvalidModelError(f"{where} is missing: {target} does not exist")
+    if location not in known:
+        known[location] = _inside(path.parent.resolve(), location, where)
+    target = known[location]
     needed = byte_count(tensor)
     try:
         offset, length = int(entries.get("offset", 0)), int(entries.get("length", needed))
@@ -151,6 +151,16 @@ def _external_file(tensor: TensorProto, path: Path) -> Path:
         raise InvalidModelError(
             f"{where} does not fit: {needed} bytes are declared, the file {target.name} has {target.stat().st_size}"
         )
+    return target
+
+
+def _inside(folder: Path, location: str, where: str) -> Path:
+    """The file that a location names.  Raises InvalidModelError where there is none in the folder."""
+    target: Path = (folder / location).resolve()
+    if not location or os.path.isabs(location) or not target.is_relative_to(folder):
+        raise InvalidModelError(f"{where} points outside the model's folder ({location!r}); refusing to read it")
+    if not target.is_file():
+        raise InvalidModelError(f"{where} is missing: {target} does not exist")
     return target
 
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from .pipeline import Result
     from .requirements import Checked
 
+MOST_ROWS = 300
+"""Groups that a table lists; JSON has all."""
+
 
 def amount(value: float) -> str:
     """A number with three significant digits and a unit: 12.3M."""
@@ -101,11 +104,13 @@ def prune_json(
 
 
 def analysis_table(analysis: Analysis) -> Table:
-    """Groups, biggest first, then why axes are pinned."""
-    table = Table(title="groups", title_justify="left")
+    """Groups in the order of the network, as many as somebody would read."""
+    more = len(analysis.groups) - MOST_ROWS
+    caption = f"and {more:,} more groups: --json - lists them all" if more > 0 else None
+    table = Table(title="groups", title_justify="left", caption=caption, caption_justify="left")
     for name in ("group", "size", "written by", "read by", "carried by"):
         table.add_column(name, justify="right" if name == "size" else "left", overflow="fold")
-    for group in analysis.groups:
+    for group in analysis.groups[:MOST_ROWS]:
         roles = Counter(member.role for member in group.members)
         table.add_row(group.id, str(group.size), *(str(roles[role]) for role in ("producer", "consumer", "carrier")))
     return table

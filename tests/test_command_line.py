@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import Result
+from click.testing import CliRunner, Result
 from nets import net, plain, residual, write
 
 import graphprune
+from graphprune import tables
 from graphprune.cli import main
 
 Cli = Callable[..., Result]
@@ -350,6 +351,15 @@ def test_the_python_interface(model: Path) -> None:
     assert graphprune.prune(str(model), graphprune.Options(targets=("channels=0.5",), align=1)).plan == result.plan
     assert graphprune.apply_plan(model, result.plan).model == result.model
     assert [group.id for group in graphprune.analyze(model).groups] == ["w1:0", "w2:0"]
+
+
+def test_a_long_list_of_groups_is_cut_on_the_terminal_alone(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "MOST_ROWS", 1)
+    shown = CliRunner().invoke(main, ["analyze", str(model)]).output
+    assert "w1:0" in shown
+    assert "w2:0" not in shown
+    assert "and 1 more groups: --json - lists them all" in shown
+    assert len(json.loads(CliRunner().invoke(main, ["analyze", str(model), "--json", "-"]).stdout)["groups"]) == 2
 
 
 def test_progress_is_told_step_by_step(model: Path) -> None:
