@@ -209,6 +209,6 @@ def test_every_module_says_where_to_start_reading() -> None:
 
 def test_a_name_that_two_packages_register_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     entries = [EntryPoint("magnitude", value, "graphprune.importance") for value in ("one:A", "other:B")]
-    monkeypatch.setattr(registry, "entry_points", lambda group: entries)
+    monkeypatch.setattr(registry, "installed", lambda group: entries)
     with pytest.raises(UsageError, match="two packages register importance 'magnitude': one:A and other:B"):
         registry.registered.__wrapped__("importance")

@@ -44,8 +44,8 @@ Register = Callable[..., None]
 @pytest.fixture
 def register(monkeypatch: pytest.MonkeyPatch) -> Iterator[Register]:
     """`register("operators", "name", object, "distribution")`: an entry point beside those that are installed."""
-    real, extra = registry.entry_points, []
-    monkeypatch.setattr(registry, "entry_points", lambda group: [*real(group=group), *(e for e in extra if e.group == group)])
+    real, extra = registry.installed, []
+    monkeypatch.setattr(registry, "installed", lambda group: [*real(group), *(e for e in extra if e.group == group)])
 
     def add(kind: str, name: str, found: object, distribution: str = "acme-plugin", module: str = "acme_plugin") -> None:
         made = types.ModuleType(module)
