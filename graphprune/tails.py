@@ -90,7 +90,7 @@ def _seen_range(graph: Graph, value: str) -> tuple[float, float]:
 
 def _normalized(view: NodeView, index: int, tail: Tail, node: Linear) -> Tail | None:
     values = [view.constant(k) for k in range(1, 5)]
-    if index or len(view.outputs) != 1 or any(value is None for value in values):
+    if index or tail.axis != 1 or len(view.outputs) != 1 or any(value is None for value in values):
         return None
     scale, bias, mean, variance = (np.asarray(value, np.float64) for value in values)
     factor = scale / np.sqrt(variance + float(view.attribute("epsilon", 1e-5)))

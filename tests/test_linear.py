@@ -140,6 +140,19 @@ def test_the_bias_of_a_product_is_added_behind_it() -> None:
     assert (tail.total, tail.other) == ("y", "x")
 
 
+@pytest.mark.parametrize("tokens", [8, 3])
+def test_a_normalisation_along_another_axis_ends_the_tail(tokens: int) -> None:
+    model = net(f"""
+        r (float[N,{tokens},8] x) => (float[N,{tokens},8] y)
+        <float[8,8] w, float[{tokens}] s, float[{tokens}] b, float[{tokens}] m, float[{tokens}] v> {{
+            p = MatMul(x, w)
+            y = BatchNormalization(p, s, b, m, v)
+        }}""")
+    tail_values(model, 0)
+    graph = graphprune.load(model)
+    assert tail_of(graph, linear_nodes(graph)[0]).total == "p"
+
+
 def test_a_result_that_is_read_twice_ends_the_tail() -> None:
     model = net("""
         r (float[N,8] x) => (float[N,8] y) <float[8,8] w, float[8,8] u> {
