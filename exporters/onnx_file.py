@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from onnx import ModelProto
 
@@ -12,13 +13,14 @@ from graphprune.model_file import write_model
 from .base import Exporter, Written
 
 
+@dataclass(frozen=True)
 class OnnxExporter(Exporter):
-    """An ONNX file; weights above 2 GB go to `NAME.data` beside it."""
+    """An ONNX file; weights are in it (above 2 GB in NAME.onnx.data), or beside it in NAME.onnx.data or NAME.onnx.safetensors."""
 
     name: ClassVar[str] = "onnx"
     suffixes: ClassVar[tuple[str, ...]] = (".onnx",)
+    weights: Literal["inside", "data", "safetensors"] = "inside"
 
     def write(self, model: ModelProto, path: Path) -> Written:
-        """Write the file atomically.  Raises UsageError."""
-        write_model(model, path)
-        return Written((path,), None)
+        """Write the files atomically.  Raises UsageError."""
+        return Written(tuple(write_model(model, path, self.weights)), None)

@@ -25,6 +25,7 @@ from .external import held, is_external, pieces, point_to
 from .graph import SHAPE_SIZED, copy_fields, copy_model, element_count, item_bits, subgraphs, to_array
 from .limits import grant, paused
 from .untrusted import check_message
+from .weights_file import LAYOUTS, Layout, as_raw
 from .wire import MalformedError, Place, assembled, outline
 
 PROTOBUF_LIMIT = 2**31 - 2**20
@@ -253,18 +254,21 @@ def _without_data(tensor: TensorProto) -> TensorProto:
     return result
 
 
-def write_model(model: ModelProto, path: Path) -> None:
-    """Write a model, whole or not at all; weights above 2 GB go to `NAME.data` beside it.
+def write_model(model: ModelProto, path: Path, weights: str = "inside") -> list[Path]:
+    """Write a model, whole or not at all; returns the files.
 
-    Raises UsageError where the folder cannot be written.
+    `weights` "data" puts them into `NAME.data` beside it, "safetensors" into `NAME.safetensors`; "inside" leaves them in the
+    model and, above 2 GB, is "data".  Raises UsageError where the folder cannot be written.
     """
-    if fits_message(model):
+    if weights == "inside" and fits_message(model):
         with atomic_file(path) as temporary, temporary.open("wb") as file:
             file.writelines(serialised(model))
-        return
-    data = path.with_name(path.name + ".data")
+        return [path]
+    suffix = "data" if weights == "inside" else weights
+    data = path.with_name(f"{path.name}.{suffix}")
     with atomic_file(path) as temporary, atomic_file(data) as temporary_data:
-        _write_external(model, temporary, temporary_data, data.name)
+        _write_external(model, temporary, temporary_data, data.name, LAYOUTS[suffix])
+    return [path, data]
 
 
 def serialised(model: ModelProto) -> Iterator[bytes | memoryview]:
@@ -291,23 +295,27 @@ def serialised(model: ModelProto) -> Iterator[bytes | memoryview]:
             yield part
 
 
-def _write_external(model: ModelProto, path: Path, data_path: Path, location: str) -> None:
-    skeleton = copy_model(model, without=["initializer"])
+def _write_external(model: ModelProto, path: Path, data_path: Path, location: str, layout: Layout) -> None:
+    skeleton, tensors = copy_model(model, without=["initializer"]), [as_raw(tensor) for tensor in model.graph.initializer]
+    lengths = [byte_count(tensor) for tensor in tensors]
+    placement = layout(tensors, lengths)
     with data_path.open("wb") as data:
-        for tensor in model.graph.initializer:
+        data.write(placement.header)
+        for number, tensor in enumerate(tensors):
             entry = skeleton.graph.initializer.add()
-            if not is_external(tensor) and len(tensor.raw_data) < 1024:
+            if number not in placement.starts:
                 entry.CopyFrom(tensor)
+                if is_external(entry):
+                    load_external(entry)
                 continue
             entry.CopyFrom(_without_data(tensor))
-            data.write(b"\0" * (-data.tell() % 4096))
-            start = data.tell()
+            start = placement.starts[number]
+            data.write(b"\0" * (start - data.tell()))
             for piece in ahead(_raw_pieces(tensor)):
                 data.write(piece)
             entry.data_location = TensorProto.EXTERNAL
-            position = {"location": location, "offset": str(start), "length": str(data.tell() - start)}
-            for key, value in position.items():
-                entry.external_data.add(key=key, value=value)
+            for key, value in (("location", location), ("offset", start), ("length", lengths[number])):
+                entry.external_data.add(key=key, value=str(value))
     path.write_bytes(skeleton.SerializeToString(deterministic=True))
 
 

@@ -14,9 +14,10 @@ from nets import initializer, net, plain, write
 from onnx import ModelProto, numpy_helper
 
 import graphprune
-from graphprune import model_file
+from graphprune import model_file, registry
 from graphprune.errors import UsageError
 from graphprune.model_file import content_hash, read_model, write_model
+from graphprune.runtime import random_inputs, run
 
 Cli = Callable[..., Result]
 
@@ -129,3 +130,76 @@ def test_weights_above_the_limit_stay_in_their_file(limit: int, tmp_path: Path, 
     for tensor in expected.model.graph.initializer:
         np.testing.assert_array_equal(found[tensor.name], numpy_helper.to_array(tensor))
     assert graphprune.apply_plan(path, result.plan).keep == result.keep
+
+
+# ---- weights in a file beside the model ----------------------------------------------------------
+
+MIXED = """
+    mixed (float[N,40] x) => (float[N,3] y, float16[N,9] z, float[5,8] r, int8[300] i, int64[400] k)
+    <float[40,50] a, float[50,3] b, float[3] c, float16[40,9] h, int64[2] s = {5, 8}, int8[300] j,
+     int64[400] l, float[0,4] empty> {
+        m = MatMul(x, a)
+        n = MatMul(m, b)
+        y = Add(n, c)
+        f = Cast<to = 10>(x)
+        z = MatMul(f, h)
+        first = Flatten<axis = 0>(x)
+        r = Reshape(first, s)
+        i = Identity(j)
+        k = Identity(l)
+    }"""
+
+
+def mixed() -> ModelProto:
+    """Several types, one of them not stored as bytes."""
+    model = net(MIXED)
+    plain_floats = next(tensor for tensor in model.graph.initializer if tensor.name == "b")
+    values = numpy_helper.to_array(plain_floats).ravel().tolist()
+    plain_floats.ClearField("raw_data")
+    plain_floats.float_data.extend(values)
+    plain_floats.doc_string = "kept"
+    return model
+
+
+@pytest.mark.parametrize("weights", ["inside", "data", "safetensors"])
+def test_a_model_is_the_same_wherever_its_weights_are(weights: str, tmp_path: Path) -> None:
+    model, path = mixed(), tmp_path / "m.onnx"
+    files = registry.make("exporters", f"onnx{{weights={weights}}}").write(model, path).files
+    assert sorted(files) == sorted(tmp_path.iterdir())
+    assert [file.name for file in files] == ["m.onnx", f"m.onnx.{weights}"][: 1 + (weights != "inside")]
+    again = read_model(path)
+    for before, after in zip(model.graph.initializer, again.graph.initializer, strict=True):
+        assert (before.name, before.data_type, list(before.dims)) == (after.name, after.data_type, list(after.dims))
+        assert before.doc_string == after.doc_string
+        np.testing.assert_array_equal(numpy_helper.to_array(before), numpy_helper.to_array(after))
+    onnx.load(path)
+
+
+def test_weights_as_safetensors_are_read_by_name(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file
+
+    path = tmp_path / "m.onnx"
+    write_model(mixed(), path, "safetensors")
+    found = load_file(path.with_name("m.onnx.safetensors"))
+    assert set(found) == {"a", "b", "c", "h", "j"}
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, initializer(mixed(), name))
+
+
+def test_a_model_with_safetensors_is_pruned(tmp_path: Path, graphprune_cli: Cli) -> None:
+    path, smaller, out = tmp_path / "m.onnx", tmp_path / "smaller.onnx", tmp_path / "out.onnx"
+    write_model(plain(), path, "safetensors")
+    assert graphprune_cli("prune", path, "-o", smaller, "--target", "channels=0.5", "--align", "1").exit_code == 0
+    assert graphprune_cli("export", smaller, "-o", out, "--format", "onnx{weights=safetensors}").exit_code == 0
+    assert out.with_name("out.onnx.safetensors").exists()
+    feeds = random_inputs(graphprune.load(smaller), 0)
+    for one, other in zip(run(onnx.load(smaller), feeds).values(), run(onnx.load(out), feeds).values(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_only_known_places_for_weights(tmp_path: Path, graphprune_cli: Cli) -> None:
+    path = write(plain(), tmp_path / "m.onnx")
+    found = graphprune_cli("export", path, "-o", tmp_path / "out.onnx", "--format", "onnx{weights=zip}")
+    assert found.exit_code == 2
+    assert "weights" in found.stderr
+    assert "safetensors" in found.stderr
