@@ -11,7 +11,8 @@ from random import Random
 
 import hostile_files
 import pytest
-from hostile_models import BOMBS, big_named, mutant, populate
+from hostile_models import mutant, populate
+from hostile_traps import BOMBS, big_named
 from nets import plain, write
 from sandbox import CANARY, Outcome, Sandbox
 
