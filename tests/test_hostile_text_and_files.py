@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -23,14 +21,6 @@ from graphprune.model_file import read_model
 from graphprune.plan import read_plan
 from graphprune.run import Job
 from graphprune.samples import read_samples
-
-COMMAND = [sys.executable, "-m", "graphprune.supervised"]
-
-
-def supervised(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [*COMMAND, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, check=False, timeout=60)
-
 
 # ---- text ---------------------------------------------------------------------------------------
 
