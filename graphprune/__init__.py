@@ -18,12 +18,12 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else importing onnxruntim
 __version__ = VERSION
 
 if TYPE_CHECKING:
-    from .frameworks import apply_to_torch, module_from_plan
+    from .frameworks import apply_to_keras, apply_to_torch, module_from_plan
     from .options import Options
     from .pipeline import Result, analyze, apply_plan, load, prune, verify
 
 _PIPELINE = ("Options", "Result", "analyze", "apply_plan", "load", "prune", "verify")
-_TORCH = ("apply_to_torch", "module_from_plan")
+_FRAMEWORKS = ("apply_to_keras", "apply_to_torch", "module_from_plan")
 
 __all__ = [
     "Options",
@@ -31,6 +31,7 @@ __all__ = [
     "__version__",
     "analyze",
     "apply_plan",
+    "apply_to_keras",
     "apply_to_torch",
     "load",
     "module_from_plan",
@@ -41,7 +42,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import the pipeline on first use, so that `import graphprune` costs nothing."""
-    if name in _TORCH:
+    if name in _FRAMEWORKS:
         from . import frameworks
 
         return getattr(frameworks, name)

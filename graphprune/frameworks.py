@@ -34,3 +34,15 @@ def apply_to_torch(
 def module_from_plan(module: Any, plan: Any, state_dict: Mapping[str, Any] | None = None) -> Any:
     """Shrink a fresh module of the same architecture and load a pruned state dict; see `graphprune.exporters.pytorch.apply`."""
     return registry.load("frameworks", "torch").module_from_plan(module, plan, state_dict)
+
+
+def apply_to_keras(
+    model: Any,
+    plan: Result | Plan | str | Path,
+    onnx_model: Source | None = None,
+    example_inputs: Any = None,
+    *,
+    weights: Mapping[str, Array] | None = None,
+) -> Any:
+    """A new Keras model as a plan has it (docs/back-to-keras.md); see `graphprune.exporters.keras3.apply`."""
+    return registry.load("frameworks", "keras").apply_to_keras(model, plan, onnx_model, example_inputs, weights=weights)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from onnx import ModelProto
 
+from graphprune.model_file import load_what_fits, read_model
 from graphprune.shape_inference import InputShapes
 
 
@@ -26,6 +27,13 @@ class Importer(ABC):
 
         `shapes` are shapes of inputs that the user gives, for frameworks that trace a model.
         """
+
+
+def read_written(path: Path) -> ModelProto:
+    """Read what a converter wrote to a folder that will be gone: no weight stays in the file."""
+    model = read_model(path)
+    load_what_fits(model)
+    return model
 
 
 def is_from(source: object, package: str) -> bool:

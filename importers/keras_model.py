@@ -18,10 +18,9 @@ from onnx import ModelProto
 from graphprune.archives import check_archive
 from graphprune.errors import InvalidModelError, UsageError
 from graphprune.extras import require
-from graphprune.model_file import read_model
 from graphprune.shape_inference import InputShapes
 
-from .base import Importer, has_suffix, is_from
+from .base import Importer, has_suffix, is_from, read_written
 from .naming import name_initializers
 
 
@@ -48,11 +47,11 @@ class KerasImporter(Importer):
             warnings.simplefilter("ignore")  # of the converter about numpy
             path = Path(folder) / "model.onnx"
             try:
-                _call_once(model, shapes)
+                _call_once(keras, model, shapes)
                 model.export(path, format="onnx", verbose=False)
             except Exception as error:
                 raise InvalidModelError(f"Keras cannot export the model to ONNX: {error}") from error
-            result = read_model(path)
+            result = read_written(path)
         name_initializers(result, ((variable.path, np.asarray(variable)) for variable in model.variables))
         return result
 
@@ -65,11 +64,11 @@ def _loaded(keras: Any, path: Path) -> Any:
         raise InvalidModelError(f"{path}: Keras cannot load it: {error}") from error
 
 
-def _call_once(model: Any, shapes: InputShapes) -> None:
+def _call_once(keras: Any, model: Any, shapes: InputShapes) -> None:
     """The exporter wants a model that has been called."""
     inputs = []
     for value in model.inputs:
         given = shapes.get(value.name)
         shape = given if given is not None else [1 if axis == 0 else size or 16 for axis, size in enumerate(value.shape)]
         inputs.append(np.zeros(shape, value.dtype))
-    model(inputs[0] if len(inputs) == 1 else inputs)
+    model(inputs[0] if len(inputs) == 1 else keras.tree.pack_sequence_as(model.input, inputs))

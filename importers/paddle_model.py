@@ -10,10 +10,9 @@ from onnx import ModelProto
 
 from graphprune.errors import InvalidModelError
 from graphprune.extras import require
-from graphprune.model_file import read_model
 from graphprune.shape_inference import InputShapes
 
-from .base import Importer, has_suffix
+from .base import Importer, has_suffix, read_written
 
 
 class PaddleImporter(Importer):
@@ -42,4 +41,4 @@ class PaddleImporter(Importer):
                 raise InvalidModelError(f"{program}: paddle2onnx cannot convert it: {error}") from error
             if not output.exists():
                 raise InvalidModelError(f"{program}: paddle2onnx wrote nothing")
-            return read_model(output)
+            return read_written(output)

@@ -15,10 +15,9 @@ from onnx import ModelProto
 
 from graphprune.errors import InvalidModelError
 from graphprune.extras import require
-from graphprune.model_file import read_model
 from graphprune.shape_inference import InputShapes
 
-from .base import Importer, has_suffix
+from .base import Importer, has_suffix, read_written
 
 OPSET = 17
 
@@ -47,4 +46,4 @@ class TensorFlowImporter(Importer):
             if finished.returncode or not output.exists():
                 lines = finished.stderr.strip().splitlines() or ["no message"]
                 raise InvalidModelError(f"{path}: tf2onnx cannot convert it: {lines[-1]}")
-            return read_model(output)
+            return read_written(output)

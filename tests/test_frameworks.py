@@ -125,3 +125,16 @@ def test_files_of_keras_and_tensorflow(tmp_path: Any) -> None:
     sources = model, tmp_path / "model.keras", tmp_path / "saved"
     plans = [kept(graphprune.prune(source, targets=["channels=0.5"], align=1, selection="uniform")) for source in sources]
     assert plans[0] == plans[1] == plans[2]
+
+
+@pytest.mark.keras
+def test_weights_of_large_models_are_read_before_the_converters_file_is_gone(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import framework_keras
+
+    monkeypatch.setattr("graphprune.model_file.MAPPED", 0)
+    model = framework_keras.resnet()
+    model.export(tmp_path / "saved", verbose=False)
+    for source in (model, tmp_path / "saved"):
+        assert graphprune.prune(source, targets=["channels=0.5"], align=1).proof
