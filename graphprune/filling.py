@@ -17,6 +17,7 @@ from .cost import CostModel
 from .inference import Analysis
 from .reorder import places
 from .site import Taken
+from .taking import gather_name
 
 Mask = NDArray[np.bool_]
 
@@ -42,9 +43,9 @@ def filled(analysis: Analysis, present: Mask, model: CostModel, times: Mapping[s
 
 def _takes_by_reader(analysis: Analysis) -> dict[int, list[Taken]]:
     """What each node takes, by its position; the Takes in front of a Concat have one Gather."""
-    graph, readers = analysis.graph, defaultdict(list)
+    readers = defaultdict(list)
     for taken in analysis.ledger.taken:
-        readers[graph.uses[graph.nodes[taken.node].output[0]][0].node].append(taken)
+        readers[analysis.reader(taken).node].append(taken)
     return readers
 
 
@@ -52,7 +53,7 @@ def _gathers(analysis: Analysis, reader: int, takes: Sequence[Taken]) -> set[str
     """The names that the rewrite gives to copies for one reader (`graphprune.taking`)."""
     nodes = analysis.graph.nodes
     values = {nodes[taken.node].output[0] for taken in takes}
-    return {f"{value}_gather" for value in (*values, nodes[reader].output[0], *(f"{v}_{t.axis}" for v in values for t in takes))}
+    return {gather_name(value) for value in (*values, nodes[reader].output[0], *(f"{v}_{t.axis}" for v in values for t in takes))}
 
 
 def _between(analysis: Analysis, taken: Taken, present: Mask) -> NDArray[np.int32]:

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .graph import Graph, Shape, node_reads, operator_name
+from .graph import Graph, Shape, Use, node_reads, operator_name
 from .groups import Group, Pinned, build_groups, list_pinned
 from .labels import Ids, OpenAxis, Reason, all_of
 from .operators import Operator, operator_table
 from .options import Normalization
-from .site import Contraction, Ledger, LooseAxis, MacTerm, Results, Site
+from .site import Contraction, Ledger, LooseAxis, MacTerm, Results, Site, Taken
 
 if TYPE_CHECKING:
     from .depth import Residual
@@ -129,6 +129,10 @@ class Analysis:
         """The leaf labels of what is read and of what is taken, the last reader first."""
         leaves = self.ledger.labels.leaves
         return [(leaves(taken.outer), leaves(taken.inner)) for taken in reversed(self.ledger.taken)]
+
+    def reader(self, taken: Taken) -> Use:
+        """The one place that reads what a Take gives."""
+        return self.graph.uses[self.graph.nodes[taken.node].output[0]][0]
 
     def index_mask(self, ids: Ids, present: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """For every index of an axis whether it stays."""

@@ -176,7 +176,7 @@ def _readers(
         there, kept = analysis.index_mask(outer, present), analysis.index_mask(inner, present)
         if there.sum() == kept.sum():
             continue
-        reader = analysis.graph.uses[analysis.graph.nodes[taken.node].output[0]][0].node
+        reader = analysis.reader(taken).node
         found = np.unique(block[inner[kept]])
         if len(found) != 1 or found[0] == NO_CLASS or found[0] in sets[reader]:
             impossible.add(reader)

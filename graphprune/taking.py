@@ -112,6 +112,11 @@ def mend_take(edit: Edit) -> None:
             edit.appended.append(made)
 
 
+def gather_name(value: str) -> str:
+    """The name of the Gather that gives a value."""
+    return f"{value}_gather"
+
+
 def _positions(edit: Edit, axis: int) -> Indices | None:
     """Which of the input's indices are taken, in the order of the result; None where it is all of them as they are."""
     outer, inner = edit.kept(0, axis), edit.kept_output(0, axis)
@@ -131,7 +136,7 @@ def _selection(model: ModelProto, source: str, result: str, axis: int, positions
         return helper.make_node("Slice", [source, *names], [result], name=f"{result}_slice")
     indices = f"{result}_indices"
     model.graph.initializer.append(numpy_helper.from_array(positions.astype(np.int64), indices))
-    return helper.make_node("Gather", [source, indices], [result], name=f"{result}_gather", axis=axis)
+    return helper.make_node("Gather", [source, indices], [result], name=gather_name(result), axis=axis)
 
 
 def settle(model: ModelProto, graph: Graph, shapes: Mapping[str, Shape]) -> None:
@@ -193,7 +198,7 @@ def _gathered_once(model: ModelProto, nodes: list[NodeProto], takes: set[str], s
         node.output[0] = f"{name}_whole"
         indices = f"{name}_whole_indices"
         model.graph.initializer.append(numpy_helper.from_array(chosen.astype(np.int64), indices))
-        gather = helper.make_node("Gather", [node.output[0], indices], [name], name=f"{name}_gather", axis=axis)
+        gather = helper.make_node("Gather", [node.output[0], indices], [name], name=gather_name(name), axis=axis)
         keep_in_branch(node, [gather])
         result.append(gather)
     return [node for node in result if node.output[0] not in replaced]

@@ -81,7 +81,7 @@ def taken_by_readers(analysis: Analysis, present: NDArray[np.bool_]) -> list[tup
     for taken in analysis.ledger.taken:
         inner = analysis.index_mask(taken.inner, present)
         if inner.sum() < analysis.index_mask(taken.outer, present).sum():
-            use = analysis.graph.uses[analysis.graph.nodes[taken.node].output[0]][0]
+            use = analysis.reader(taken)
             (place,) = places(analysis, [taken.inner])
             order = np.arange(len(inner)) if place is None else np.argsort(place, kind="stable")
             found.append((analysis.graph.nodes[use.node].name, use.input, taken.axis, order[inner[order]].tolist()))

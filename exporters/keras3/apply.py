@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from graphprune.cutting import taken
 from graphprune.edit import Indices, kept_axes
 from graphprune.errors import GraphpruneError, ProofError, UsageError
 from graphprune.extras import require
@@ -234,10 +235,7 @@ class _Back:
         return Wanted(weights, self.traced.uses.get(id(layer), []), self.kept_of)
 
     def _cut(self, variable: Any) -> Array:
-        array = self.repaired.get(id(variable), values_of(variable))
-        for axis, indices in self.kept.get(id(variable), {}).items():
-            array = np.take(array, indices, axis=axis)
-        return array
+        return taken(self.repaired.get(id(variable), values_of(variable)), self.kept.get(id(variable), {}))
 
     # ---- the proof -----------------------------------------------------------------------------
 
