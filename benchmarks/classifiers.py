@@ -53,12 +53,13 @@ def build(name: str) -> tuple[nn.Module, torch.Tensor]:
     model = torchvision().models.get_model(name, weights=None, **options).eval()
     with torch.no_grad():
         for module in model.modules():
-            _randomise(module)
+            randomise(module)
     size = 299 if name == "inception_v3" else 224
     return model, torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
-def _randomise(module: nn.Module) -> None:
+def randomise(module: nn.Module) -> None:
+    """What one layer starts with at 0 or 1 becomes random."""
     if isinstance(module, nn.BatchNorm2d):
         for tensor, low, spread in ((module.running_var, 0.5, 1.0), (module.weight, 0.5, 1.0)):
             tensor.copy_(low + spread * torch.rand_like(tensor))

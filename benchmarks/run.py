@@ -1,8 +1,8 @@
 """Run the benchmarks, all areas or some, and write JSON, drawings and docs/benchmarks.md.
 
-    python benchmarks/run.py [coverage|compile|scale|latency|accuracy|ordering|all]... [--quick|--full] [--data FOLDER] [--resume]
+    python benchmarks/run.py [AREA|all]... [--quick|--full] [--data FOLDER] [--resume]
 
-Start reading at `main`.
+The areas are the files of areas/.  Start reading at `main`.
 """
 
 from __future__ import annotations

@@ -84,6 +84,13 @@ def mixtral() -> tuple[nn.Module, dict[str, torch.Tensor]]:
     return model, inputs
 
 
+def sam() -> tuple[nn.Module, dict[str, torch.Tensor]]:
+    """The image encoder of SAM, with windows in one layer and relative positions in both."""
+    vision = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 64, "patch_size": 8}
+    vision |= {"window_size": 4, "global_attn_indexes": [1], "mlp_dim": 96, "output_channels": 32, "attn_implementation": "eager"}
+    return hf.SamVisionModel(hf.SamVisionConfig(**vision)), {"pixel_values": torch.randn(1, 3, 64, 64)}
+
+
 def gpt2() -> tuple[nn.Module, dict[str, torch.Tensor]]:
     """GPT-2 with its head."""
     config = hf.GPT2Config(vocab_size=512, n_positions=64, n_embd=96, n_layer=2, n_head=4)
@@ -131,6 +138,7 @@ MODELS: dict[str, Callable[[], tuple[nn.Module, dict[str, torch.Tensor]]]] = {
     "swin": swin,
     "clip_vision": lambda: image("CLIPVision"),
     "clip_text": clip_text,
+    "sam_encoder": sam,
     "segformer": segformer,
     "detr": detr,
     "mamba": mamba,

@@ -153,6 +153,26 @@ def test_latency_accuracy_coverage_and_scale_on_the_page(benchmarks: Any, tmp_pa
     assert "Exponent: 2.00." in text
 
 
+def test_architectures_on_the_page(benchmarks: Any, tmp_path: Path) -> None:
+    shares = {"pin": 0.9, "kept": 1.0}
+    measured = {"nodes": 7, "shares": shares, "seconds": 1.2, "peak_mib": 150.4}
+    proven = {"0.5": {"params": 0.6, "difference": 2e-7}, "0.7": {"params": 0.8, "difference": 1e-7}}
+    rows = [
+        {"network": "onnx/backend tests", "counts": {"models": 3, "proven": 1, "refused": 4, "failed": 1}, "failures": ["a: b"], "slowest": 2.0},
+        {"network": "timm/a", **measured, "results": proven},
+        {"network": "timm/b", **measured, "results": {**proven, "0.5": {"refused": "every axis is pinned"}}},
+        {"network": "timm/c", "error": "ProofError: NOT equal"},
+        {"network": "torchvision/d", "export": "ConversionError"},
+    ]  # fmt: skip
+    benchmarks.results.write("architectures", document(rows), tmp_path)
+    text = benchmarks.page.page(tmp_path, tmp_path)
+    assert "| timm | 3 | 1 | 1 | 1 | 0 |\n| torchvision | 1 | 0 | 0 | 0 | 1 |" in text
+    assert "3 models, 1 runs proven, 4 refused, 1 failed, the slowest in 2.0 s. `a: b`" in text
+    assert "| timm/a | 7 | 0.900 | 1.000 | 0.800 | 0.600 | 2.0e-07 | 1 | 150 |" in text
+    assert "| timm/b | refused | `every axis is pinned` |\n| timm/c | failed | `ProofError: NOT equal` |" in text
+    assert benchmarks.areas.area("architectures").figures(rows)["onnx/backend tests"] == "failed"
+
+
 def test_the_page_in_the_documentation_is_what_the_results_give(benchmarks: Any) -> None:
     docs = ROOT / "docs"
     text = benchmarks.page.page(benchmarks.results.FOLDER, docs / "benchmarks")
