@@ -157,13 +157,14 @@ def test_architectures_on_the_page(benchmarks: Any, tmp_path: Path) -> None:
     shares = {"pin": 0.9, "kept": 1.0}
     measured = {"nodes": 7, "shares": shares, "seconds": 1.2, "peak_mib": 150.4}
     proven = {"0.5": {"params": 0.6, "difference": 2e-7}, "0.7": {"params": 0.8, "difference": 1e-7}}
+    counts = {"models": 3, "proven": 1, "refused": 4, "failed": 1}
     rows = [
-        {"network": "onnx/backend tests", "counts": {"models": 3, "proven": 1, "refused": 4, "failed": 1}, "failures": ["a: b"], "slowest": 2.0},
+        {"network": "onnx/backend tests", "counts": counts, "failures": ["a: b"], "slowest": 2.0},
         {"network": "timm/a", **measured, "results": proven},
         {"network": "timm/b", **measured, "results": {**proven, "0.5": {"refused": "every axis is pinned"}}},
         {"network": "timm/c", "error": "ProofError: NOT equal"},
         {"network": "torchvision/d", "export": "ConversionError"},
-    ]  # fmt: skip
+    ]
     benchmarks.results.write("architectures", document(rows), tmp_path)
     text = benchmarks.page.page(tmp_path, tmp_path)
     assert "| timm | 3 | 1 | 1 | 1 | 0 |\n| torchvision | 1 | 0 | 0 | 0 | 1 |" in text
