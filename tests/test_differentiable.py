@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -136,6 +137,57 @@ def test_polishing_what_is_predicted_brings_predictions_closer() -> None:
     polish = "polish{epochs=30,inner=1,distance=divergence}"
     polished = graphprune.prune(model, repair=("reconstruct", polish), **options)
     assert divergence(polished, model) < 0.95 * divergence(repaired, model)
+
+
+LANGUAGE = """
+    m (int64[N,6] tokens) => (float[N,6,9] y)
+    <float[9,8] embedding, float[8,12] a, float[12,8] b, float[8,9] head> {
+        e = Gather<axis = 0>(embedding, tokens)
+        h = MatMul(e, a)
+        r = Relu(h)
+        o = MatMul(r, b)
+        s = Add(e, o)
+        y = MatMul(s, head)
+    }"""
+
+
+@pytest.mark.parametrize(
+    ("text", "predicts"),
+    [
+        (LANGUAGE, True),
+        (LANGUAGE.replace("y = MatMul(s, head)", "y0 = MatMul(s, head)  y = Softmax(y0)"), False),
+        (
+            LANGUAGE.replace("int64[N,6] tokens", "float[N,6] t").replace("e = Gather", "tokens = Cast<to = 7>(t)  e = Gather"),
+            False,
+        ),
+    ],
+)
+def test_which_outputs_hold_predictions_for_each_position(text: str, predicts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from graphprune.passes.repair import polish
+
+    seen = []
+    original = polish.Polish.course
+
+    def course(self: polish.Polish, predicted: bool) -> polish.Course:
+        seen.append((predicted, original(self, predicted)))
+        return seen[-1][1]
+
+    monkeypatch.setattr(polish.Polish, "course", course)
+    model = net(text)
+    name = model.graph.input[0].name
+    rows = {name: np.random.default_rng(0).integers(0, 9, (32, 6)).astype(np.int64 if name == "tokens" else np.float32)}
+    graphprune.prune(model, targets="channels=0.7", calibration=rows, repair="polish{epochs=2,rate=0.002}", align=1)
+    assert seen == [(predicts, replace(polish.PREDICTIONS if predicts else polish.VALUES, rate=0.002))]
+
+
+def test_a_batch_of_long_sequences_has_few_of_them() -> None:
+    from graphprune.passes.repair.polish import PREDICTIONS, VALUES
+
+    runs = [{"tokens": np.zeros((64, 256), np.int64), "scale": np.zeros(64, np.float32)}]
+    assert PREDICTIONS.samples(runs) == 4
+    assert VALUES.samples(runs) == 32
+    assert PREDICTIONS.samples([{"tokens": np.zeros((64, 4096), np.int64)}]) == 1
+    assert PREDICTIONS.samples([{"x": np.zeros(8, np.float32)}]) == 32
 
 
 def test_divergence_is_the_mean_over_all_positions() -> None:
