@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +19,21 @@ import numpy as np
 
 from graphprune.cutting import taken
 from graphprune.edit import Indices, kept_axes
-from graphprune.errors import GraphpruneError, ProofError, UsageError
+from graphprune.errors import GraphpruneError, UsageError
 from graphprune.extras import require
 from graphprune.graph import Array
 from graphprune.pipeline import Result, Source, apply_plan, load
-from graphprune.plan import Plan, read_plan, read_weights
+from graphprune.plan import Plan
 from graphprune.proof import difference
 from graphprune.replay import analysis_of, shrink_pass
 from graphprune.runtime import random_inputs, run
 
+from ..pytorch.comparison import largest_difference, plan_of
 from ..pytorch.matching import equal_values, read_values, transferred
 from .recurrent import cells
 from .repaired import KerasRepair
 from .sizes import Config, UnfitLayerError, Wanted, cut_shape, reason_of, remade
 from .unfolded import Layer, Model, Unfolded, check_kind, unfolded, values_of
-
-SEEDS = 2
-"""Random inputs that the outcome is compared on, besides the example."""
 
 SCALED_BY = {"MultiHeadAttention": "key_dim", "GroupedQueryAttention": "head_dim"}
 """Layers of Keras that divide by the root of a size, which the original's was: queries make up for it."""
@@ -82,9 +81,7 @@ def apply_to_keras(
 def _result(model: Model, plan: Result | Plan | str | Path, source: Source | None, weights: Mapping[str, Array] | None) -> Result:
     if isinstance(plan, Result):
         return plan
-    if not isinstance(plan, Plan):
-        path = Path(plan)
-        plan, weights = read_plan(path), read_weights(path) if weights is None else weights
+    plan, weights = plan_of(plan, weights)
     if source is not None:
         return apply_plan(source, plan, weights=weights)
     try:
@@ -279,19 +276,7 @@ class _Back:
 
     def _compare(self, made: Model) -> float:
         """The largest difference from the pruned ONNX model.  Raises ProofError."""
-        shapes = {name: list(array.shape) for name, array in self.feeds.items() if array.ndim}
-        largest = 0.0
-        for feeds in [self.feeds, *(random_inputs(self.result.original, seed, shapes) for seed in range(SEEDS))]:
-            expected, own = run(self.result.model, feeds), self._call(made, feeds)
-            for name, place in self.outputs:
-                error, tolerance = difference(expected[name], own[place])
-                if error > tolerance:
-                    raise ProofError(
-                        f"the shrunk Keras model differs from the pruned ONNX model at output {name!r} (error {error:.1e} of its "
-                        "scale). Please report this with the model"
-                    )
-                largest = max(largest, error)
-        return largest
+        return largest_difference(self.result, self.feeds, partial(self._call, made), self.outputs, "Keras model")
 
 
 def _input_names(model: Model, result: Result) -> list[str]:

@@ -17,7 +17,7 @@ import numpy as np
 from graphprune.edit import KeptOf
 from graphprune.graph import Array, Graph
 
-from ..pytorch.repaired import Repair
+from ..pytorch.repaired import Repair, divided
 from .unfolded import Layer, Unfolded, layers_of, values_in, values_of
 
 Model = Any
@@ -83,18 +83,17 @@ class KerasRepair(Repair):
 
     def _divided(self, pair: Pair, weight: Array, bias: Array | None) -> bool:
         """Change kernel, scale and shift so that layer and normalisation together are `weight` and `bias`."""
-        gone = np.abs(pair.scale) < 1e-3 * pair.deviation.min()  # a factor of nearly zero cannot be divided by
-        if (pair.norm.gamma is None and gone.any()) or (pair.norm.beta is None and bias is not None):
-            return False
-        scale = np.where(gone, pair.deviation, pair.scale)
-        factor = scale / pair.deviation
         own = getattr(pair.layer, "bias", None)
-        offset = (0.0 if own is None else values_of(own)) - values_of(pair.norm.moving_mean).astype(np.float64)
-        self._change(pair.layer.kernel, weight / factor.reshape(pair.spread))
+        mean = values_of(pair.norm.moving_mean)
+        parts = divided(bias, pair.scale, pair.deviation, mean, None if own is None else values_of(own))
+        other_scale = pair.norm.gamma is None and not np.array_equal(parts.scale, pair.scale)
+        if other_scale or (pair.norm.beta is None and bias is not None):
+            return False
+        self._change(pair.layer.kernel, weight / parts.factor.reshape(pair.spread))
         if pair.norm.gamma is not None:
-            self._change(pair.norm.gamma, scale)
+            self._change(pair.norm.gamma, parts.scale)
         if pair.norm.beta is not None:
-            self._change(pair.norm.beta, (0.0 if bias is None else bias) - factor * offset)
+            self._change(pair.norm.beta, parts.shift)
         return True
 
     def _change(self, variable: Any, values: Array) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
+from graphprune.cutting import taken
 from graphprune.depth import with_residuals
 from graphprune.edit import KeptOf
 from graphprune.errors import GraphpruneError, ProofError, UsageError
@@ -24,12 +25,13 @@ from graphprune.extras import require
 from graphprune.graph import Array, Graph
 from graphprune.inference import Analysis
 from graphprune.pipeline import Result, Source, apply_plan, load
-from graphprune.plan import Plan, read_plan, read_weights
+from graphprune.plan import Plan
 from graphprune.proof import difference
 from graphprune.replay import analysis_of, shrink_pass
-from graphprune.runtime import random_inputs, run
+from graphprune.runtime import run
 
 from .baked import BakedSizeError, ChangedSize, attributes_that_follow, changed_sizes
+from .comparison import Feeds, largest_difference, plan_of
 from .cutting import Undo, cut
 from .inputs import feeds_of, input_names, located_results, made_up_call, results_of
 from .layers import UnfitLayerError, layer_sizes
@@ -40,13 +42,8 @@ from .unfolded import Call, evaluating, unfolded
 
 Module = Any
 Tensor = Any
-Feeds = Mapping[str, Array]
-
 ROWS = 1e-3
 """Largest difference between the results of equal rows in one batch and in another, relative to their scale."""
-
-SEEDS = 2
-"""Random inputs that the outcome is compared on, besides the example."""
 
 
 @dataclass(frozen=True)
@@ -134,9 +131,7 @@ def _result(
 ) -> Result:
     if isinstance(plan, Result):
         return plan
-    if not isinstance(plan, Plan):
-        path = Path(plan)
-        plan, weights = read_plan(path), read_weights(path) if weights is None else weights
+    plan, weights = plan_of(plan, weights)
     if onnx_model is None:
         if inputs is None:
             raise UsageError(
@@ -238,9 +233,9 @@ class _Back:
 
         found = {}
         for name, full in self.repaired.items():
-            for axis, indices in self.cuts[name].kept.items() if name in self.cuts else ():
-                full = np.take(full, indices, axis=axis)
-            found[name] = torch.from_numpy(np.ascontiguousarray(full))
+            kept = self.cuts[name].kept if name in self.cuts else {}
+            cut_ = taken(full, {axis: np.asarray(indices, np.int64) for axis, indices in kept.items()})
+            found[name] = torch.from_numpy(np.ascontiguousarray(cut_))
         return found
 
     def from_graph(self, reason: str) -> Applied:
@@ -300,20 +295,11 @@ class _Back:
 
     def _compare(self, module: Module) -> float:
         """The largest difference from the pruned ONNX model.  Raises BakedSizeError or ProofError."""
-        shapes = {name: list(array.shape) for name, array in self.feeds.items() if array.ndim}
-        runs = [self.feeds, *(random_inputs(self.result.original, seed, shapes) for seed in range(SEEDS))]
-        largest = 0.0
-        for feeds in runs:
-            expected, own = run(self.result.model, feeds), located_results(module, self._call_with(feeds))
-            for name, index in self.outputs:
-                error, tolerance = difference(expected[name], own[index])
-                if error > tolerance:
-                    raise ProofError(
-                        f"the shrunk module differs from the pruned ONNX model at output {name!r} (error {error:.1e} of its "
-                        "scale); the module is as it was. Please report this with the model"
-                    )
-                largest = max(largest, error)
-        return largest
+
+        def call(feeds: Feeds) -> list[Array]:
+            return located_results(module, self._call_with(feeds))
+
+        return largest_difference(self.result, self.feeds, call, self.outputs, "module")
 
     def _call_with(self, feeds: Feeds) -> Call:
         import torch

@@ -8,6 +8,7 @@ graph; the second by dividing the convolution by the normalisation's factors.  S
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,26 @@ DIGIT = 2**12
 
 Codes = tuple[NDArray[np.int64], NDArray[np.int64]]
 """For every element of a value: the number of the parameter that it is from, and its place there."""
+
+
+@dataclass(frozen=True)
+class Divided:
+    """A normalisation such that it and the layer in front, divided by `factor`, are what both were merged into."""
+
+    factor: Array
+    scale: Array
+    shift: Array
+
+
+def divided(bias: Array | None, scale: Array, deviation: Array, mean: Array, own_bias: Array | None) -> Divided:
+    """Take a merged layer with this `bias` apart; the layer in front has `own_bias`.  All are vectors of channels, in float64.
+
+    A channel whose scale is nearly zero cannot be divided by it and gets another.
+    """
+    gone = np.abs(scale) < 1e-3 * deviation.min()
+    new = np.where(gone, deviation, np.asarray(scale, np.float64))
+    offset = (0.0 if own_bias is None else own_bias) - np.asarray(mean, np.float64)
+    return Divided(new / deviation, new, (0.0 if bias is None else bias) - new / deviation * offset)
 
 
 class Repair:
@@ -179,21 +200,16 @@ class Repair:
             return False
         scale, shift, mean, variance = (self._parameter_now(name) for name in norm.input[1:5])
         place = self._codes_of(layer.input[1])
-        if any(each is None for each in (scale, shift, mean, variance, place)):
+        if scale is None or shift is None or mean is None or variance is None or place is None:
             return False
         deviation = np.sqrt(np.asarray(variance, np.float64) + attributes(norm).get("epsilon", 1e-5))
-        gone = np.abs(np.asarray(scale)) < 1e-3 * deviation.min()  # a factor of nearly zero cannot be divided by
-        new_scale = np.where(gone, deviation, np.asarray(scale, np.float64))
-        factor = new_scale / deviation
         weight = self._folded_operand(folded, 1)
         assert weight is not None
-        assert place is not None
-        self._write(place, weight / factor.reshape([-1 if k == axis else 1 for k in range(weight.ndim)]))
-        bias = self._folded_operand(folded, 2)
         own = self._graph.constant(layer.input[2]) if len(layer.input) > 2 and layer.input[2] else None
-        offset = (0.0 if own is None else own) - np.asarray(mean, np.float64)
-        self._parameter(norm.input[1])[:] = new_scale
-        self._parameter(norm.input[2])[:] = (0.0 if bias is None else bias) - factor * offset
+        parts = divided(self._folded_operand(folded, 2), scale, deviation, mean, own)
+        self._write(place, weight / parts.factor.reshape([-1 if k == axis else 1 for k in range(weight.ndim)]))
+        self._parameter(norm.input[1])[:] = parts.scale
+        self._parameter(norm.input[2])[:] = parts.shift
         return True
 
     def _parameter_now(self, name: str) -> Array | None:
