@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from .cost import CostModel
 from .inference import Analysis
-from .reorder import places
+from .reorder import order_of
 from .site import Taken
 from .taking import gather_name
 
@@ -60,8 +60,7 @@ def _between(analysis: Analysis, taken: Taken, present: Mask) -> NDArray[np.int3
     """The labels of what is there between the first and the last index that a reader takes, in the new order."""
     labels = analysis.ledger.labels
     outer, inner = analysis.index_mask(taken.outer, present), analysis.index_mask(taken.inner, present)
-    (place,) = places(analysis, [taken.outer])
-    order = np.arange(len(outer)) if place is None else np.argsort(place, kind="stable")
+    order = order_of(analysis, taken.outer)
     chosen = np.flatnonzero(inner[order])
     if not len(chosen):
         return np.zeros(0, np.int32)

@@ -99,8 +99,8 @@ def _moved(analysis: Analysis, moved: Mapping[str, Indices]) -> Analysis:
     return replace(analysis, moves=moves)
 
 
-def places(analysis: Analysis, vectors: Sequence[Ids]) -> list[Indices | None]:
-    """For each axis (given by its labels) where its indices go, as keys to sort by; None where they stay."""
+def orders(analysis: Analysis, vectors: Sequence[Ids]) -> list[Indices | None]:
+    """For each axis (given by its labels) its indices in their new order; None where they stay."""
     if analysis.moves is None:
         return [None] * len(vectors)
     found: list[Indices | None] = []
@@ -109,8 +109,14 @@ def places(analysis: Analysis, vectors: Sequence[Ids]) -> list[Indices | None]:
         moving = np.flatnonzero(analysis.moves[leaves].any(axis=0))
         column = leaves[:, moving[0]] if len(moving) else leaves[:, 0]
         steps = analysis.moves[column] * _repetition(column)
-        found.append(np.arange(len(ids)) + steps if len(moving) else None)
+        found.append(np.argsort(np.arange(len(ids)) + steps, kind="stable") if len(moving) else None)
     return found
+
+
+def order_of(analysis: Analysis, ids: Ids) -> Indices:
+    """The indices of one axis in their new order."""
+    (order,) = orders(analysis, [ids])
+    return np.arange(len(ids)) if order is None else order
 
 
 def channel_classes(analysis: Analysis) -> Ids:

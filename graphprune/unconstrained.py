@@ -15,7 +15,7 @@ from .graph import Graph
 from .groups import Group
 from .inference import Analysis, infer
 from .options import Normalization
-from .reorder import NO_CLASS, channel_classes, places
+from .reorder import NO_CLASS, channel_classes, order_of
 from .taking import with_takes
 from .weights import Vector
 
@@ -82,7 +82,6 @@ def taken_by_readers(analysis: Analysis, present: NDArray[np.bool_]) -> list[tup
         inner = analysis.index_mask(taken.inner, present)
         if inner.sum() < analysis.index_mask(taken.outer, present).sum():
             use = analysis.reader(taken)
-            (place,) = places(analysis, [taken.inner])
-            order = np.arange(len(inner)) if place is None else np.argsort(place, kind="stable")
+            order = order_of(analysis, taken.inner)
             found.append((analysis.graph.nodes[use.node].name, use.input, taken.axis, order[inner[order]].tolist()))
     return found

@@ -23,7 +23,7 @@ from graphprune.inference import Analysis
 from graphprune.model_file import load_what_fits
 from graphprune.normalize import shape_like
 from graphprune.operators import operator_table
-from graphprune.reorder import places
+from graphprune.reorder import orders
 from graphprune.shape_inference import infer_shapes
 
 
@@ -65,8 +65,8 @@ def kept_indices(analysis: Analysis, present: NDArray[np.bool_]) -> KeptOf:
         return lambda name, axis: None
     mask = analysis.index_mask(np.concatenate(list(arrays.values())), present)
     parts = np.split(mask, np.cumsum([len(ids) for ids in arrays.values()])[:-1])
-    moved = places(analysis, list(arrays.values()))
-    kept = {key: _kept(part, place) for key, part, place in zip(arrays, parts, moved, strict=True)}
+    moved = orders(analysis, list(arrays.values()))
+    kept = {key: _kept(part, order) for key, part, order in zip(arrays, parts, moved, strict=True)}
 
     def kept_of(name: str, axis: int) -> Indices | None:
         axes = values.get(name)
@@ -85,11 +85,10 @@ def _ascending(kept_of: KeptOf) -> KeptOf:
     return sorted_kept_of
 
 
-def _kept(mask: NDArray[np.bool_], place: Indices | None) -> Indices | None:
+def _kept(mask: NDArray[np.bool_], order: Indices | None) -> Indices | None:
     """The indices of an axis that stay, in their new order; None where nothing changes."""
-    if place is None:
+    if order is None:
         return None if mask.all() else np.flatnonzero(mask)
-    order = np.argsort(place, kind="stable")
     kept = order[mask[order]]
     return None if np.array_equal(kept, np.arange(len(mask))) else kept
 
