@@ -29,26 +29,29 @@ NETWORKS["full"] = [
 ]
 REPEATS: dict[Size, int] = {"quick": 3, "default": 5, "full": 9}
 THREADS: dict[Size, list[int]] = {"quick": [1], "default": [1], "full": [1, 2]}
-KEEP: dict[Size, list[float]] = {"quick": [0.7], "default": [0.7], "full": [0.95, 0.9, 0.7, 0.5]}
+KEEP: dict[Size, list[float]] = {"quick": [0.7], "default": [0.7], "full": [0.95, 0.9, 0.75, 0.5]}
 SLOWER = 1.02
 LIMIT = 600
 TIMING = 900
 
-OWN, UNALIGNED, PEER, ROUNDED, ONNXSIM = (
+TOOLS = (
     "graphprune",
     "graphprune, `--align 1`",
     "Torch-Pruning",
     "Torch-Pruning, `round_to=16`",
+    "Torch-Pruning, MACs as graphprune",
     "onnxsim",
 )
+OWN, UNALIGNED, PEER, ROUNDED, SAME_MACS, ONNXSIM = TOOLS
 
 HOW = """Every layer keeps the stated share of its channels by the L1 norm; the results run in ONNX Runtime with batch 1, all
 of one network in turns within one process. Torch-Pruning's result is exported by torch.onnx (dynamo), as the original
 was. The ratio is the time of the result to the time of the original, both as 10th percentiles of 15 samples of at
 least 20 ms; figures are the median over repeats, each with new sessions, with the smallest and the largest. The
 second figure is the share of multiply-accumulates that is left, which differs with what a tool reaches and how it
-rounds. **slower** marks a median above 1.02. apple-upscale writes torch modules with a copy in front of each layer
-and is compared in [ordering](#ordering)."""
+rounds; *MACs as graphprune* asks Torch-Pruning for the largest share of channels that has no more of them. **slower**
+marks a median above 1.02. apple-upscale writes torch modules with a copy in front of each layer and is compared in
+[ordering](#ordering)."""
 
 
 def measure(settings: Settings) -> list[Row]:
@@ -64,28 +67,27 @@ def measure(settings: Settings) -> list[Row]:
     return rows
 
 
-def commands(onnx: Path, module: Path, folder: Path, keep: float) -> dict[str, tuple[Path, Command]]:
-    """The file that each tool writes, and how."""
-    paths = {name: folder / f"{k}.onnx" for k, name in enumerate((OWN, UNALIGNED, PEER, ROUNDED, ONNXSIM))}
+def command(name: str, onnx: Path, module: Path, path: Path, keep: float, macs: float | None) -> Command:
+    """How a tool writes its result; `macs` is the share that graphprune left."""
     own: dict[str, Any] = {"targets": [f"channels={keep}"], "selection": "uniform", "importance": "magnitude"}
-    return {
-        OWN: (paths[OWN], tool("prune_with_graphprune", onnx, paths[OWN], **own)),
-        UNALIGNED: (paths[UNALIGNED], tool("prune_with_graphprune", onnx, paths[UNALIGNED], align=1, **own)),
-        PEER: (paths[PEER], tool("prune_with_torch_pruning", module, paths[PEER], openmp=1, keep=keep, export=True)),
-        ROUNDED: (
-            paths[ROUNDED],
-            tool("prune_with_torch_pruning", module, paths[ROUNDED], openmp=1, keep=keep, export=True, round_to=16),
-        ),
-        ONNXSIM: (paths[ONNXSIM], tool("prune_with_onnxsim", onnx, paths[ONNXSIM], keep=keep)),
-    }
+    peer: dict[str, Any] = {"openmp": 1, "export": True}
+    peer |= {"macs": macs} if name == SAME_MACS and macs is not None else {"keep": keep}
+    if name in (OWN, UNALIGNED):
+        return tool("prune_with_graphprune", onnx, path, **own, **({"align": 1} if name == UNALIGNED else {}))
+    if name == ONNXSIM:
+        return tool("prune_with_onnxsim", onnx, path, keep=keep)
+    return tool("prune_with_torch_pruning", module, path, **peer, **({"round_to": 16} if name == ROUNDED else {}))
 
 
 def pruned(onnx: Path, module: Path, folder: Path, keep: float) -> tuple[dict[str, Path], list[Row]]:
     """The results that there are, and a row for each failure."""
     made: dict[str, Path] = {}
     failed: list[Row] = []
-    for name, (path, command) in commands(onnx, module, folder, keep).items():
-        row = run(command, LIMIT)
+    macs: float | None = None
+    for number, name in enumerate(TOOLS):
+        path = folder / f"{number}.onnx"
+        row = run(command(name, onnx, module, path, keep, macs), LIMIT)
+        macs = row.get("macs") if name == OWN else macs
         if "error" in row:
             failed.append({"tool": name, "error": row["error"]})
             print(f"    {name}: {row['error']}", file=sys.stderr)
@@ -121,7 +123,7 @@ def figures(rows: list[Row]) -> dict[str, Spread | str]:
 
 def section(rows: list[Row]) -> list[str]:
     """A table for each share of channels and number of threads."""
-    tools, lines = [OWN, UNALIGNED, PEER, ROUNDED, ONNXSIM], [HOW, ""]
+    tools, lines = list(TOOLS), [HOW, ""]
     for keep, threads in dict.fromkeys((row["keep"], row["threads"]) for row in rows if "keep" in row):
         mine = [row for row in rows if (row.get("keep"), row.get("threads")) == (keep, threads)]
         body = []
@@ -150,7 +152,7 @@ def _middle(rows: list[Row]) -> str:
 
 def plot(rows: list[Row], axes: Any) -> None:
     """Ratio of time against the share of MACs, one thread."""
-    for name, marker in zip((OWN, UNALIGNED, PEER, ROUNDED, ONNXSIM), "o.sDx", strict=True):
+    for name, marker in zip(TOOLS, "o.sD^x", strict=True):
         mine = [row for row in rows if row["tool"] == name and "ratios" in row and row["threads"] == 1]
         if mine:
             axes.scatter(

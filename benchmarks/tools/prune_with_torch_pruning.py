@@ -1,10 +1,13 @@
 """Torch-Pruning: read a torch module, prune it, write it.  Start reading at `work`.
 
-Options: `keep` (the share of channels), `export` (write ONNX rather than the module), and those of `BasePruner`.
+Options: `keep` (the share of channels) or `macs` (the largest share of multiply-accumulates, reached by bisection), `export`
+(write ONNX rather than the module), and those of `BasePruner`.
 """
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from typing import Any
 
 from tools.protocol import Tool, main
@@ -21,14 +24,27 @@ def work(tool: Tool) -> None:
     with tool.phase("load"):
         model, inputs = torch.load(tool.model, weights_only=False)
     options = dict(tool.options)
-    keep, export = options.pop("keep"), options.pop("export", False)
+    keep, macs, export = options.pop("keep", None), options.pop("macs", None), options.pop("export", False)
     before = sum(each.numel() for each in model.parameters())
-    ignored = [each for each in model.modules() if 1000 in (getattr(each, "out_features", 0), getattr(each, "out_channels", 0))]
-    with tool.phase("build"):
+
+    def pruner_of(module: Any, share: float) -> Any:
+        """Every layer but the classifier."""
+        classes = [m for m in module.modules() if 1000 in (getattr(m, "out_features", 0), getattr(m, "out_channels", 0))]
         importance = torch_pruning.importance.GroupMagnitudeImportance(p=1)
-        pruner = torch_pruning.pruner.BasePruner(
-            model, inputs, importance=importance, pruning_ratio=1 - keep, ignored_layers=ignored, **options
+        return torch_pruning.pruner.BasePruner(
+            module, inputs, importance=importance, pruning_ratio=1 - share, ignored_layers=classes, **options
         )
+
+    def macs_at(share: float) -> float:
+        module = copy.deepcopy(model)
+        pruner_of(module, share).step()
+        return float(torch_pruning.utils.count_ops_and_params(module, inputs)[0])
+
+    if keep is None:
+        whole = float(torch_pruning.utils.count_ops_and_params(model, inputs)[0])
+        keep = widest(lambda share: macs_at(share) / whole, macs)
+    with tool.phase("build"):
+        pruner = pruner_of(model, keep)
     with tool.phase("step"):
         pruner.step()
     with tool.phase("save"):
@@ -38,6 +54,15 @@ def work(tool: Tool) -> None:
         shape = tuple(model(*inputs).shape)
     if shape != (1, 1000):
         raise ValueError(f"the output had the shape (1, 1000), and has {shape}")
+
+
+def widest(macs_of: Callable[[float], float], limit: float) -> float:
+    """The largest share of channels, by bisection, at which this share of the multiply-accumulates is not exceeded."""
+    low, high = 0.02, 1.0
+    for _ in range(7):
+        middle = (low + high) / 2
+        low, high = (middle, high) if macs_of(middle) <= limit else (low, middle)
+    return low
 
 
 def write(model: Any, inputs: tuple[Any, ...], path: Any) -> None:
