@@ -85,7 +85,7 @@ def torchvision_network(name: str) -> nn.Module:
 def size(name: str) -> tuple[int, ...]:
     """Of an image or a clip."""
     if name.startswith(CLIP):
-        return (3, 16, 224, 224) if name.startswith("mvit") else (3, 8 if name.startswith("swin3d") else 16, 112, 112)
+        return (3, 16, 224, 224) if name.startswith(("mvit", "s3d")) else (3, 8 if name.startswith("swin3d") else 16, 112, 112)
     if name.endswith(".backbone"):
         return (3, 320, 320)
     return (3, *([{"inception_v3": 299, "swin_v2": 256}.get(name if name == "inception_v3" else name[:7], 224)] * 2))
