@@ -32,7 +32,7 @@ EXPORT_LIMIT, LIMIT = 1500, 900
 
 HOW = """Random weights, seeded; torch's new exporter. Each network is pruned to 0.7 and to 0.5 of its channels with default
 options, in a process that sees nothing but the ONNX file. *proven*: the proof passed at both. *refused*: graphprune says why
-it prunes nothing. *failed*: anything else. Networks that torch does not export are counted apart. *free*: the share of the
+it prunes nothing, or why the exported file is no valid model. *failed*: anything else. Networks that torch does not export are counted apart. *free*: the share of the
 parameters in tensors with at least one axis that may be pruned, by default and with `--normalization kept` (width behind
 normalisations). The node and model tests of the onnx package are each pruned to half of their channels, twice (normalisations
 pinned and kept); single nodes seldom have weights, so most are refused, with a reason. Networks run on all cores at once: seconds
@@ -81,7 +81,12 @@ def verdict(row: Row) -> str:
         return "not exported"
     if "error" in row or "counts" in row:
         return "failed" if "error" in row or row["failures"] else "no failure"
-    return "refused" if any("refused" in result for result in row["results"].values()) else "proven"
+    return "refused" if refusals(row) else "proven"
+
+
+def refusals(row: Row) -> list[str]:
+    """Why graphprune prunes nothing, or does not read the file."""
+    return [each["refused"] for each in (row, *row.get("results", {}).values()) if "refused" in each]
 
 
 def figures(rows: list[Row]) -> dict[str, Spread | str]:
@@ -138,8 +143,7 @@ def _body(networks: list[Row]) -> list[list[str]]:
 
 
 def _reason(row: Row) -> str:
-    refusals = [result["refused"] for result in row.get("results", {}).values() if "refused" in result]
-    return str(row.get("export") or row.get("error") or refusals[0])
+    return str(row.get("export") or row.get("error") or refusals(row)[0])
 
 
 def plot(rows: list[Row], axes: Any) -> None:

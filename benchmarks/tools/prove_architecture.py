@@ -1,7 +1,7 @@
 """Prune an ONNX file at several shares of its channels, each with its proof.  Start reading at `work`.
 
 Options: `keep`, shares of the channels.  Reports `shares`, the part of the parameters in tensors with a free axis by default and
-with `normalization` "kept", and for each kept share `params` and `error` or `refused`.
+with `normalization` "kept", and for each kept share `params` and `difference`, or `refused`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,14 @@ from tools.protocol import Tool, main
 def work(tool: Tool) -> None:
     """A refusal with a reason is a result; any other exception is a failure of the tool."""
     import graphprune
-    from graphprune.errors import GraphpruneError, InternalError, ProofError
+    from graphprune.errors import GraphpruneError, InternalError, InvalidModelError, ProofError
 
     with tool.phase("load"):
-        graph = graphprune.load(tool.model)
+        try:
+            graph = graphprune.load(tool.model)
+        except InvalidModelError as error:  # an exporter may write what is no model
+            tool.facts["refused"] = str(error).splitlines()[0]
+            return
     tool.facts |= {"nodes": len(graph.nodes), "shares": {mode: free(graph, mode) for mode in ("pin", "kept")}, "results": {}}
     for keep in tool.options["keep"]:
         try:
