@@ -31,12 +31,12 @@ KEEP = [0.7, 0.5]
 EXPORT_LIMIT, LIMIT = 1500, 900
 
 HOW = """Random weights, seeded; torch's new exporter. Each network is pruned to 0.7 and to 0.5 of its channels with default
-options, in a process that sees nothing but the ONNX file. *proven*: the proof passed at both. *refused*: graphprune says why
-it prunes nothing, or why the exported file is no valid model. *failed*: anything else. Networks that torch does not export are counted apart. *free*: the share of the
-parameters in tensors with at least one axis that may be pruned, by default and with `--normalization kept` (width behind
-normalisations). The node and model tests of the onnx package are each pruned to half of their channels, twice (normalisations
-pinned and kept); single nodes seldom have weights, so most are refused, with a reason. Networks run on all cores at once: seconds
-are upper bounds."""
+options, in a process that sees nothing but the ONNX file. *proven*: the proof passed at both. *refused*: graphprune
+says why it prunes nothing, or why the exported file is no valid model. *failed*: anything else. Networks that torch
+does not export are counted apart. *free*: the share of the parameters in tensors with at least one axis that may be
+pruned, by default and with `--normalization kept` (width behind normalisations). The node and model tests of the onnx
+package are each pruned to half of their channels, twice (normalisations pinned and kept); single nodes seldom have
+weights, so most are refused, with a reason. Networks run on all cores at once: seconds are upper bounds."""
 
 
 def names(settings: Settings) -> list[str]:
