@@ -77,9 +77,9 @@ def segformer() -> tuple[nn.Module, dict[str, torch.Tensor]]:
     return hf.SegformerForSemanticSegmentation(hf.SegformerConfig(**sizes)), {"pixel_values": torch.randn(1, 3, 64, 64)}
 
 
-def mixtral() -> tuple[nn.Module, dict[str, torch.Tensor]]:
-    """Four experts, as batched matrix products: the form that torch exports."""
-    model, inputs = decoder("Mixtral", num_local_experts=4, num_experts_per_tok=2)
+def mixture(name: str, **more: Any) -> tuple[nn.Module, dict[str, torch.Tensor]]:
+    """A decoder of which each token chooses two experts, as batched matrix products: the form that torch exports."""
+    model, inputs = decoder(name, num_experts_per_tok=2, **more)
     model.config._experts_implementation = "batched_mm"
     return model, inputs
 
@@ -128,7 +128,9 @@ MODELS: dict[str, Callable[[], tuple[nn.Module, dict[str, torch.Tensor]]]] = {
     "mistral": lambda: decoder("Mistral"),
     "phi": lambda: decoder("Phi", num_key_value_heads=8),
     "phi3": lambda: decoder("Phi3"),
-    "mixtral": mixtral,
+    "mixtral": lambda: mixture("Mixtral", num_local_experts=4),
+    "qwen3_moe": lambda: mixture("Qwen3Moe", num_experts=8, moe_intermediate_size=32),
+    "olmoe": lambda: mixture("Olmoe", num_experts=8),
     "t5_encoder": lambda: (hf.T5EncoderModel(hf.T5Config(**T5)), {"input_ids": tokens()}),
     "t5": lambda: (hf.T5Model(hf.T5Config(**T5)), {"input_ids": tokens(), "decoder_input_ids": tokens(7)}),
     "bart": lambda: (hf.BartModel(hf.BartConfig(**PAIR, max_position_embeddings=64)), {"input_ids": tokens()}),

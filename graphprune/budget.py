@@ -63,6 +63,8 @@ def solve(problem: Problem, path: KeepPath) -> dict[str, list[int]]:
         empty = _empty_axes(problem, kept)
         if not empty:
             return {group.id: units for group, units in zip(problem.groups, kept, strict=True)}
+        if all(unit in problem.required.get(group, ()) for group, unit in empty):
+            raise UnreachableError("--ratio leaves nothing of some axis, or fewer experts than are chosen; raise it")
         for group, unit in empty:
             problem.required.setdefault(group, set()).add(unit)
 
@@ -206,6 +208,7 @@ def _empty_axes(problem: Problem, kept: list[list[int]]) -> list[tuple[int, int]
     present = analysis.closed(present)
     revived: set[tuple[int, int]] = set()
     for rows in analysis.emptied_axes(present):
-        best = rows[np.argmax(np.where(owner[rows] >= 0, score[rows], 0).sum(axis=1))]
+        worth = np.where(owner[rows] >= 0, score[rows], 0).sum(axis=1)
+        best = rows[np.argmax(np.where(present[rows].all(axis=1), -np.inf, worth))]
         revived |= {(int(owner[label]), int(unit[label])) for label in best if owner[label] >= 0 and not present[label]}
     return sorted(revived)

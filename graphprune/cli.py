@@ -23,9 +23,10 @@ from .configuration_commands import CONFIG, SAVE_CONFIG, config_beside, write_co
 from .errors import ExitCode, GraphpruneError
 from .limits import RAISE
 from .log_command import EXPERIMENT, MLFLOW, log_run, server_of
-from .options import Masks, Mode, Normalization, Options
+from .options import Experts, Masks, Mode, Normalization, Options
 from .terminal import (
     COUNT,
+    EXPERTS,
     JSON,
     MODEL,
     NORMALIZATION,
@@ -145,15 +146,16 @@ def import_(source: str, output: Path, format_: str | None, shapes: tuple[str, .
 @main.command()
 @click.argument("model", type=MODEL)
 @NORMALIZATION
+@EXPERTS
 @SHAPE
 @JSON
-def analyze(model: Path, normalization: Normalization, shapes: tuple[str, ...], json_to: str | None) -> None:
+def analyze(model: Path, normalization: Normalization, experts: Experts, shapes: tuple[str, ...], json_to: str | None) -> None:
     """Show groups of coupled channels, and what is pinned and why; changes nothing."""
     from . import pipeline
     from .cost import CostModel
 
     with progress("analysing"):
-        analysis = pipeline.analyze(model, sizes_of_inputs(shapes), normalization)
+        analysis = pipeline.analyze(model, sizes_of_inputs(shapes), normalization, experts)
         cost = CostModel(analysis).original
     from . import tables
 
@@ -210,6 +212,7 @@ def analyze(model: Path, normalization: Normalization, shapes: tuple[str, ...], 
 @click.option("--require", default="", metavar="METRIC<=VALUE,...", help="Write nothing, exit code 8, where this is not met.")
 @REPORT
 @NORMALIZATION
+@EXPERTS
 @click.option(
     "--on-unsupported",
     type=click.Choice(["pin", "error"]),

@@ -10,6 +10,7 @@ import click
 
 from .options import Options
 from .terminal import (
+    EXPERTS,
     JSON,
     MODEL,
     NORMALIZATION,
@@ -42,6 +43,7 @@ from .terminal import (
 @click.option("--plot", "plot_to", type=MODEL, metavar="FILE.svg|png|pdf", help="Draw the curves (extra plots).")
 @REPORT
 @NORMALIZATION
+@EXPERTS
 @SHAPE
 @JSON
 def compare(

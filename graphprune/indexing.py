@@ -35,9 +35,12 @@ def _elementwise_index(site: Site, operands: Sequence[int]) -> Axes | None:
         entries: list[Axis] = [axes[axis] for axes in tensors]
         sizes = {shape[axis] for shape in shapes}
         if axis == at or len(sizes) > 1 or None in sizes:
-            for entry in entries:
-                site.pin(entry, f"{site.operator} searches this axis")
-            result.append(site.pinned(f"{site.operator} searches this axis"))
+            text = f"{site.operator} searches this axis"
+            if axis == at:
+                site.address(1, entries[0], text)
+            for entry in entries[axis == at :]:
+                site.pin(entry, text)
+            result.append(site.pinned(text))
             continue
         for entry in entries[1:]:
             entries[0] = site.unify(entries[0], entry)
@@ -53,11 +56,14 @@ def gather_nd(site: Site) -> Results:
     if data is None or indices is None or shape is None or not isinstance(shape[-1], int):
         return site.refuse_unknown()
     batch = site.attribute("batch_dims", 0)
-    depth = batch + shape[-1]
-    site.pin_axes(data[batch:depth], f"{site.operator} searches this axis")
-    site.pin(indices[-1], f"{site.operator} searches this axis")
+    depth, text = batch + shape[-1], f"{site.operator} searches this axis"
+    for axis in data[batch:depth]:
+        site.address(1, axis, text)
+    site.pin(indices[-1], text)
     lead = [site.unify(a, b) for a, b in zip(indices[:batch], data[:batch], strict=True)]
-    site.note_carrier(0)
+    for axis, ids in enumerate(data) if site.is_constant(0) else ():
+        if not isinstance(ids, int):
+            site.note_weight(0, axis, [(ids, "consumer" if batch <= axis < depth else "carrier")])
     return [[*lead, *indices[batch:-1], *data[depth:]]]
 
 

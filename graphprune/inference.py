@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from .experts import find_choices
 from .graph import Graph, Shape, Use, node_reads, operator_name
 from .groups import Group, Pinned, build_groups, list_pinned
 from .labels import Ids, OpenAxis, Reason, all_of
 from .operators import Operator, operator_table
-from .options import Normalization
+from .options import Experts, Normalization
 from .site import Contraction, Ledger, LooseAxis, MacTerm, Results, Site, Taken
 
 if TYPE_CHECKING:
@@ -89,6 +90,21 @@ class Analysis:
         return result
 
     @cached_property
+    def fewest(self) -> dict[Group, int]:
+        """The groups of experts, and how many of each must stay so that there are as many as are chosen."""
+        labels, fewest = self.ledger.labels, dict[Group, int]()
+        owner = np.full(len(labels), -1, np.int32)
+        for number, group in enumerate(self.groups) if self.ledger.chosen else ():
+            owner[group.labels] = number
+        for choice in self.ledger.chosen:
+            always = int(labels.is_pinned(choice.ids).sum())
+            for number in np.unique(owner[labels.find(choice.ids)]).tolist():
+                if number >= 0:
+                    group = self.groups[number]
+                    fewest[group] = max(fewest.get(group, 1), min(group.size, choice.count - always))
+        return fewest
+
+    @cached_property
     def may_leave(self) -> set[Group]:
         """The groups that may keep nothing."""
         return {residual.group for residual in self.residuals}
@@ -141,8 +157,17 @@ class Analysis:
     def emptied_axes(self, present: NDArray[np.bool_]) -> list[Ids]:
         """The axes that would lose all their indices, each as the leaf labels of its indices, shape (n, k).
 
-        Those of branches that leave as a whole do not count.
+        So also those of experts of which fewer would stay than are chosen.  Those of branches that leave as a whole do not count.
         """
+        return self._without_indices(present) + self.short_of_experts(present)
+
+    def short_of_experts(self, present: NDArray[np.bool_]) -> list[Ids]:
+        """The axes of experts of which fewer would stay than are chosen, as `emptied_axes` gives them."""
+        there, leaves = present | self.left(present), self.ledger.labels.leaves
+        axes = [(leaves(choice.ids), choice.count) for choice in self.ledger.chosen]
+        return [axis for axis, count in axes if all_of(there, axis).sum() < count]
+
+    def _without_indices(self, present: NDArray[np.bool_]) -> list[Ids]:
         arrays = [ids for name in self.ledger.values for _, ids in self.free_axes(name) if len(ids)]
         if not arrays:
             return []
@@ -158,14 +183,19 @@ class Analysis:
         return [(k, ids) for k, ids in enumerate(axes) if not isinstance(ids, int)]
 
 
-def infer(graph: Graph, table: Mapping[str, Operator] | None = None, normalization: Normalization = "pin") -> Analysis:
+def infer(
+    graph: Graph,
+    table: Mapping[str, Operator] | None = None,
+    normalization: Normalization = "pin",
+    experts: Experts = "keep",
+) -> Analysis:
     """Analyse a normalised graph.  Never fails on unknown operators: they pin what they touch.
 
     With `normalization` "kept", channels that a normalisation takes its statistics over may leave; the statistics are then
-    those of the kept channels.
+    those of the kept channels.  With `experts` "prune", experts of a mixture may leave; they are never chosen then.
     """
     table = operator_table() if table is None else table
-    ledger = Ledger(normalization)
+    ledger = Ledger(normalization, experts, choices=find_choices(graph))
     for value in graph.inputs:
         shape = graph.shape(value.name)
         reason = Reason(f"network input {value.name!r} keeps its shape")

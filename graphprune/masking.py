@@ -1,7 +1,8 @@
 """The masked reference: the original graph with every removed index multiplied by zero right where it is contracted.
 
 With `--normalization kept` a normalisation over pruned channels has no mask: there the reference gathers what is kept, lets the
-operator run on it, and puts zeroes where channels left.  Start reading at `masked_reference`.
+operator run on it, and puts zeroes where channels left.  So it does with what chooses among experts (`--experts prune`); the
+numbers of those chosen become the original's.  Start reading at `masked_reference`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from .branches import keep_in_branch, with_branches
 from .graph import Graph
 from .inference import Analysis
 from .labels import Ids
-from .site import Contraction
+from .site import Chosen, Contraction
 
 Mask = NDArray[np.bool_]
 
@@ -110,7 +111,18 @@ class Masking:
                 spread = helper.make_node("Gather", [narrow, places], [f"{narrow}_spread"], name=f"{narrow}_spread", axis=axis)
                 zeroed = self._times_mask(f"{narrow}_spread", name, axis, mask, f"{narrow}_mask", wide)
                 after = [spread, zeroed, *after]
+        for item in self.analysis.ledger.chosen:
+            if item.node == position:
+                after.append(self._numbers_of_the_original(node, item))
         return [*before, node, *after]
+
+    def _numbers_of_the_original(self, node: NodeProto, item: Chosen) -> NodeProto:
+        """What gives the numbers of all experts for those of the kept ones, which the node gives."""
+        kept = np.flatnonzero(self.analysis.index_mask(item.ids, self.present))
+        places = self._constant(f"graphprune_numbers_{item.node}_places", kept)
+        raw = f"graphprune_numbers_{item.node}"
+        node.output[:] = [raw if name == item.numbers else name for name in node.output]
+        return helper.make_node("Gather", [places, raw], [item.numbers], name=raw)
 
     def _pruned_axes(self, name: str, taken: list[Ids]) -> list[tuple[int, Mask]]:
         """The axes of a value that are among `taken`, with what stays of them."""

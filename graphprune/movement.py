@@ -160,7 +160,7 @@ def gather(site: Site) -> Results:
     axis = axes[at]
     text = "Gather selects from this axis"
     if indices is None or isinstance(axis, int):
-        site.pin(axis, text)
+        site.address(1, axis, text)
         middle: Axes | None = index_axes if indices is None else [site.pinned(text)] * indices.ndim
         result = None if middle is None else [*axes[:at], *middle, *axes[at + 1 :]]
     else:

@@ -314,7 +314,7 @@ _ENTRIES: list[Operator] = [
     ),
     # over an axis
     *each("Softmax LogSoftmax Hardmax com.microsoft::QLinearSoftmax", "pins axis, carries the others", pins("axis", -1)),
-    Operator("TopK", pins("axis", -1), "pins axis, carries the others"),
+    Operator("TopK", statistics.top_k, "pins axis, carries the others"),
     Operator("CumSum", pins("", 0, index=1), "pins axis, carries the others"),
     *each("ArgMax ArgMin", "pins axis, carries the others", statistics.arg_reduction),
     *each(

@@ -16,6 +16,9 @@ from .errors import UsageError
 Normalization = Literal["pin", "kept"]
 """What becomes of channels that a normalisation averages over: pinned, or free with averages over what is kept."""
 
+Experts = Literal["keep", "prune"]
+"""What becomes of the experts of a mixture: all stay, or some may leave and are never chosen then."""
+
 MOST_THREADS = 1024
 """For measuring; more would only stop the machine."""
 
@@ -49,6 +52,7 @@ class Options:
     threads: Annotated[int, Ge(0), Le(MOST_THREADS)] = 1
     """Threads that latency is measured with; 0: the runtime decides."""
     normalization: Normalization = "pin"
+    experts: Experts = "keep"
     on_unsupported: Literal["pin", "error"] = "pin"
     verify: bool = True
 

@@ -29,7 +29,7 @@ from .inference import Analysis, infer
 from .latency import check_faster, fastest, stopwatch_for
 from .model_file import load_what_fits, read_model
 from .normalize import fix_input_shapes, normalize
-from .options import Normalization, Options
+from .options import Experts, Normalization, Options
 from .plan import Plan
 from .problem import Step, check_passes, check_supported, formulate
 from .proof import Proof, prove
@@ -136,9 +136,10 @@ def analyze(
     source: Source,
     input_shapes: InputShapes | None = None,
     normalization: Normalization = Options.normalization,
+    experts: Experts = Options.experts,
 ) -> Analysis:
     """The groups and pinned axes of a model.  Raises InvalidModelError."""
-    return infer(load(source, input_shapes), normalization=normalization)
+    return infer(load(source, input_shapes), normalization=normalization, experts=experts)
 
 
 def prune(
@@ -177,7 +178,7 @@ def score(
     step("reading and normalising")
     graph = load(source, input_shapes)
     step("finding groups")
-    analysis = analysis_of(graph, options.normalization, options.mode)
+    analysis = analysis_of(graph, options.normalization, options.mode, options.experts)
     selection = registry.load("selection", registry.name_of("selection", options.selection))
     analysis = with_residuals(analysis) if options.min_channels == 0 or selection.drops_branches else analysis
     check_supported(analysis, options)

@@ -70,9 +70,10 @@ def formulate(evidence: Evidence, model: CostModel, options: Options, step: Step
     if options.mode == "unconstrained" and options.masks == "nested":
         scores = nested(analysis, groups, scores)
     sizes = np.array([group.size for group in groups], np.int64)
-    steps = np.array([alignment(group, options.align) for group in groups], np.int64)
+    steps = np.array([1 if group in analysis.fewest else alignment(group, options.align) for group in groups], np.int64)
     lower = np.minimum(np.maximum(1, options.min_channels), sizes)
     lower[[group in analysis.may_leave for group in groups]] = 0
+    lower = np.maximum(lower, [analysis.fewest.get(group, 0) for group in groups])
     upper = sizes.copy()
     for k, group in enumerate(groups):
         if group.id in frozen or raw[k] is None:

@@ -120,7 +120,10 @@ def order_of(analysis: Analysis, ids: Ids) -> Indices:
 
 
 def channel_classes(analysis: Analysis) -> Ids:
-    """For every label the number of its channel; labels that a Take relates are one channel, pinned ones none (-1)."""
+    """For every label the number of its channel; labels that a Take relates are one channel, pinned ones none (-1).
+
+    Experts neither: among equals TopK chooses the first.
+    """
     labels = analysis.ledger.labels
     root = np.arange(len(labels), dtype=np.int32)
     pairs = [(outer[:, 0], inner[:, 0]) for outer, inner in analysis.taken_leaves if outer.shape[1] == 1 and inner.shape[1] == 1]
@@ -135,6 +138,8 @@ def channel_classes(analysis: Analysis) -> Ids:
     pinned = labels.are_pinned_roots(labels.find(np.arange(len(labels), dtype=np.int32)))
     fixed = np.zeros(len(labels), dtype=bool)
     fixed[root[pinned]] = True
+    for choice in analysis.ledger.chosen:
+        fixed[root[labels.leaves(choice.ids)]] = True
     units = np.concatenate([group.labels for group in analysis.groups] or [np.zeros(0, np.int32)])
     units = units[~fixed[root[units]]]
     _, first, number = np.unique(root[units], return_index=True, return_inverse=True)

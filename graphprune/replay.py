@@ -19,16 +19,17 @@ from .graph import Array, Graph
 from .groups import Group
 from .inference import Analysis, infer
 from .model_file import content_hash
-from .options import Mode, Normalization, Options
+from .options import Experts, Mode, Normalization, Options
 from .plan import Plan, PlanGroup, PlanMember, PlanPinned, PlanRead, weights_digest
 from .reorder import with_order
 from .unconstrained import infer_unconstrained, taken_by_readers
 from .version import VERSION
 
 
-def analysis_of(graph: Graph, normalization: Normalization, mode: Mode) -> Analysis:
+def analysis_of(graph: Graph, normalization: Normalization, mode: Mode, experts: Experts = "keep") -> Analysis:
     """The analysis of a normalised graph in one of the modes."""
-    return infer_unconstrained(graph, normalization) if mode == "unconstrained" else infer(graph, normalization=normalization)
+    find = infer_unconstrained if mode == "unconstrained" else infer
+    return find(graph, normalization=normalization, experts=experts)
 
 
 def make_plan(
@@ -65,7 +66,8 @@ def replay(graph: Graph, plan: Plan) -> tuple[Analysis, NDArray[np.bool_]]:
             f"the plan is for another model: it names sha256 {plan.model_sha256[:12]}..., "
             f"this one (normalised) is {digest[:12]}..."
         )
-    analysis = analysis_of(graph, recorded_option(plan, "normalization"), recorded_option(plan, "mode"))
+    normalization, mode, experts = (recorded_option(plan, name) for name in ("normalization", "mode", "experts"))
+    analysis = analysis_of(graph, normalization, mode, experts)
     if not all(group.keep for group in plan.groups):
         analysis = with_residuals(analysis)
     known = {group.id: group for group in analysis.groups}
@@ -82,6 +84,8 @@ def replay(graph: Graph, plan: Plan) -> tuple[Analysis, NDArray[np.bool_]]:
     present = analysis.present(plan.keep)
     if {name: sorted(units) for name, units in plan.keep.items()} != {name: analysis.kept(present)[name] for name in plan.keep}:
         raise UsageError("the plan contradicts itself: a reader takes a channel that its producer does not keep")
+    if analysis.short_of_experts(present):
+        raise UsageError("the plan leaves fewer experts than the model chooses; keep as many as its TopK takes")
     if analysis.emptied_axes(present):
         raise UsageError("the plan leaves nothing of some tensor's axis (a part of a Split, perhaps); keep one index of each")
     _check_tensors(analysis, plan, present)

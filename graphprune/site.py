@@ -12,15 +12,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Literal, TypeVar, overload
 
 import numpy as np
 
 from .graph import Dim, Graph, is_parameter
 from .labels import Ids, Labels, OpenAxis, Reason
 from .node_view import NodeView
-from .options import Normalization
+from .options import Experts, Normalization
 from .rules import parse
+
+if TYPE_CHECKING:
+    from .experts import Choice
 
 Axis = Ids | int
 """The labels along one axis: a vector, or one pinned label that stands for the whole axis."""
@@ -73,6 +76,16 @@ class Statistic:
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """A node chooses `count` of the indices of an axis with these labels, and gives their numbers as value `numbers`."""
+
+    node: int
+    ids: Ids
+    count: int
+    numbers: str
+
+
+@dataclass(frozen=True)
 class Taken:
     """A node takes some of axis `axis` of its input: what it takes (`inner`) stays in the input (`outer`), index by index."""
 
@@ -97,6 +110,8 @@ class Ledger:
 
     normalization: Normalization = "pin"
     """Whether normalised channels are pinned, or may leave with the statistics taken over those that stay."""
+    experts: Experts = "keep"
+    """Whether experts are pinned, or may leave."""
     labels: Labels = field(default_factory=Labels)
     loose: dict[str, Sequence[LooseAxis] | None] = field(default_factory=dict)
     """The axes of every value while the analysis runs."""
@@ -105,6 +120,11 @@ class Ledger:
     tensor_axes: list[TensorAxis] = field(default_factory=list)
     contractions: list[Contraction] = field(default_factory=list)
     statistics: list[Statistic] = field(default_factory=list)
+    choices: dict[int, Choice] = field(default_factory=dict)
+    """The nodes that choose experts (`graphprune.experts`)."""
+    numbered: dict[str, Axis] = field(default_factory=dict)
+    """Values that hold numbers of places along an axis, with that axis."""
+    chosen: list[Chosen] = field(default_factory=list)
     taken: list[Taken] = field(default_factory=list)
     """What single readers take (`graphprune.taking`), in the order of the nodes."""
     mac_terms: list[MacTerm] = field(default_factory=list)
@@ -121,6 +141,7 @@ class Ledger:
         self.loose.clear()
         self.contractions = self._with_labels(self.contractions)
         self.statistics = self._with_labels(self.statistics)
+        self.chosen = self._with_labels(self.chosen)
         tensor_axes = self._with_labels(self.tensor_axes)
         self.tensor_axes = [replace(record, roles=self._settled_roles(record.roles)) for record in tensor_axes]
         self.mac_terms = [self._settled_term(term) for term in self.mac_terms]
@@ -139,7 +160,7 @@ class Ledger:
         return MacTerm(term.node, constant, tuple(ids for _, ids in factors if not isinstance(ids, int)))
 
 
-Record = TypeVar("Record", TensorAxis, Contraction, Statistic)
+Record = TypeVar("Record", TensorAxis, Contraction, Statistic, Chosen)
 
 
 class Site(NodeView):
@@ -199,6 +220,24 @@ class Site(NodeView):
             self.pin(axis, text)
         elif not isinstance(axis, int):
             self.ledger.statistics.append(Statistic(self.position, axis))  # type: ignore[arg-type]  # see Ledger.settle
+
+    def compare(self, axis: Axis, text: str) -> bool:
+        """The node compares the indices of an axis: whether they are experts that may leave; else it is pinned."""
+        choice = self.ledger.choices.get(self.position)
+        if choice is None or choice.obstacle or self.ledger.experts == "keep" or isinstance(axis, int):
+            free = "TopK chooses among the experts along this axis (--experts prune lets some leave)"
+            self.pin(axis, text if choice is None else choice.obstacle or free)
+            return False
+        self.ledger.statistics.append(Statistic(self.position, axis))
+        return True
+
+    def address(self, index: int, axis: Axis, text: str) -> None:
+        """Input `index` holds places along an axis, which pins it; where they are the numbers of experts, those are this axis."""
+        numbered = self.ledger.numbered.get(self.inputs[index])
+        if numbered is None:
+            self.pin(axis, text)
+        else:
+            self.unify(axis, numbered)
 
     def pin_axes(self, axes: Sequence[LooseAxis] | None, text: str) -> None:
         """Pin every axis of a tensor."""

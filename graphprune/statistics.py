@@ -11,7 +11,7 @@ from collections.abc import Callable
 from .edit import Edit
 from .elementwise import broadcast
 from .node_view import normal_axis
-from .site import Axes, Axis, Results, Site
+from .site import Axes, Axis, Chosen, Results, Site
 
 SPATIAL = "[b,c,_...] -> [b,c,_...]"
 
@@ -28,10 +28,26 @@ def pins(attribute: str, default: int, index: int = -1, everything_after: bool =
             return [[] for _ in site.outputs]
         first = normal_axis(at[0], len(axes))
         for axis in axes[first:] if everything_after else axes[first : first + 1]:
-            site.pin(axis, f"{site.operator} compares or normalises over this axis")
+            site.compare(axis, f"{site.operator} compares or normalises over this axis")
         return [list(axes) for _ in site.outputs]
 
     return infer
+
+
+def top_k(site: Site) -> Results:
+    """The numbers of the largest along `axis` are a result, so it is pinned, unless they are those of experts (see --experts)."""
+    axes = site.axes(0)
+    if axes is None:
+        return site.refuse_unknown()
+    at = normal_axis(site.attribute("axis", -1), len(axes))
+    text = f"{site.operator} compares or normalises over this axis"
+    chosen, choice = axes[at], site.ledger.choices.get(site.position)
+    if site.compare(chosen, text) and choice and not isinstance(chosen, int):
+        site.ledger.chosen.append(Chosen(site.position, chosen, choice.count, site.outputs[1]))
+    if choice:
+        site.ledger.numbered |= dict.fromkeys(choice.numbers, chosen)
+    axes[at] = site.pinned(text)
+    return [list(axes) for _ in site.outputs]
 
 
 def reduction(site: Site) -> Results:

@@ -37,6 +37,13 @@ NORMALIZATION = click.option(
     show_default=True,
     help="Channels that a normalisation averages over: pinned, or prunable with statistics over those that are kept.",
 )
+EXPERTS = click.option(
+    "--experts",
+    type=click.Choice(["keep", "prune"]),
+    default=Options.experts,
+    show_default=True,
+    help="Experts of a mixture: all stay, or some may leave, never to be chosen.",
+)
 SHAPE = click.option(
     "--input-shape", "shapes", multiple=True, metavar="NAME=1,3,224,224", help="Size of an input with dynamic dimensions."
 )

@@ -14,20 +14,20 @@ from .convex import TIE
 from .graph import Graph
 from .groups import Group
 from .inference import Analysis, infer
-from .options import Normalization
+from .options import Experts, Normalization
 from .reorder import NO_CLASS, channel_classes, order_of
 from .taking import with_takes
 from .weights import Vector
 
 
-def infer_unconstrained(graph: Graph, normalization: Normalization = "pin") -> Analysis:
+def infer_unconstrained(graph: Graph, normalization: Normalization = "pin", experts: Experts = "keep") -> Analysis:
     """The analysis of a normalised graph in which readers of a value take channels of their own.
 
     A Take whose channels no weight belongs to would never be decided about; those are left out.
     """
     useless: set[str] = set()
     while True:
-        analysis = infer(with_takes(graph, useless), normalization=normalization)
+        analysis = infer(with_takes(graph, useless), normalization=normalization, experts=experts)
         undecided = _undecided(analysis) - useless
         if not undecided:
             return analysis

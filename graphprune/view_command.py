@@ -6,16 +6,28 @@ from pathlib import Path
 
 import click
 
-from .options import Normalization
-from .terminal import MODEL, NORMALIZATION, SHAPE, check_output, circumstances, model_name, progress, sizes_of_inputs, write_text
+from .options import Experts, Normalization
+from .terminal import (
+    EXPERTS,
+    MODEL,
+    NORMALIZATION,
+    SHAPE,
+    check_output,
+    circumstances,
+    model_name,
+    progress,
+    sizes_of_inputs,
+    write_text,
+)
 
 
 @click.command()
 @click.argument("model", type=MODEL)
 @click.option("-o", "--output", type=MODEL, help="The HTML file; by default MODEL with the ending .html, in this folder.")
 @NORMALIZATION
+@EXPERTS
 @SHAPE
-def view(model: Path, output: Path | None, normalization: Normalization, shapes: tuple[str, ...]) -> None:
+def view(model: Path, output: Path | None, normalization: Normalization, experts: Experts, shapes: tuple[str, ...]) -> None:
     """Draw the groups of coupled channels, to look at in a browser; one HTML file."""
     from . import pipeline
     from .cost import CostModel
@@ -25,7 +37,7 @@ def view(model: Path, output: Path | None, normalization: Normalization, shapes:
     check_output(output)
     run = circumstances()
     with progress("analysing"):
-        analysis = pipeline.analyze(model, sizes_of_inputs(shapes), normalization)
+        analysis = pipeline.analyze(model, sizes_of_inputs(shapes), normalization, experts)
         page = analysis_page(analysis, CostModel(analysis).original, model_name(model), run)
     write_text(output, page)
     click.echo(f"{output}: {len(analysis.groups)} groups; open it in a browser")

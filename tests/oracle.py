@@ -20,6 +20,9 @@ SMALLEST_SCALE = 1e-2
 QUANTISED = {"QLinearConv": (3, 5), "QLinearMatMul": (3, 5), "QGemm": (3, 5), "ConvInteger": (1, 3), "MatMulInteger": (1, 3)}
 """Where operators on integers have their weight, and its zero point."""
 
+LOW = -1e30
+"""A logit that is never chosen."""
+
 CONTRACTED = {"Conv": 1, "FusedConv": 1, "ConvTranspose": 0}
 """The axis of the second operand that is summed over."""
 
@@ -40,11 +43,14 @@ def max_error(imported: ModelProto, plan: dict[str, Any], pruned: ModelProto, se
     return max((_error(expected[name], actual[name]), name) for name in expected)
 
 
-def masked(imported: ModelProto, plan: dict[str, Any], silence: bool = False) -> ModelProto:
+def masked(
+    imported: ModelProto, plan: dict[str, Any], silence: bool = False, routers: dict[str, tuple[str, int]] | None = None
+) -> ModelProto:
     """The imported model with zeroes wherever the plan drops an index of a contracted axis.
 
     With `silence` the weights that write a dropped channel are zeroed as well: where activations are summed over without any
-    weight (attention scores, ReduceSum), a silent channel is what a removed one is.
+    weight (attention scores, ReduceSum), a silent channel is what a removed one is.  `routers` gives, for values with the logits
+    of experts along their last axis, the gate and its axis of experts; dropped experts get a logit that is never chosen.
     """
     model = ModelProto()
     model.CopyFrom(imported)
@@ -58,7 +64,19 @@ def masked(imported: ModelProto, plan: dict[str, Any], silence: bool = False) ->
                 _zero(arrays, model, name, axis, kept)
     for tensor in model.graph.initializer:
         tensor.CopyFrom(numpy_helper.from_array(arrays[tensor.name], tensor.name))
+    for logits, (gate, axis) in (routers or {}).items():
+        low = np.full(arrays[gate].shape[axis], LOW, np.float32)
+        low[plan["tensors"].get(gate, {}).get(str(axis), slice(None))] = 0
+        _add(model, logits, low)
     return model
+
+
+def _add(model: ModelProto, value: str, term: np.ndarray) -> None:
+    """Add a constant to a value that a node writes."""
+    at, node = next((k, node) for k, node in enumerate(model.graph.node) if value in node.output)
+    node.output[list(node.output).index(value)] = f"{value}_before"
+    model.graph.initializer.append(numpy_helper.from_array(term, f"{value}_term"))
+    model.graph.node.insert(at + 1, helper.make_node("Add", [f"{value}_before", f"{value}_term"], [value]))
 
 
 def contracted_axes(model: ModelProto) -> set[tuple[str, int]]:

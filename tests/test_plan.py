@@ -64,6 +64,7 @@ def test_every_option_that_decides_about_the_result_is_recorded() -> None:
         "seed": 7,
         "threads": 1,
         "normalization": "pin",
+        "experts": "keep",
         "on_unsupported": "pin",
     }
 

@@ -114,7 +114,8 @@ class _Back:
         self.feeds = random_inputs(result.original) if example_inputs is None else self._feeds_of(example_inputs)
         self.outputs = self._matched_outputs()
         self.traced: Unfolded = unfolded(model, [self.feeds[name].shape for name in self.names])
-        self.analysis = analysis_of(self.traced.graph, result.options.get("normalization", "pin"), "coupled")
+        normalization, experts = result.options.get("normalization", "pin"), result.options.get("experts", "keep")
+        self.analysis = analysis_of(self.traced.graph, normalization, "coupled", experts)
         stay = result.analysis.present(result.keep)
         own_feeds = {f"x{number}": self.feeds[name] for number, name in enumerate(self.names)}
         pairs = list(

@@ -167,7 +167,8 @@ class _Back:
 
     def _analysed(self, call: Call) -> Analysis:
         graph = unfolded(self.module, call)
-        analysis = analysis_of(graph, self.result.options.get("normalization", "pin"), "coupled")
+        options = self.result.options
+        analysis = analysis_of(graph, options.get("normalization", "pin"), "coupled", options.get("experts", "keep"))
         return analysis if all(self.result.keep.values()) else with_residuals(analysis)
 
     def _shrunk(self, analysis: Analysis, present: NDArray[np.bool_]) -> ModelProto:
