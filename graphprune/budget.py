@@ -7,7 +7,7 @@ is left of the budget is then filled step by step.  Start reading at `solve`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,6 +22,12 @@ from .weights import Vector
 Counts = NDArray[np.int64]
 KeepPath = Callable[[float], NDArray[np.float64]]
 """Level in [0, 1] -> wished number of kept units of each group, not decreasing in the level."""
+
+Keep = dict[str, list[int]]
+"""The kept units of each group, in order."""
+
+Error = Callable[[Mapping[str, list[int]]], float]
+"""How far the outputs move when each group keeps only these units (`Evidence.error_keeping`)."""
 
 FULL = 0.995
 """A budget used to this share counts as used up."""
@@ -46,14 +52,41 @@ class Problem:
     targets: Sequence[Target] = ()
     required: dict[int, set[int]] = field(default_factory=dict)
     """Units that must stay, by group."""
+    error: Error | None = None
+    """None where there are no samples to run the network on."""
+    tick: Callable[[float], None] = lambda share: None
+    """Called with the share of the work that is done, by passes that take long."""
 
     @property
     def sizes(self) -> Counts:
         """The number of units of each group."""
         return np.array([group.size for group in self.groups], np.int64)
 
+    @property
+    def floor(self) -> Counts:
+        """The fewest units of each group: its lower bound or what is required, whichever is more, in whole steps."""
+        required = np.array([len(self.required.get(k, ())) for k in range(len(self.groups))], np.int64)
+        lower = np.maximum(self.lower, required)
+        return np.asarray(np.minimum(-(-lower // self.steps) * self.steps, self.upper))
 
-def solve(problem: Problem, path: KeepPath) -> dict[str, list[int]]:
+    def ranking(self, index: int) -> NDArray[np.int64]:
+        """The units of one group: those that are required, then those with the highest scores."""
+        scores = np.array(self.scores[index], np.float64)
+        scores[list(self.required.get(index, ()))] = np.inf
+        return np.argsort(-scores, kind="stable")
+
+    def best(self, counts: Counts) -> Keep:
+        """So many of the best units of each group."""
+        rankings = [self.ranking(k)[:count] for k, count in enumerate(counts)]
+        return {group.id: sorted(units.tolist()) for group, units in zip(self.groups, rankings, strict=True)}
+
+    def usage(self, cost: Cost) -> float:
+        """The largest share of a target's limit that is used; 0 without targets."""
+        limits = [(cost.of(target.kind), target.limit(self.model.original)) for target in self.targets]
+        return max((value / max(limit, 1e-9) for value, limit in limits), default=0.0)
+
+
+def solve(problem: Problem, path: KeepPath) -> Keep:
     """The kept units of each group, in order.
 
     Raises UnreachableError where even the smallest network is above a target.
@@ -77,7 +110,7 @@ class _Search:
         self.path = path
         self.model = model = problem.model
         self.limits = [(target, target.limit(model.original)) for target in problem.targets]
-        self.ranked = [self._ranking(k) for k in range(len(problem.groups))]
+        self.ranked = [problem.ranking(k) for k in range(len(problem.groups))]
         self.labels = np.concatenate([g.labels[order] for g, order in zip(problem.groups, self.ranked, strict=True)])
         self.rank = np.concatenate([np.arange(group.size) for group in problem.groups])
         self.owner = np.repeat(np.arange(len(problem.groups)), problem.sizes)
@@ -99,23 +132,14 @@ class _Search:
 
     def usage(self, counts: Counts) -> float:
         """The largest share of a budget that is used."""
-        cost = self.cost(counts)
-        return max(cost.of(target.kind) / max(limit, 1e-9) for target, limit in self.limits)
-
-    def _ranking(self, index: int) -> NDArray[np.int64]:
-        scores = np.array(self.problem.scores[index], np.float64)
-        scores[list(self.problem.required.get(index, ()))] = np.inf
-        return np.argsort(-scores, kind="stable")
+        return self.problem.usage(self.cost(counts))
 
     def _rounded(self, level: float) -> Counts:
         """Wished counts brought to the alignment and into the bounds."""
         problem = self.problem
-        required = np.array([len(problem.required.get(k, ())) for k in range(len(problem.groups))])
         wished = np.minimum(self.path(level), problem.sizes) / problem.steps
         counts: Counts = np.rint(wished).astype(np.int64) * problem.steps
-        lower = np.maximum(problem.lower, required)
-        lower = np.minimum(-(-lower // problem.steps) * problem.steps, problem.upper)
-        return np.asarray(np.clip(counts, lower, problem.upper))
+        return np.asarray(np.clip(counts, problem.floor, problem.upper))
 
     def _bisect(self) -> tuple[Counts, Counts]:
         """The counts at the highest level that fits, and the wished counts just above it."""

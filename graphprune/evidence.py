@@ -7,9 +7,10 @@ A criterion never learns what operator it looks at.  `Evidence.weights` gives ma
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
+from hashlib import sha256
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +19,14 @@ from onnx import ModelProto
 from . import registry
 from .calibration import Calibration
 from .cost import CostModel
+from .errors import CalibrationError
 from .gradients import ByWeight, averaged, batch_curvatures, batch_gradients
 from .graph import Array
 from .groups import Group, Member
 from .inference import Analysis
 from .labels import Ids
 from .linear import Linear
+from .repairing import Patient
 from .runtime import on_samples, session
 from .samples import Runs, sample_count
 from .weights import Weights, scored_members
@@ -84,6 +87,8 @@ class Evidence:
     analysis: Analysis
     weights: Weights
     calibration: Calibration | None = None
+    _errors: dict[bytes, float] = field(default_factory=dict)
+    """What `error_keeping` measured, by a hash of what was present: searches come by the same network more than once."""
 
     @classmethod
     def of(cls, analysis: Analysis, calibration: Calibration | None = None) -> Evidence:
@@ -220,16 +225,36 @@ class Evidence:
         if self.calibration is not None:
             self.calibration.tick(share)
 
-    def error_keeping(self, keep: dict[str, list[int]]) -> float:
+    def error_keeping(self, keep: Mapping[str, list[int]], repair: str = "") -> float:
         """How far the outputs move when these groups keep only these units: mean square over the variance of the outputs.
 
-        Infinite where nothing would be left of some axis.
+        With the spec of a `repair` the network is repaired before, unless the moments of all layers do not fit into memory.
+        Infinite where nothing would be left of some axis.  Raises CalibrationError where the outputs are no finite numbers.
         """
         present = self.analysis.present(keep)
+        key = repair.encode() + sha256(present.tobytes()).digest()
+        if key not in self._errors:
+            self._errors[key] = self._error_of(present, repair)
+        return self._errors[key]
+
+    def _error_of(self, present: NDArray[np.bool_], repair: str) -> float:
         if self.analysis.emptied_axes(present):
             return float("inf")
-        model = registry.load("rewrite", "shrink").shrink(self.analysis, present)
+        rewrite = registry.load("rewrite", "shrink")
+        model = rewrite.shrink(self.analysis, present)
+        if repair and self.calibration is not None and self._has_all_moments:
+            kept_of = rewrite.kept_indices(self.analysis, present)
+            registry.make("repair", repair).repair(Patient(self.analysis, present, model, kept_of, self.calibration))
         return relative_error(self._some_outputs, outputs_of(model, self._some_runs))
+
+    @cached_property
+    def _has_all_moments(self) -> bool:
+        """Gathers the moments of all linear maps, in one run so that they do not depend on what is asked for first."""
+        nodes = list(self.calibration.linears.values()) if self.calibration else []
+        fits = sum(map(moment_bytes, nodes)) <= MOMENT_BYTES
+        if self.calibration is not None and fits:
+            self.calibration.gather(nodes)
+        return fits
 
     @cached_property
     def _some_runs(self) -> Runs:
@@ -243,7 +268,13 @@ class Evidence:
     @cached_property
     def _some_outputs(self) -> dict[str, Array]:
         assert self.calibration is not None
-        return outputs_of(self.calibration.runnable, self._some_runs)
+        outputs = outputs_of(self.calibration.runnable, self._some_runs)
+        unfit = [name for name, array in outputs.items() if not np.isfinite(array).all()]
+        if unfit:
+            raise CalibrationError(f"output {unfit[0]!r} is not finite on the calibration samples; check their scale")
+        if not outputs:
+            raise CalibrationError("how far outputs move cannot be measured: none holds floating-point numbers; use other passes")
+        return outputs
 
     def summed_maps(self, group: Group, values: Callable[[Array], Wide]) -> Wide | None:
         """For each unit the sum of `values(maps)`, one for each channel, over all `maps` that are read of it."""

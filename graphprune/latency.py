@@ -15,7 +15,7 @@ from onnx import ModelProto
 
 from . import bench
 from .branches import with_branches
-from .budget import Problem
+from .budget import Keep, Problem
 from .cost import CostModel, Times
 from .errors import NotFasterError, UnreachableError
 from .filling import filled
@@ -38,7 +38,6 @@ TRIES = 9
 ROUNDS = 15
 """Samples for each candidate; the final figure takes `bench.ROUNDS`."""
 
-Keep = dict[str, list[int]]
 Choose = Callable[[Problem], Keep]
 Build = Callable[[Keep], ModelProto]
 

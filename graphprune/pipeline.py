@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from . import registry
-from .budget import Problem, solve
+from .budget import Problem
 from .calibration import RUN_BYTES, Calibration, linear_nodes
 from .cost import Cost, CostModel
 from .depth import with_residuals
@@ -31,7 +31,7 @@ from .model_file import load_what_fits, read_model
 from .normalize import fix_input_shapes, normalize
 from .options import Experts, Normalization, Options
 from .plan import Plan
-from .problem import Step, check_passes, check_supported, formulate
+from .problem import Step, check_passes, check_supported, formulate, seeded
 from .proof import Proof, prove
 from .recipes import MADE_UP_MACS, resolved
 from .reorder import reordered
@@ -47,6 +47,9 @@ from .weights import Vector
 
 Source = str | Path | ModelProto | Graph | Any
 """A path, an import string, a model of ONNX or another framework (perhaps with example inputs), or a graph that was loaded."""
+
+QUICK_REPAIR = "obs"
+"""What selections that run networks repair them with, where weights are repaired later on: it needs no further run."""
 
 
 @dataclass(frozen=True)
@@ -197,24 +200,21 @@ def prune_scored(scored: Scored, target: str, step: Step = lambda text: None) ->
 def _decide(scored: Scored, targets: Sequence[Target], step: Step) -> tuple[Analysis, dict[str, list[int]], dict[str, Array]]:
     """What is kept of each group, and the weights that repair passes change."""
     analysis, options = scored.evidence.analysis, scored.options
-    problem = replace(scored.problem, targets=targets, required={})
+    selection = seeded(registry.make("selection", options.selection), options)
+    problem = replace(scored.problem, targets=targets, required={}, tick=lambda share: step(f"selecting channels: {share:.0%}"))
+    if scored.evidence.calibration is not None:
+        problem.error = partial(scored.evidence.error_keeping, repair=QUICK_REPAIR if options.repair else "")
     step("selecting channels")
     if any(target.kind == "latency" for target in targets):
         trial(scored.graph, scored.input_shapes)
         watch = stopwatch_for(scored.graph, options.threads, scored.input_shapes)
-        keep = fastest(problem, watch, lambda each: _choose(each, options), lambda kept: _built(analysis, kept), step)
+        keep = fastest(problem, watch, selection.keep, lambda kept: _built(analysis, kept), step)
     else:
-        keep = _choose(problem, options)
+        keep = selection.keep(problem)
     if all(len(units) == group.size for group, units in zip(problem.groups, keep.values(), strict=True)):
         raise UnreachableError(_nothing_pruned(options))
     analysis, keep = reordered(analysis, analysis.present(keep))
     return analysis, keep, _repaired_weights(scored.evidence, analysis, analysis.present(keep), options, step)
-
-
-def _choose(problem: Problem, options: Options) -> dict[str, list[int]]:
-    selection = registry.make("selection", options.selection)
-    bounded = selection.bounded(problem)
-    return solve(bounded, selection.path(bounded))
 
 
 def _built(analysis: Analysis, keep: Mapping[str, list[int]]) -> ModelProto:
@@ -260,7 +260,8 @@ def _calibration(model: CostModel, options: Options, input_shapes: InputShapes |
     """The network with the samples that the passes need; None where all look at weights alone."""
     graph = model.analysis.graph
     criterion = registry.load("importance", registry.name_of("importance", options.importance))
-    if criterion.sees == "weights" and not options.repair:
+    selection = registry.load("selection", registry.name_of("selection", options.selection))
+    if criterion.sees == selection.sees == "weights" and not options.repair:
         return None
     trial(graph, input_shapes)
     size = run_size(graph, (name for node in linear_nodes(graph).values() for name in (node.data, node.result)), RUN_BYTES)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import gcd
+from typing import Any
 
 import numpy as np
 
@@ -55,9 +56,7 @@ def formulate(evidence: Evidence, model: CostModel, options: Options, step: Step
         raise UnreachableError("nothing can be pruned: every axis is pinned (`graphprune analyze` tells why)")
     frozen = _matching(analysis, options.keep, "--keep", every_member=True)
     fixed = _ratios(analysis, options)
-    criterion = registry.make("importance", options.importance)
-    if hasattr(criterion, "seed") and options.seed:
-        criterion = replace(criterion, seed=options.seed)
+    criterion = seeded(registry.make("importance", options.importance), options)
     groups = analysis.decided
     raw: list[Vector | None] = []
     for batch in evidence.batches() if criterion.sees == "activations" else [groups]:
@@ -82,6 +81,11 @@ def formulate(evidence: Evidence, model: CostModel, options: Options, step: Step
             wished = int(np.rint(fixed[group.id] * sizes[k] / steps[k])) * int(steps[k])
             lower[k] = upper[k] = min(max(wished, int(lower[k])), int(sizes[k]))
     return Problem(groups, scores, lower, upper, steps, model)
+
+
+def seeded(made: Any, options: Options) -> Any:
+    """The pass with the seed of the options, if it has a seed and they name one."""
+    return replace(made, seed=options.seed) if hasattr(made, "seed") and options.seed else made
 
 
 def alignment(group: Group, align: int | str) -> int:

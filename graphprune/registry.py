@@ -100,7 +100,7 @@ def _construct(kind: str, cls: Any, options: dict[str, str]) -> Any:
         return cls()
     from pydantic import TypeAdapter, ValidationError
 
-    hints = get_type_hints(cls)
+    hints = get_type_hints(cls, include_extras=True)
     names = [field.name for field in dataclasses.fields(cls)]
     values = {}
     for key, text in options.items():
