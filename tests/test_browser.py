@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unicodedata import category
 
 import numpy as np
 import pytest
@@ -172,7 +173,11 @@ def test_everything_is_printed(browser: Any, reports: dict[str, Path]) -> None:
     assert opened.page.pdf()[:4] == b"%PDF"
 
 
-@pytest.mark.parametrize("name", NASTY[:8], ids=lambda name: name.encode("unicode_escape").decode()[:20])
+READABLE = [name for name in NASTY[:8] if not any(category(each) == "Cc" for each in name)]
+"""Files with control characters in names are refused before there is a report."""
+
+
+@pytest.mark.parametrize("name", READABLE, ids=lambda name: name.encode("unicode_escape").decode()[:20])
 def test_hostile_names_do_nothing(browser: Any, tmp_path: Path, graphprune_cli: Callable[..., Result], name: str) -> None:
     model, html = write(renamed(name), tmp_path / "model.onnx"), tmp_path / "r.html"
     arguments = ["--target", "channels=0.5", "--align", "1", "--report", html]
