@@ -69,7 +69,7 @@ $(BENCH)/ready: benchmarks/requirements.txt benchmarks/requirements-no-deps.txt
 
 shared: $(READY)  ## Run the tests on the trained models of $(SHARED)/data
 	@test -d $(SHARED)/data || { echo "$(SHARED)/data is not there: these tests need its models" >&2; exit 1; }
-	$(BIN)/pytest -m shared
+	GRAPHPRUNE_SHARED="$(abspath $(SHARED))" $(BIN)/pytest -m shared
 
 browser: $(READY)  ## Open reports in Chromium, that of the system ($$CHROMIUM) or one that playwright downloads
 	$(BIN)/pip install --quiet --editable '.[dev,browser]'
