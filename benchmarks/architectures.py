@@ -41,7 +41,6 @@ TIMM = """
 LARGEST_INSIDE = 1_900_000_000
 """Bytes of weights; above, they go into a file beside the model, because protobuf ends at 2 GB."""
 
-DETECTORS = ("fcos", "retinanet", "rcnn", "ssd")
 CLIP = ("mvit", "swin3d", "r3d", "mc3", "r2plus1d", "s3d")
 
 
@@ -77,8 +76,7 @@ def torchvision_network(name: str) -> nn.Module:
     """A network of any kind; of a detector the backbone with its pyramid."""
     plain, _, part = name.partition(".")
     options = {"weights_backbone": None} if part or plain.startswith(("deeplab", "fcn", "lraspp")) else {}
-    options |= {"init_weights": False} if plain in ("inception_v3", "googlenet") else {}
-    model = classifiers.torchvision().models.get_model(plain, weights=None, **options)
+    model = classifiers.network(plain, **options)
     return model.backbone if part else model
 
 
@@ -88,14 +86,14 @@ def size(name: str) -> tuple[int, ...]:
         return (3, 16, 224, 224) if name.startswith(("mvit", "s3d")) else (3, 8 if name.startswith("swin3d") else 16, 112, 112)
     if name.endswith(".backbone"):
         return (3, 320, 320)
-    return (3, *([{"inception_v3": 299, "swin_v2": 256}.get(name if name == "inception_v3" else name[:7], 224)] * 2))
+    side = 299 if name == "inception_v3" else 256 if name.startswith("swin_v2") else 224
+    return (3, side, side)
 
 
 def randomised(model: nn.Module) -> nn.Module:
     """Statistics, scales and biases that start at 0 or 1 become random, so that nothing is equal, or zero, by chance."""
+    classifiers.randomise(model.eval())
     with torch.no_grad():
-        for module in model.eval().modules():
-            classifiers.randomise(module)
         for parameter in model.parameters():
             if parameter.ndim == 1:
                 parameter.add_(0.05 * torch.randn_like(parameter))

@@ -49,17 +49,27 @@ def names() -> list[str]:
 def build(name: str) -> tuple[nn.Module, torch.Tensor]:
     """A model in evaluation mode and an input; statistics and zero biases are random, so that nothing is equal by chance."""
     torch.manual_seed(0)
-    options = {"init_weights": False} if name in ("inception_v3", "googlenet") else {}
-    model = torchvision().models.get_model(name, weights=None, **options).eval()
-    with torch.no_grad():
-        for module in model.modules():
-            randomise(module)
+    model = network(name).eval()
+    randomise(model)
     size = 299 if name == "inception_v3" else 224
     return model, torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
-def randomise(module: nn.Module) -> None:
-    """What one layer starts with at 0 or 1 becomes random."""
+def network(name: str, **options: Any) -> nn.Module:
+    """A network of torchvision as it starts; two of them would take long to draw weights of their own."""
+    slow = {"init_weights": False} if name in ("inception_v3", "googlenet") else {}
+    model: nn.Module = torchvision().models.get_model(name, weights=None, **slow, **options)
+    return model
+
+
+def randomise(model: nn.Module) -> None:
+    """What layers start with at 0 or 1 becomes random."""
+    with torch.no_grad():
+        for module in model.modules():
+            _randomise(module)
+
+
+def _randomise(module: nn.Module) -> None:
     if isinstance(module, nn.BatchNorm2d):
         for tensor, low, spread in ((module.running_var, 0.5, 1.0), (module.weight, 0.5, 1.0)):
             tensor.copy_(low + spread * torch.rand_like(tensor))

@@ -80,10 +80,14 @@ class Problem:
         rankings = [self.ranking(k)[:count] for k, count in enumerate(counts)]
         return {group.id: sorted(units.tolist()) for group, units in zip(self.groups, rankings, strict=True)}
 
+    @property
+    def limits(self) -> list[tuple[Target, float]]:
+        """The targets, each with the cost that it allows."""
+        return [(target, target.limit(self.model.original)) for target in self.targets]
+
     def usage(self, cost: Cost) -> float:
         """The largest share of a target's limit that is used; 0 without targets."""
-        limits = [(cost.of(target.kind), target.limit(self.model.original)) for target in self.targets]
-        return max((value / max(limit, 1e-9) for value, limit in limits), default=0.0)
+        return max((cost.of(target.kind) / max(limit, 1e-9) for target, limit in self.limits), default=0.0)
 
 
 def solve(problem: Problem, path: KeepPath) -> Keep:
@@ -108,8 +112,8 @@ class _Search:
     def __init__(self, problem: Problem, path: KeepPath) -> None:
         self.problem = problem
         self.path = path
-        self.model = model = problem.model
-        self.limits = [(target, target.limit(model.original)) for target in problem.targets]
+        self.model = problem.model
+        self.limits = problem.limits
         self.ranked = [problem.ranking(k) for k in range(len(problem.groups))]
         self.labels = np.concatenate([g.labels[order] for g, order in zip(problem.groups, self.ranked, strict=True)])
         self.rank = np.concatenate([np.arange(group.size) for group in problem.groups])
