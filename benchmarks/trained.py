@@ -19,7 +19,7 @@ import children
 import numpy as np
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "fashion_mnist"
-CALIBRATION, TEST = 2048, 2000
+CALIBRATION, TEST = 2048, 10000
 LIMIT = 3600
 SHIPPED = ["fashion_example"]
 WITH_DATA = ["resnet56_cifar10"]

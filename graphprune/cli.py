@@ -249,7 +249,8 @@ def prune(
     from .stages import recorded
 
     files = {"output": output, "plan": plan_to, "report": report_to, "save-config": save_config or config_beside(output)}
-    for path in (*files.values(), events, json_path(json_to)):
+    written = [path for path in files.values() if path is not None]
+    for path in (*written, events, json_path(json_to)):
         check_output(path)
     server = server_of(mlflow, mlflow_experiment)
     where = circumstances() if report_to else {}
@@ -275,6 +276,8 @@ def prune(
             click.echo(tables.recipe_line(outcome.result))
         if json_to != "-" and outcome.result.proof is not None:
             click.echo(str(outcome.result.proof))
+        if json_to != "-" and not outcome.unmet:
+            click.echo(f"wrote {', '.join(map(str, written))}")
         if server is not None:
             recorder("logging")
             log_run(outcome, job, server, output, recorder.seconds, None if outcome.unmet else report_to)

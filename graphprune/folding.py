@@ -6,6 +6,8 @@ Start reading at `Folding.fold`.
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,12 +44,27 @@ _NO_LARGER = frozenset(("Compress", "NonZero", "Unique"))
 def foldable(model: ModelProto) -> bool:
     """Whether some node computes a constant: all its inputs are constants, or it reads a shape."""
     constants = {tensor.name for tensor in model.graph.initializer}
+    readers: dict[str, list[str]] = defaultdict(list)
+    for node in model.graph.node:
+        for name in node.input:
+            readers[name].append(node.op_type)
     for node in model.graph.node:
         if node.op_type in NEVER_FOLDED or canonical_domain(node.domain):
             continue
-        if node.op_type == "Shape" or (node.input and all(name in constants for name in node.input if name)):
+        if node.op_type == "Shape":
+            return True
+        known = node.input and all(name in constants for name in node.input if name)
+        if known and not _is_tie(node.op_type, readers[node.input[0]], readers[node.output[0]]):
             return True
     return False
+
+
+def _is_tie(operator: str, readers: Iterable[str], result_readers: Iterable[str]) -> bool:
+    """Whether a node gives matrix products a matrix that others read as it is, such as an embedding that is the last layer, too.
+
+    It stays: its result would be a second copy of the weight, with a life of its own.
+    """
+    return operator == "Transpose" and set(result_readers) == {"MatMul"} and bool(set(readers) - {"Transpose"})
 
 
 class Folding:
@@ -75,7 +92,7 @@ class Folding:
             logger.setLevel(level)
 
     def _should_fold(self, node: ir.Node) -> bool | None:
-        if node.op_type in NEVER_FOLDED:
+        if node.op_type in NEVER_FOLDED or _is_tie(node.op_type, _readers(node.inputs[:1]), _readers(node.outputs[:1])):
             return False
         read = sum(_size(value) or 0 for value in node.inputs if value is not None)
         written = _elements_written(node, read)
@@ -86,6 +103,10 @@ class Folding:
             return False
         self._left -= work
         return True if node.op_type == "ConstantOfShape" else None
+
+
+def _readers(values: Iterable[ir.Value | None]) -> list[str]:
+    return [reader.op_type for value in values if value is not None for reader in value.consumers()]
 
 
 def _elements_written(node: ir.Node, read: int) -> int | None:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from .graph import Array, attributes
+from .graph import Array, Graph, attributes
 from .labels import Ids
 from .node_view import NodeView
 
@@ -234,13 +234,22 @@ def convolution(view: NodeView) -> Linear | None:
 
 
 def product(view: NodeView) -> Linear | None:
-    """MatMul, or Gemm with factors of one, of an activation with a constant matrix."""
-    weight = view.graph.initializers.get(view.inputs[1])
+    """MatMul, or Gemm with factors of one, of an activation with a constant matrix, which a Transpose may hand on."""
+    name, turned = _matrix(view.graph, view.inputs[1])
+    weight = view.graph.initializers.get(name)
     found = attributes(view.graph.nodes[view.position])
     plain = not found.get("transA", 0) and found.get("alpha", 1.0) == 1.0 and found.get("beta", 1.0) == 1.0
     shape = view.output_shape()
     if weight is None or len(weight.dims) != 2 or not plain or view.inputs[0] in view.graph.initializers or len(shape or ()) < 2:
         return None
     bias = view.inputs[2] if view.has(2) else ""
-    transposed = bool(found.get("transB", 0))
-    return Product(view.position, view.inputs[0], view.inputs[1], bias, view.outputs[0], -1, -1, tuple(weight.dims), transposed)
+    transposed = bool(found.get("transB", 0)) != turned
+    return Product(view.position, view.inputs[0], name, bias, view.outputs[0], -1, -1, tuple(weight.dims), transposed)
+
+
+def _matrix(graph: Graph, name: str) -> tuple[str, bool]:
+    """The matrix behind a right operand, and whether a Transpose turns it, as that of tied weights is (`graphprune.folding`)."""
+    source = graph.nodes[graph.producers[name]] if name in graph.producers else None
+    if source is None or source.op_type != "Transpose" or source.input[0] not in graph.initializers:
+        return name, False
+    return source.input[0], list(attributes(source).get("perm", (1, 0))) == [1, 0]

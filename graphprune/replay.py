@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from . import registry
 from .depth import with_residuals
+from .digest import digest
 from .edit import kept_axes
 from .errors import UsageError
 from .graph import Array, Graph
 from .groups import Group
 from .inference import Analysis, infer
-from .model_file import content_hash
 from .options import Experts, Mode, Normalization, Options
 from .plan import Plan, PlanGroup, PlanMember, PlanPinned, PlanRead, weights_digest
 from .reorder import with_order
@@ -54,17 +54,16 @@ def make_plan(
             tensors[name] = {str(axis): indices.tolist() for axis, indices in cuts.items()}
     pinned = [PlanPinned(tensor=p.tensor, axis=p.axis, reason=p.reason.text, node=p.reason.node) for p in analysis.pinned]
     reads = [PlanRead(*read) for read in taken_by_readers(analysis, present)]
-    digest = content_hash(graph.model)
-    return Plan(VERSION, digest, dict(options), groups, tensors, pinned, reads, weights_digest(weights))
+    return Plan(VERSION, digest(graph), dict(options), groups, tensors, pinned, reads, weights_digest(weights))
 
 
 def replay(graph: Graph, plan: Plan) -> tuple[Analysis, NDArray[np.bool_]]:
     """The analysis and the present labels of a plan.  Raises UsageError where it does not fit the model."""
-    digest = content_hash(graph.model)
-    if digest != plan.model_sha256:
+    found = digest(graph)
+    if found != plan.model_sha256:
         raise UsageError(
             f"the plan is for another model: it names sha256 {plan.model_sha256[:12]}..., "
-            f"this one (normalised) is {digest[:12]}..."
+            f"this one (normalised) is {found[:12]}..."
         )
     normalization, mode, experts = (recorded_option(plan, name) for name in ("normalization", "mode", "experts"))
     analysis = analysis_of(graph, normalization, mode, experts)

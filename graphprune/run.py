@@ -108,10 +108,12 @@ def run(job: Job, step: Step = lambda text: None) -> Outcome:
     """
     from . import pipeline
     from .branches import with_branches
+    from .digest import begin
     from .evaluation import evaluator
 
     wanted, shapes = job.requirements, sizes_of_inputs(job.input_shape)
     source = pipeline.load(job.model, shapes)
+    begin(source)  # the plan will name it
     score = evaluator(job.eval, source) if job.eval else None
     result = pipeline.prune(source, job.options, shapes, step)
     models = [with_branches(result.original.model), result.model]

@@ -139,6 +139,15 @@ def test_polishing_what_is_predicted_brings_predictions_closer() -> None:
     assert divergence(polished, model) < 0.95 * divergence(repaired, model)
 
 
+def test_polishing_that_leads_astray_changes_nothing() -> None:
+    """What was held back is the judge: steps that are far too long end where they began."""
+    model, options = block(), {"targets": "channels=0.6", "calibration": samples(128, 1), "align": 1}
+    repaired = graphprune.prune(model, repair="reconstruct", **options)
+    polished = graphprune.prune(model, repair=("reconstruct", "polish{epochs=2,rate=30}"), **options)
+    for name, array in repaired.weights.items():
+        np.testing.assert_allclose(polished.weights[name], array, rtol=1e-6)
+
+
 LANGUAGE = """
     m (int64[N,6] tokens) => (float[N,6,9] y)
     <float[9,8] embedding, float[8,12] a, float[12,8] b, float[8,9] head> {

@@ -43,6 +43,8 @@ def only(model: ModelProto) -> tuple[graphprune.graph.Graph, Linear]:
         net("a (float[N,5] x) => (float[N,7] y) <float[5,7] w, float[7] b> { y = Gemm(x, w, b) }"),
         net("a (float[N,5] x) => (float[N,7] y) <float[7,5] w> { y = Gemm<transB = 1>(x, w) }"),
         net("a (float[N,3,2,5] x) => (float[N,3,2,7] y) <float[5,7] w> { y = MatMul(x, w) }"),
+        net("""a (float[N,5] x, int64[M] k) => (float[N,7] y, float[M,5] z) <float[7,5] w>
+            { t = Transpose<perm = [1, 0]>(w)  y = MatMul(x, t)  z = Gather<axis = 0>(w, k) }"""),
     ],
 )
 def test_rows_times_matrix_is_the_result(model: ModelProto) -> None:

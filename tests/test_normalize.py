@@ -309,6 +309,43 @@ def test_vectors_that_two_layers_share_are_copied_and_scalars_are_not() -> None:
     assert np.array_equal(initializer(imported, "v"), initializer(imported, "v_1"))
 
 
+TIED = """
+    tied (int64[N,6] tokens) => (float[N,6,20] y) <float[20,8] table, float[8,12] up, float[12,8] down> {
+        e = Gather<axis = 0>(table, tokens)
+        h = MatMul(e, up)
+        r = Relu(h)
+        o = MatMul(r, down)
+        s = Add(e, o)
+        turned = Transpose<perm = [1, 0]>(table)
+        y = MatMul(s, turned)
+    }"""
+
+
+def test_a_tied_embedding_stays_one_weight() -> None:
+    imported = normal(net(TIED))
+    assert shapes(imported) == {"table": [20, 8], "up": [8, 12], "down": [12, 8]}
+
+
+def test_an_embedding_that_is_only_turned_is_folded() -> None:
+    imported = normal(
+        net(
+            TIED.replace("e = Gather<axis = 0>(table, tokens)", "e = Gather<axis = 0>(other, tokens)").replace(
+                "> {", ", float[20,8] other> {"
+            )
+        )
+    )
+    assert sorted(shapes(imported).values()) == [[8, 12], [8, 20], [12, 8], [20, 8]]
+    assert "Transpose" not in operators(imported)
+
+
+def test_a_tied_embedding_is_pruned_once() -> None:
+    result = graphprune.prune(net(TIED), targets=["channels=0.5"], align=1)
+    assert result.proof is not None
+    table = shapes(result.model)["table"]
+    assert table[0] == 20
+    assert table[1] == shapes(result.model)["up"][0] < 8
+
+
 def test_pads_and_sizes_that_share_one_constant_are_not_confused() -> None:
     """One Reshape target read by two nodes, of which pruning changes only one."""
     model = net("""

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 from math import inf
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import TensorProto
 
 from graphprune.differentiable import Differentiable
 from graphprune.extras import need
 from graphprune.repairing import Patient
 from graphprune.samples import Runs, Samples, fixed_batch, sample_count
+from graphprune.variation import variation
 
 from .base import Repair
 
@@ -30,6 +32,7 @@ class Course:
     steps: int
     rate: float
     inner: float
+    vary: float
     batch: int = 32
     positions: float = inf
 
@@ -39,9 +42,15 @@ class Course:
         return max(1, int(min(self.batch, self.positions / max(1, longest))))
 
 
-VALUES = Course(steps=512, rate=1e-3, inner=20.0)
-PREDICTIONS = Course(steps=1500, rate=3e-3, inner=1.0, positions=1024)
+VALUES = Course(steps=512, rate=1e-3, inner=20.0, vary=0.0)
+PREDICTIONS = Course(steps=1500, rate=3e-3, inner=1.0, vary=0.5, positions=1024)
 """What was best on image classifiers and on a language model (docs/accuracy.md): predictions want many small batches."""
+
+HELD = 8
+"""One in so many samples is not trained on, and tells how far to go."""
+
+WAY = (0.25, 0.5, 0.75, 1.0)
+"""Places between the weights before and after that are tried."""
 
 INTEGERS = {TensorProto.INT32, TensorProto.INT64}
 SEQUENCE_RANK = 3
@@ -53,10 +62,11 @@ class Polish(Repair):
 
     Matched are the float outputs and, `inner` times as much, the mean over the sums behind every layer (FitNets, Romero et al.
     2015), each relative to its variance.  With `distance` "divergence" outputs are taken for logits of classes, such as the next
-    token, and matched by what they predict; "auto" does so with the outputs of language models (`positions_predicted`).  Adam in
-    at most `steps` batches and `epochs` rounds, one-cycle learning rate up to `rate`; a batch has at most `batch` samples, and no
-    more than a run (graphprune.samples.run_size).  What is None is what suits the distance (`VALUES`, `PREDICTIONS`).  Needs
-    torch.
+    token, and matched by what they predict; "auto" does so with the outputs of language models (`positions_predicted`).  About
+    `vary` of each sample is made up (`graphprune.variation`).  Adam in at most `steps` batches and `epochs` rounds, one-cycle
+    learning rate up to `rate`; a batch has at most `batch` samples, and no more than a run (graphprune.samples.run_size).
+    Samples that were held back say how far the weights go (`WAY`), if anywhere.  What is None is what suits the distance
+    (`VALUES`, `PREDICTIONS`).  Needs torch.
     """
 
     name: ClassVar[str] = "polish"
@@ -67,6 +77,7 @@ class Polish(Repair):
     rate: float | None = None
     batch: int | None = None
     inner: float | None = None
+    vary: float | None = None
 
     def repair(self, patient: Patient) -> None:
         """Train on the calibration samples; the original is the teacher."""
@@ -76,20 +87,22 @@ class Polish(Repair):
         teacher, student = Differentiable(patient.original), Differentiable(patient.pruned)
         matching = _Matching(patient, teacher, student, course.inner, predicted)
         weights = {name: student.weights[name] for name in patient.trainable if name in student.weights}
+        before = {name: weight.clone() for name, weight in weights.items()}
         for weight in weights.values():
             weight.requires_grad_(True)
         batches = _Batches(patient, course.samples(patient.calibration.runs))
+        vary = variation(teacher, next(iter(batches)), predicted, course.vary)
         steps = min(course.steps, self.epochs * len(batches))
         descent = torch.optim.Adam(weights.values(), lr=course.rate)
         schedule = torch.optim.lr_scheduler.OneCycleLR(descent, course.rate, total_steps=steps, pct_start=0.1)
         for step, feeds in enumerate(islice((feeds for _ in range(self.epochs) for feeds in batches), steps)):
             descent.zero_grad()
-            matching.distance(feeds).backward()
+            matching.distance(vary(feeds, batches.rng)).backward()
             descent.step()
             schedule.step()
             patient.tick((step + 1) / steps)
-        for name, weight in weights.items():
-            patient.set_weight(name, weight.detach().numpy())
+        for name, weight in _best(before, weights, lambda: sum(matching.error(feeds) for feeds in batches.held)).items():
+            patient.set_weight(name, weight.numpy())
 
     def predicted(self, patient: Patient) -> set[str]:
         """The outputs that are matched by what they predict."""
@@ -99,9 +112,24 @@ class Polish(Repair):
 
     def course(self, predicts: bool) -> Course:
         """How this network is trained."""
-        named: dict[str, Any] = {"steps": self.steps, "rate": self.rate, "batch": self.batch, "inner": self.inner}
         course = PREDICTIONS if predicts else VALUES
+        named: dict[str, Any] = {each.name: getattr(self, each.name, None) for each in fields(course)}
         return replace(course, **{key: value for key, value in named.items() if value is not None})
+
+
+def _best(before: Mapping[str, Tensor], after: Mapping[str, Tensor], error: Callable[[], float]) -> dict[str, Tensor]:
+    """The weights on the way from `before` to `after` with the least error, which is that of what is put into `after`."""
+    torch = need("torch")
+    end = {name: weight.detach().clone() for name, weight in after.items()}
+
+    def at(share: float) -> float:
+        with torch.no_grad():
+            for name, weight in after.items():
+                weight.copy_(before[name].lerp(end[name], share))
+        return error()
+
+    best = min((0.0, *WAY), key=at)
+    return {name: before[name].lerp(end[name], best) for name in after}
 
 
 def positions_predicted(patient: Patient) -> set[str]:
@@ -129,10 +157,18 @@ class _Matching:
         with torch.no_grad():
             wanted = self.teacher(feeds, [*self.teacher.outputs, *self.seen])
         given = self.student(feeds, [*self.student.outputs, *self.seen])
-        pairs = zip(self.teacher.outputs, self.student.outputs, strict=True)
-        outer = [self._loss(a)(given[b], wanted[a]) for a, b in pairs if wanted[a].is_floating_point()]
         inner = [_relative(*self._visible(name, given[name], wanted[name])) for name in self.seen]
-        return sum(outer) + self.inner * sum(inner) / max(1, len(inner))
+        return self._outer(given, wanted) + self.inner * sum(inner) / max(1, len(inner))
+
+    def error(self, feeds: Samples) -> float:
+        """How far the outputs are from the teacher's."""
+        with need("torch").no_grad():
+            outer = self._outer(self.student(feeds), self.teacher(feeds))
+            return float(outer or self.distance(feeds))  # no output may be of floats
+
+    def _outer(self, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Tensor:
+        pairs = zip(self.teacher.outputs, self.student.outputs, strict=True)
+        return sum(self._loss(a)(given[b], wanted[a]) for a, b in pairs if wanted[a].is_floating_point())
 
     def _loss(self, output: str) -> Loss:
         return divergence if output in self.predicted else _relative
@@ -163,23 +199,30 @@ def divergence(given: Tensor, wanted: Tensor) -> Tensor:
 
 
 class _Batches:
-    """The samples in random order; run by run where the inputs prescribe what a run is."""
+    """The samples in random order, but those held back; run by run where the inputs prescribe what a run is."""
 
     def __init__(self, patient: Patient, size: int) -> None:
         self.runs = patient.calibration.runs
-        self.size = min(size, sample_count(self.runs[:1]))
         self.rng = np.random.default_rng(patient.calibration.seed)
         shapes = [{name: array.shape[1:] if array.ndim else None for name, array in run.items()} for run in self.runs]
-        self.mixed = not fixed_batch(patient.graph) and all(each == shapes[0] and None not in each.values() for each in shapes)
+        mixed = not fixed_batch(patient.graph) and all(each == shapes[0] and None not in each.values() for each in shapes)
+        self.joined = {name: np.concatenate([run[name] for run in self.runs]) for name in self.runs[0]} if mixed else None
+        self.size = min(size, sample_count(self.runs[:1])) if mixed else 1
+        order = self.rng.permutation(sample_count(self.runs) if mixed else len(self.runs))
+        self.others, self.own = np.split(order, [len(order) // HELD])
 
     def __len__(self) -> int:
-        return -(-sample_count(self.runs) // self.size) if self.mixed else len(self.runs)
+        return len(range(0, len(self.own), self.size))
 
     def __iter__(self) -> Iterator[Samples]:
-        if not self.mixed:
-            yield from (self.runs[int(k)] for k in self.rng.permutation(len(self.runs)))
-            return
-        joined = {name: np.concatenate([run[name] for run in self.runs]) for name in self.runs[0]}
-        order = self.rng.permutation(sample_count(self.runs))
-        for start in range(0, len(order), self.size):
-            yield {name: array[order[start : start + self.size]] for name, array in joined.items()}
+        return self._batches(self.rng.permutation(self.own))
+
+    @property
+    def held(self) -> Iterator[Samples]:
+        """The samples that are not trained on; all, where there are too few."""
+        return self._batches(self.others if len(self.others) else self.own)
+
+    def _batches(self, numbers: NDArray[np.int64]) -> Iterator[Samples]:
+        for start in range(0, len(numbers), self.size):
+            some = numbers[start : start + self.size]
+            yield {name: array[some] for name, array in self.joined.items()} if self.joined else self.runs[int(some[0])]
