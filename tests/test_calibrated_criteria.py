@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from functools import partial
 
@@ -14,6 +15,7 @@ from onnx import ModelProto
 import graphprune
 from graphprune import evidence, registry
 from graphprune.calibration import Calibration
+from graphprune.depth import with_residuals
 from graphprune.errors import CalibrationError
 from graphprune.evidence import Evidence
 from graphprune.runtime import run
@@ -238,6 +240,46 @@ def test_sensitivity_is_the_convex_curve_of_what_the_outputs_lose() -> None:
             if low[0] <= at <= high[0] and low[0] < high[0]
         ]
         assert sums[at] == pytest.approx(min([value, *lines]), rel=1e-4)
+
+
+def test_shapley_is_exact_where_the_error_is_quadratic() -> None:
+    """Of a linear branch that may leave: the mean product of what a unit gives and what all give, over the variance."""
+    model = net("""
+        linear (float[N,6] x) => (float[N,6] y) <float[6,7] a, float[7,6] b> {
+            p = MatMul(x, a)
+            q = MatMul(p, b)
+            y = Add(x, q)
+        }""")
+    feeds = rows()
+    analysis = with_residuals(graphprune.analyze(model))
+    (group,) = analysis.may_leave
+    evidence = Evidence.of(analysis, Calibration(analysis.graph, runs_of(feeds, analysis.graph, 16)))
+    found = registry.make("importance", "shapley{orders=1,points=7}").score(group, evidence)
+    a, b, x = (np.asarray(each, np.float64) for each in (initializer(model, "a"), initializer(model, "b"), feeds["x"]))
+    parts = (x @ a).T[:, :, None] * b[:, None, :]
+    whole = parts.sum(0)
+    wanted = (parts * whole).mean((1, 2)) / (x + whole).var()
+    np.testing.assert_allclose(found, np.maximum(wanted, 0), rtol=1e-3, atol=1e-6)
+    assert found.sum() == pytest.approx((whole**2).mean() / (x + whole).var(), rel=1e-3)
+
+
+def test_shapley_follows_the_measured_rises() -> None:
+    """Units that leave in one step share its rise; the last of each order cannot leave, and counts as often as it could."""
+    model, feeds = without_probe(dense()), rows()
+    found = scores(dense(), "shapley{orders=2,points=3,seed=5}", feeds)
+    analysis = graphprune.analyze(model)
+    evidence = Evidence.of(analysis, Calibration(analysis.graph, runs_of(feeds, analysis.graph, 16)))
+    (group,) = analysis.groups
+    rng = np.random.default_rng([5, zlib.crc32(group.id.encode())])
+    total, count = np.zeros(7), np.zeros(7)
+    for _ in range(2):
+        forward = rng.permutation(7)
+        for order in (forward, forward[::-1]):
+            for gone in (0, 2, 4):
+                keep = [evidence.error_keeping({group.id: sorted(order[k:].tolist())}) for k in (gone, gone + 2)]
+                total[order[gone : gone + 2]] += (keep[1] - keep[0]) / 2
+                count[order[gone : gone + 2]] += 1
+    np.testing.assert_allclose(found, np.maximum(total / count, 0))
 
 
 def test_sensitivity_ranks_by_any_criterion() -> None:
