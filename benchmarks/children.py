@@ -14,8 +14,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,18 @@ def in_turns(commands: Mapping[str, Command], rounds: int, limit: float) -> list
                 failed.add(name)
                 print(f"    {name}: {row['error']}", file=sys.stderr)
     return rows
+
+
+@contextmanager
+def busy_processors() -> Iterator[None]:
+    """A loop on each processor meanwhile."""
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in os.sched_getaffinity(0)]
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
 
 
 def _kill(pid: int, late: threading.Event) -> None:

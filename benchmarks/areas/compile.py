@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
-from children import Command, in_turns, tool
+from children import Command, busy_processors, in_turns, tool
 from page_tables import table
 from results import Row, Spread, error, unique, values
 from settings import Settings, Size
@@ -19,11 +20,13 @@ NETWORKS: dict[Size, list[str]] = {
 }
 NETWORKS["full"] = [*NETWORKS["default"], "googlenet", "resnext50_32x4d", "efficientnet_b0", "vgg16"]
 ROUNDS: dict[Size, int] = {"quick": 3, "default": 3, "full": 7}
+BUSY_ROUNDS: dict[Size, int] = {"quick": 1, "default": 2, "full": 3}
 LIMIT = 300
 
 OWN, INSIDE, COPY, ONNXSIM = "graphprune", "graphprune, from Python", "copy of the file", "onnxsim"
 PEER, PEER_THREADS = "Torch-Pruning, 1 thread", "Torch-Pruning, all threads"
 PEERS = (PEER, PEER_THREADS, ONNXSIM)
+BUSY = ", busy"
 
 HOW = """Each tool prunes every layer to half of its channels by the L1 norm, without a proof, each run in a process of its
 own, the tools in turns. *Whole process* is from the start of Python to the end, reading and writing files included:
@@ -40,6 +43,10 @@ measured both ways, and ratios are to the quicker one. That is why seconds for i
 days (5.8 s were noted here before). Criterion, global ranking and rounding do not explain it: 0.6 to 1.1 s each with
 one thread, and 1.8 s for five iterative steps."""
 
+HALVES = """Torch-Pruning without start, imports, loading and saving, against the whole process of graphprune. On a quiet machine
+Torch-Pruning has the quicker number of threads. *Busy*: a loop that does nothing else runs on each processor, and every
+tool runs as it comes, Torch-Pruning with all threads, as its users start it."""
+
 
 def measure(settings: Settings) -> list[Row]:
     """A row for each network, tool and round; and one for the size of each file."""
@@ -47,8 +54,12 @@ def measure(settings: Settings) -> list[Row]:
     for name, files in settings.exported(NETWORKS, rows):
         rows.append({"network": name, "megabytes": files.onnx.stat().st_size / 1e6})
         with settings.scratch() as scratch:
-            for row in in_turns(commands(files.onnx, files.module, Path(scratch)), settings.pick(ROUNDS), LIMIT):
-                rows.append({"network": name, **row})
+            found = commands(files.onnx, files.module, Path(scratch))
+            measured = in_turns(found, settings.pick(ROUNDS), LIMIT)
+            with busy_processors():
+                busy = {f"{name}{BUSY}": found[name] for name in (OWN, PEER_THREADS)}
+                measured += in_turns(busy, settings.pick(BUSY_ROUNDS), LIMIT)
+            rows += [{"network": name, **row} for row in measured]
     return rows
 
 
@@ -75,7 +86,7 @@ def whole(rows: list[Row], network: str, name: str) -> list[float]:
 def inside(rows: list[Row], network: str, name: str) -> list[float]:
     """Seconds without start, imports, loading and saving."""
     name = INSIDE if name == OWN else name
-    if name in (PEER, PEER_THREADS):
+    if name.startswith("Torch-Pruning"):
         parts = [values(rows, f"phases.{part}", network=network, tool=name) for part in ("build", "step")]
         return [a + b for a, b in zip(*parts, strict=True)]
     return values(rows, "phases.prune", network=network, tool=name)
@@ -100,6 +111,33 @@ def ratios(rows: list[Row]) -> dict[str, dict[str, Spread]]:
         if own and copied:
             found.setdefault("graphprune, whole process / copy", {})[network] = Spread.of_ratio(own, copied)
     return found
+
+
+def halves(rows: list[Row], network: str) -> list[tuple[list[float], list[float]]]:
+    """Torch-Pruning's build and step and the whole process of ours: on a quiet machine, and on a busy one with all threads."""
+    quiet = quicker(rows, network, inside), whole(rows, network, OWN)
+    return [quiet, (inside(rows, network, f"{PEER_THREADS}{BUSY}"), whole(rows, network, f"{OWN}{BUSY}"))]
+
+
+def beside_work(rows: list[Row]) -> list[str]:
+    """The table that sets their half against our whole."""
+    head = ["Torch-Pruning, build and step", "graphprune, whole process", "ratio"]
+    lines, ratios = [], list[list[float]]()
+    for network in unique(rows, "network"):
+        cells = [network]
+        for peer, own in halves(rows, network):
+            known = bool(peer and own)
+            cells += (
+                [*(Spread.of(each).text(2, " s") for each in (peer, own)), Spread.of_ratio(peer, own).text(1)]
+                if known
+                else ["-"] * 3
+            )
+        ratios += [[Spread.of_ratio(*each).median if all(each) else nan for each in halves(rows, network)]]
+        lines.append(cells)
+    known = [[each for each in column if not isnan(each)] for column in zip(*ratios, strict=True)]
+    middle = [f"**{Spread.of(each).median:.1f}**" if each else "-" for each in known]
+    lines.append(["**median**", "", "", middle[0], "", "", middle[1]])
+    return table(["network", *head, *(f"{each}, busy" for each in head)], lines)
 
 
 def figures(rows: list[Row]) -> dict[str, Spread | str]:
@@ -136,7 +174,8 @@ def section(rows: list[Row]) -> list[str]:
     found = ratios(rows)
     body = [[network, *(each[network].text(1) if network in each else "-" for each in found.values())] for network in networks]
     middle = ["**median**", *(f"**{Spread.of(s.median for s in each.values()).median:.1f}**" for each in found.values())]
-    return [*lines, *table(["network", *found], [*body, middle]), ""]
+    lines += [*table(["network", *found], [*body, middle]), ""]
+    return [*lines, "### Half of theirs against all of ours", "", HALVES, "", *beside_work(rows), ""]
 
 
 def plot(rows: list[Row], axes: Any) -> None:
