@@ -65,6 +65,12 @@ def formulate(evidence: Evidence, model: CostModel, options: Options, step: Step
             raw.append(criterion.score(group, evidence))
     if all(score is None for score in raw):
         raise UnreachableError(f"importance {criterion.name!r} has no say about any group of this model; try magnitude")
+    experts = [score for group, score in zip(groups, raw, strict=True) if group in analysis.fewest]
+    if experts and all(score is None for score in experts):
+        raise UsageError(
+            f"--experts prune: importance {criterion.name!r} has no say about experts, so all would stay; "
+            "name one that has, such as --importance path"
+        )
     scores = [np.zeros(g.size) if s is None else s for g, s in zip(groups, raw, strict=True)]
     if options.mode == "unconstrained" and options.masks == "nested":
         scores = nested(analysis, groups, scores)

@@ -222,6 +222,14 @@ def test_widths_that_are_tried_choose_enough_experts() -> None:
     assert len(result.keep["gate:1"]) >= 2
 
 
+def test_a_criterion_that_has_no_say_about_experts_is_refused() -> None:
+    options = {"targets": ["params=0.9"], "align": 1, "calibration": "random", "importance": "wanda"}
+    wanted = "--experts prune: importance 'wanda' has no say about experts, so all would stay; name one that has, such as --importa"
+    with pytest.raises(UsageError, match=wanted):
+        graphprune.prune(mixture(), experts="prune", **options)
+    assert graphprune.prune(mixture(), **options).proof is not None
+
+
 def test_a_plan_with_too_few_experts_is_refused() -> None:
     model = mixture()
     plan = prune(model, targets=[], ratios=["gate=0.4"]).plan
