@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from types import ModuleType
 
@@ -17,9 +18,14 @@ MODULES = {
 }
 """The module that tells whether an extra is installed."""
 
+ENVIRONMENT = {"torch": {"OMP_WAIT_POLICY": "PASSIVE"}}
+"""What an extra finds in the environment unless it is set: threads that wait in a loop take the time of those that work."""
+
 
 def need(extra: str) -> ModuleType:
     """The module of an extra.  Raises MissingExtraError where it cannot be imported."""
+    for name, value in ENVIRONMENT.get(extra, {}).items():
+        os.environ.setdefault(name, value)
     return require(MODULES[extra], extra)
 
 

@@ -32,11 +32,12 @@ def variation(teacher: Differentiable, samples: Samples, predicted: Collection[s
 
     `predicted` are outputs that hold logits for each position.  Where neither tokens nor numbers are found, nothing is varied.
     """
-    if share and predicted:
-        text = next(_texts(teacher, samples, predicted), None)
-        return _same if text is None else lambda feeds, rng: text.retold(feeds, rng, share)
-    numbers = all(array.dtype.kind == "f" for array in samples.values())
-    return (lambda feeds, rng: mixed(feeds, rng, share)) if share and numbers else _same
+    if not share:
+        return _same
+    if all(array.dtype.kind == "f" for array in samples.values()):
+        return lambda feeds, rng: mixed(feeds, rng, share)
+    text = next(_texts(teacher, samples, predicted), None)
+    return _same if text is None else lambda feeds, rng: text.retold(feeds, rng, share)
 
 
 def _same(samples: Samples, rng: np.random.Generator) -> Samples:

@@ -186,7 +186,7 @@ def test_which_outputs_hold_predictions_for_each_position(text: str, predicts: b
     name = model.graph.input[0].name
     rows = {name: np.random.default_rng(0).integers(0, 9, (32, 6)).astype(np.int64 if name == "tokens" else np.float32)}
     graphprune.prune(model, targets="channels=0.7", calibration=rows, repair="polish{epochs=2,rate=0.002}", align=1)
-    assert seen == [(predicts, replace(polish.PREDICTIONS if predicts else polish.VALUES, rate=0.002))]
+    assert seen == [(predicts, replace(polish.PREDICTIONS if predicts else polish.VALUES, rate=0.002, epochs=2))]
 
 
 def test_a_batch_of_long_sequences_has_few_of_them() -> None:

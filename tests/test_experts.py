@@ -224,7 +224,7 @@ def test_widths_that_are_tried_choose_enough_experts() -> None:
 
 def test_a_criterion_that_has_no_say_about_experts_is_refused() -> None:
     options = {"targets": ["params=0.9"], "align": 1, "calibration": "random", "importance": "wanda"}
-    wanted = "--experts prune: importance 'wanda' has no say about experts, so all would stay; name one that has, such as --importa"
+    wanted = "--experts prune: importance 'wanda' has no say about experts, so all would stay; name one that has, such as --imp"
     with pytest.raises(UsageError, match=wanted):
         graphprune.prune(mixture(), experts="prune", **options)
     assert graphprune.prune(mixture(), **options).proof is not None

@@ -30,6 +30,7 @@ class Course:
     """How to train; a batch has at most so many samples, and about so many positions of sequences."""
 
     steps: int
+    epochs: int
     rate: float
     inner: float
     vary: float
@@ -42,8 +43,8 @@ class Course:
         return max(1, int(min(self.batch, self.positions / max(1, longest))))
 
 
-VALUES = Course(steps=512, rate=1e-3, inner=20.0, vary=0.0)
-PREDICTIONS = Course(steps=1500, rate=3e-3, inner=1.0, vary=0.5, positions=1024)
+VALUES = Course(steps=512, epochs=40, rate=1e-3, inner=20.0, vary=0.5)
+PREDICTIONS = Course(steps=2000, epochs=200, rate=3e-3, inner=1.0, vary=0.5, positions=1024)
 """What was best on image classifiers and on a language model (docs/accuracy.md): predictions want many small batches."""
 
 HELD = 8
@@ -73,7 +74,7 @@ class Polish(Repair):
     extra: ClassVar[str] = "torch"
     distance: Distance = "auto"
     steps: int | None = None
-    epochs: int = 40
+    epochs: int | None = None
     rate: float | None = None
     batch: int | None = None
     inner: float | None = None
@@ -92,10 +93,10 @@ class Polish(Repair):
             weight.requires_grad_(True)
         batches = _Batches(patient, course.samples(patient.calibration.runs))
         vary = variation(teacher, next(iter(batches)), predicted, course.vary)
-        steps = min(course.steps, self.epochs * len(batches))
+        steps = min(course.steps, course.epochs * len(batches))
         descent = torch.optim.Adam(weights.values(), lr=course.rate)
         schedule = torch.optim.lr_scheduler.OneCycleLR(descent, course.rate, total_steps=steps, pct_start=0.1)
-        for step, feeds in enumerate(islice((feeds for _ in range(self.epochs) for feeds in batches), steps)):
+        for step, feeds in enumerate(islice((feeds for _ in range(steps) for feeds in batches), steps)):
             descent.zero_grad()
             matching.distance(vary(feeds, batches.rng)).backward()
             descent.step()
