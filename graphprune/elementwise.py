@@ -11,8 +11,8 @@ from .site import LooseAxis, Results, Site
 def elementwise(site: Site) -> Results:
     """Results have the axes of the first input."""
     axes = site.loose_axes(0)
-    if site.is_constant(0) and len(site.inputs) == 1:
-        site.ledger.origins[site.outputs[0]] = site.ledger.origins.get(site.inputs[0], site.inputs[0])
+    if axes is not None and site.is_constant(0) and len(site.inputs) == 1:
+        site.hand_on(range(len(axes)))
     return [None if axes is None else list(axes) for _ in site.outputs]
 
 

@@ -268,6 +268,8 @@ def transpose(site: Site) -> Results:
     if axes is None:
         return site.refuse_unknown()
     order = site.attribute("perm") or list(reversed(range(len(axes))))
+    if site.is_constant(0):
+        site.hand_on(order)
     site.note_carrier(0)
     return [[axes[k] for k in order]]
 

@@ -28,7 +28,7 @@ def quantize(site: Site) -> Results:
         if (site.shape(index) or (0,))[0] != 1:
             _bind_scale(site, index, axes[normal_axis(site.attribute("axis", 1), len(axes))])
     if site.is_constant(0):
-        site.ledger.origins[site.outputs[0]] = site.ledger.origins.get(site.inputs[0], site.inputs[0])
+        site.hand_on(range(len(axes)))
     return [list(axes)]
 
 

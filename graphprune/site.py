@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import TYPE_CHECKING, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar, overload
 
 import numpy as np
 
@@ -65,6 +65,13 @@ class Contraction:
     ids: Ids
     zero: str = ""
     """The value that holds the zero point of a quantised input."""
+
+
+class Origin(NamedTuple):
+    """The initializer that a value is computed from, and which of its axes each axis of the value is."""
+
+    tensor: str
+    axes: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -129,8 +136,8 @@ class Ledger:
     """What single readers take (`graphprune.taking`), in the order of the nodes."""
     mac_terms: list[MacTerm] = field(default_factory=list)
     kernel_axes: set[tuple[str, int]] = field(default_factory=set)
-    origins: dict[str, str] = field(default_factory=dict)
-    """Values computed from one initializer alone, axis by axis (a dequantised weight), and that initializer."""
+    origins: dict[str, Origin] = field(default_factory=dict)
+    """Values computed from one initializer alone, axis by axis (a dequantised weight)."""
     unknown: dict[str, Reason] = field(default_factory=dict)
     """Values of unknown rank, and what made them so."""
 
@@ -314,13 +321,21 @@ class Site(NodeView):
     def note_weight(self, index: int, axis: int, roles: Sequence[tuple[LooseAxis, Role]]) -> None:
         """Note the roles that the dimensions of one axis of a weight play."""
         axes = self.loose_axes(index)
-        name = self.inputs[index]
-        name = self.ledger.origins.get(name, name)
-        if axes is None or name not in self.graph.initializers or isinstance(axes[axis], int):
+        if axes is None or not self.is_constant(index) or isinstance(axes[axis], int):
             return
+        origin = self._origin(index, len(axes))
         parameter = self.parameters[index] if index < len(self.parameters) else ""
-        note = TensorAxis(name, axis, axes[axis], tuple(roles), parameter, self.position)  # type: ignore[arg-type]  # as above
+        note = TensorAxis(origin.tensor, origin.axes[axis], axes[axis], tuple(roles), parameter, self.position)  # type: ignore[arg-type]  # as above
         self.ledger.tensor_axes.append(note)
+
+    def hand_on(self, order: Sequence[int]) -> None:
+        """Note that the result is the constant input 0 with its axes in this order."""
+        origin = self._origin(0, len(order))
+        self.ledger.origins[self.outputs[0]] = Origin(origin.tensor, tuple(origin.axes[axis] for axis in order))
+
+    def _origin(self, index: int, rank: int) -> Origin:
+        name = self.inputs[index]
+        return self.ledger.origins.get(name, Origin(name, tuple(range(rank))))
 
     def note_carrier(self, index: int) -> None:
         """Note every axis of a constant operand as a carrier."""

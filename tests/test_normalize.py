@@ -344,6 +344,8 @@ def test_a_tied_embedding_is_pruned_once() -> None:
     table = shapes(result.model)["table"]
     assert table[0] == 20
     assert table[1] == shapes(result.model)["up"][0] < 8
+    members = {(m.tensor, m.axis, m.role) for group in result.plan.groups for m in group.members}
+    assert {("table", 1, "producer"), ("table", 1, "consumer"), ("up", 0, "consumer")} <= members
 
 
 def test_pads_and_sizes_that_share_one_constant_are_not_confused() -> None:
