@@ -47,7 +47,7 @@ VALUES = Course(steps=512, epochs=40, rate=1e-3, inner=20.0, vary=0.5)
 PREDICTIONS = Course(steps=2000, epochs=200, rate=3e-3, inner=1.0, vary=0.5, positions=1024)
 """What was best on image classifiers and on a language model (docs/accuracy.md): predictions want many small batches."""
 
-HELD = 8
+HELD = 16
 """One in so many samples is not trained on, and tells how far to go."""
 
 WAY = (0.25, 0.5, 0.75, 1.0)
