@@ -43,7 +43,7 @@ class Course:
         return max(1, int(min(self.batch, self.positions / max(1, longest))))
 
 
-VALUES = Course(steps=512, epochs=40, rate=1e-3, inner=20.0, vary=0.5)
+VALUES = Course(steps=1024, epochs=40, rate=1e-3, inner=20.0, vary=0.5)
 PREDICTIONS = Course(steps=2000, epochs=200, rate=3e-3, inner=1.0, vary=0.5, positions=1024)
 """What was best on image classifiers and on a language model (docs/accuracy.md): predictions want many small batches."""
 
