@@ -274,10 +274,10 @@ def prune(
         report(shown, lambda: outcome.as_json(sizes), json_to)
         if json_to != "-":
             click.echo(tables.recipe_line(outcome.result))
-        if json_to != "-" and outcome.result.proof is not None:
-            click.echo(str(outcome.result.proof))
-        if json_to != "-" and not outcome.unmet:
-            click.echo(f"wrote {', '.join(map(str, written))}")
+            if outcome.result.proof is not None:
+                click.echo(str(outcome.result.proof))
+            if not outcome.unmet:
+                click.echo(f"wrote {', '.join(map(str, written))}")
         if server is not None:
             recorder("logging")
             log_run(outcome, job, server, output, recorder.seconds, None if outcome.unmet else report_to)

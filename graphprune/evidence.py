@@ -22,14 +22,14 @@ from .cost import CostModel
 from .errors import CalibrationError
 from .gradients import ByWeight, averaged, batch_curvatures, batch_gradients
 from .graph import Array
-from .groups import Group, Member
+from .groups import Group, Indices, Member
 from .inference import Analysis
 from .labels import Ids
 from .linear import Linear
 from .repairing import Patient
 from .runtime import on_samples, session
 from .samples import Runs, sample_count
-from .weights import Weights, scored_members
+from .weights import Vector, Weights, scored_members
 
 Wide = NDArray[np.float64]
 Cells = Callable[[Array, Array], Array]
@@ -236,6 +236,12 @@ class Evidence:
         if key not in self._errors:
             self._errors[key] = self._error_of(present, repair)
         return self._errors[key]
+
+    def error_curve(self, group: Group, order: Indices, points: int) -> tuple[Indices, Vector]:
+        """How many units left, from none to all that may in up to `points` even steps of this order, and the error then."""
+        most = group.size if group in self.analysis.may_leave else group.size - 1
+        steps = np.unique(np.rint(np.linspace(0, most, points + 1)).astype(int))
+        return steps, np.array([self.error_keeping({group.id: sorted(order[gone:].tolist())}) for gone in steps])
 
     def _error_of(self, present: NDArray[np.bool_], repair: str) -> float:
         if self.analysis.emptied_axes(present):

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 from onnx import ModelProto
 
-from .graph import canonical_domain, element_count
+from .graph import canonical_domain, element_count, node_reads
 from .limits import factor, paused
 
 if TYPE_CHECKING:
@@ -44,33 +43,35 @@ _NO_LARGER = frozenset(("Compress", "NonZero", "Unique"))
 def foldable(model: ModelProto) -> bool:
     """Whether some node computes a constant: all its inputs are constants, or it reads a shape."""
     constants = {tensor.name for tensor in model.graph.initializer}
-    readers: dict[str, list[str]] = defaultdict(list)
-    for node in model.graph.node:
-        for name in node.input:
-            readers[name].append(node.op_type)
+    ties = _ties(model)
     for node in model.graph.node:
         if node.op_type in NEVER_FOLDED or canonical_domain(node.domain):
             continue
         if node.op_type == "Shape":
             return True
-        known = node.input and all(name in constants for name in node.input if name)
-        if known and not _is_tie(node.op_type, readers[node.input[0]], readers[node.output[0]]):
+        if node.input and all(name in constants for name in node.input if name) and not ties & set(node.output):
             return True
     return False
 
 
-def _is_tie(operator: str, readers: Iterable[str], result_readers: Iterable[str]) -> bool:
-    """Whether a node gives matrix products a matrix that others read as it is, such as an embedding that is the last layer, too.
+def _ties(model: ModelProto) -> set[str]:
+    """What Transposes give matrix products of matrices that others read as they are, such as an embedding that is the last layer.
 
-    It stays: its result would be a second copy of the weight, with a life of its own.
+    They stay: such a result would be a second copy of the weight, with a life of its own.
     """
-    return operator == "Transpose" and set(result_readers) == {"MatMul"} and bool(set(readers) - {"Transpose"})
+    turned = [node for node in model.graph.node if node.op_type == "Transpose"]
+    readers: dict[str, set[str]] = defaultdict(set)
+    for node in model.graph.node if turned else ():
+        for name in node_reads(node):
+            readers[name].add(node.op_type)
+    return {node.output[0] for node in turned if readers[node.output[0]] == {"MatMul"} and readers[node.input[0]] - {"Transpose"}}
 
 
 class Folding:
     """What may still be computed of one model's constants."""
 
     def __init__(self, model: ModelProto) -> None:
+        self._ties: set[str] = set()
         self._left = factor() * (WORK + 4 * sum(map(element_count, model.graph.initializer)))
 
     def fold(self, model: ModelProto) -> ModelProto | None:
@@ -82,6 +83,7 @@ class Folding:
         logger = logging.getLogger("onnxscript.optimizer._constant_folding")
         level = logger.level
         logger.setLevel(logging.ERROR)  # it warns of what it cannot compute, which then stays as it is
+        self._ties = _ties(model)
         try:
             wrapped = ir.serde.deserialize_model(model)
             fold_constants(wrapped, input_size_limit=FOLD_LIMIT, output_size_limit=FOLD_LIMIT, should_fold=self._should_fold)
@@ -92,7 +94,7 @@ class Folding:
             logger.setLevel(level)
 
     def _should_fold(self, node: ir.Node) -> bool | None:
-        if node.op_type in NEVER_FOLDED or _is_tie(node.op_type, _readers(node.inputs[:1]), _readers(node.outputs[:1])):
+        if node.op_type in NEVER_FOLDED or any(value.name in self._ties for value in node.outputs):
             return False
         read = sum(_size(value) or 0 for value in node.inputs if value is not None)
         written = _elements_written(node, read)
@@ -103,10 +105,6 @@ class Folding:
             return False
         self._left -= work
         return True if node.op_type == "ConstantOfShape" else None
-
-
-def _readers(values: Iterable[ir.Value | None]) -> list[str]:
-    return [reader.op_type for value in values if value is not None for reader in value.consumers()]
 
 
 def _elements_written(node: ir.Node, read: int) -> int | None:

@@ -6,7 +6,7 @@ Start reading at `formulate`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import gcd
 from typing import Any
@@ -63,14 +63,7 @@ def formulate(evidence: Evidence, model: CostModel, options: Options, step: Step
         for group in batch:
             step(f"scoring channels: group {len(raw) + 1} of {len(groups)}")
             raw.append(criterion.score(group, evidence))
-    if all(score is None for score in raw):
-        raise UnreachableError(f"importance {criterion.name!r} has no say about any group of this model; try magnitude")
-    experts = [score for group, score in zip(groups, raw, strict=True) if group in analysis.fewest]
-    if experts and all(score is None for score in experts):
-        raise UsageError(
-            f"--experts prune: importance {criterion.name!r} has no say about experts, so all would stay; "
-            "name one that has, such as --importance path"
-        )
+    _check_say(criterion.name, analysis, dict(zip(groups, raw, strict=True)))
     scores = [np.zeros(g.size) if s is None else s for g, s in zip(groups, raw, strict=True)]
     if options.mode == "unconstrained" and options.masks == "nested":
         scores = nested(analysis, groups, scores)
@@ -87,6 +80,17 @@ def formulate(evidence: Evidence, model: CostModel, options: Options, step: Step
             wished = int(np.rint(fixed[group.id] * sizes[k] / steps[k])) * int(steps[k])
             lower[k] = upper[k] = min(max(wished, int(lower[k])), int(sizes[k]))
     return Problem(groups, scores, lower, upper, steps, model)
+
+
+def _check_say(name: str, analysis: Analysis, scores: Mapping[Group, Vector | None]) -> None:
+    if all(score is None for score in scores.values()):
+        raise UnreachableError(f"importance {name!r} has no say about any group of this model; try magnitude")
+    experts = [score for group, score in scores.items() if group in analysis.fewest]
+    if experts and all(score is None for score in experts):
+        raise UsageError(
+            f"--experts prune: importance {name!r} has no say about experts, so all would stay; "
+            "name one that has, such as --importance path"
+        )
 
 
 def seeded(made: Any, options: Options) -> Any:

@@ -104,9 +104,8 @@ class Patient:
     @cached_property
     def trainable(self) -> list[str]:
         """The weights that may move: weights, scales and biases by the operator table, and where intercepts go; no tables."""
-        found = {layer.tail.shift.tensor for layer in self.layers if layer.tail.shift} | {
-            each.after.weight for each in self.layers
-        }
+        found = {layer.after.weight for layer in self.layers}
+        found |= {layer.tail.shift.tensor for layer in self.layers if layer.tail.shift}
         for node in self.graph.nodes:
             entry = operator_table().get(operator_name(node))
             operands = zip(node.input, entry.parameters if entry else (), strict=False)

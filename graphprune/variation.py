@@ -7,7 +7,7 @@ tokens are replaced by what it would have said there (after Liu et al. 2023, who
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from math import log
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,7 @@ def variation(teacher: Differentiable, samples: Samples, predicted: Collection[s
         return _same
     if all(array.dtype.kind == "f" for array in samples.values()):
         return lambda feeds, rng: mixed(feeds, rng, share)
-    text = next(_texts(teacher, samples, predicted), None)
+    text = _text(teacher, samples, predicted)
     return _same if text is None else lambda feeds, rng: text.retold(feeds, rng, share)
 
 
@@ -88,14 +88,12 @@ class Text:
         return float(np.take_along_axis(logs, tokens[:, self.ahead :, None], -1).mean())
 
 
-def _texts(teacher: Differentiable, samples: Samples, predicted: Collection[str]) -> Iterator[Text]:
-    """What may be the text and its continuation, the likeliest first; what is no better than chance is left out."""
-    torch = need("torch")
-    with torch.no_grad():
+def _text(teacher: Differentiable, samples: Samples, predicted: Collection[str]) -> Text | None:
+    """The likeliest of what may be the text and its continuation; None where nothing is better than chance."""
+    with need("torch").no_grad():
         outputs = teacher(samples, predicted)
     inputs = [name for name, array in samples.items() if array.dtype.kind in "iu" and array.ndim == SEQUENCES]
     texts = [Text(teacher, name, output, ahead) for name in inputs for output in predicted for ahead in (0, 1)]
     likely = [(text.likelihood(outputs[text.logits], samples), text) for text in texts]
-    for chance, text in sorted(likely, key=lambda pair: -pair[0]):
-        if chance > -log(outputs[text.logits].shape[-1]):
-            yield text
+    likely = [(chance, text) for chance, text in likely if chance > -log(outputs[text.logits].shape[-1])]
+    return max(likely, key=lambda pair: pair[0])[1] if likely else None

@@ -18,6 +18,7 @@ from graphprune.calibration import Calibration
 from graphprune.depth import with_residuals
 from graphprune.errors import CalibrationError
 from graphprune.evidence import Evidence
+from graphprune.inference import Analysis
 from graphprune.runtime import run
 from graphprune.samples import runs_of
 
@@ -60,12 +61,14 @@ def images() -> ModelProto:
 def scores(model: ModelProto, spec: str, feeds: dict[str, np.ndarray], labels: np.ndarray | None = None) -> Wide:
     """The scores of the only inner group."""
     analysis = graphprune.analyze(without_probe(model))
-    runs = runs_of(feeds, analysis.graph, 16)
-    seen = Evidence.of(analysis, Calibration(analysis.graph, runs, labels=labels))
     (group,) = analysis.groups
-    found = registry.make("importance", spec).score(group, seen)
+    found = registry.make("importance", spec).score(group, seen(analysis, feeds, labels))
     assert found is not None
     return np.asarray(found, np.float64)
+
+
+def seen(analysis: Analysis, feeds: dict[str, np.ndarray], labels: np.ndarray | None = None) -> Evidence:
+    return Evidence.of(analysis, Calibration(analysis.graph, runs_of(feeds, analysis.graph, 16), labels=labels))
 
 
 def without_probe(model: ModelProto) -> ModelProto:
@@ -253,8 +256,7 @@ def test_shapley_is_exact_where_the_error_is_quadratic() -> None:
     feeds = rows()
     analysis = with_residuals(graphprune.analyze(model))
     (group,) = analysis.may_leave
-    evidence = Evidence.of(analysis, Calibration(analysis.graph, runs_of(feeds, analysis.graph, 16)))
-    found = registry.make("importance", "shapley{orders=1,points=7}").score(group, evidence)
+    found = registry.make("importance", "shapley{orders=1,points=7}").score(group, seen(analysis, feeds))
     a, b, x = (np.asarray(each, np.float64) for each in (initializer(model, "a"), initializer(model, "b"), feeds["x"]))
     parts = (x @ a).T[:, :, None] * b[:, None, :]
     whole = parts.sum(0)
@@ -268,7 +270,7 @@ def test_shapley_follows_the_measured_rises() -> None:
     model, feeds = without_probe(dense()), rows()
     found = scores(dense(), "shapley{orders=2,points=3,seed=5}", feeds)
     analysis = graphprune.analyze(model)
-    evidence = Evidence.of(analysis, Calibration(analysis.graph, runs_of(feeds, analysis.graph, 16)))
+    evidence = seen(analysis, feeds)
     (group,) = analysis.groups
     rng = np.random.default_rng([5, zlib.crc32(group.id.encode())])
     total, count = np.zeros(7), np.zeros(7)

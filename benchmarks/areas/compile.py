@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -113,31 +112,31 @@ def ratios(rows: list[Row]) -> dict[str, dict[str, Spread]]:
     return found
 
 
-def halves(rows: list[Row], network: str) -> list[tuple[list[float], list[float]]]:
-    """Torch-Pruning's build and step and the whole process of ours: on a quiet machine, and on a busy one with all threads."""
-    quiet = quicker(rows, network, inside), whole(rows, network, OWN)
-    return [quiet, (inside(rows, network, f"{PEER_THREADS}{BUSY}"), whole(rows, network, f"{OWN}{BUSY}"))]
+def halves(rows: list[Row]) -> list[dict[str, tuple[list[float], list[float]]]]:
+    """Torch-Pruning's build and step and our whole process, by network: on a quiet machine, on a busy one with all threads."""
+    networks = unique(rows, "network")
+    quiet = {name: (quicker(rows, name, inside), whole(rows, name, OWN)) for name in networks}
+    busy = {name: (inside(rows, name, f"{PEER_THREADS}{BUSY}"), whole(rows, name, f"{OWN}{BUSY}")) for name in networks}
+    return [{name: pair for name, pair in each.items() if all(pair)} for each in (quiet, busy)]
 
 
 def beside_work(rows: list[Row]) -> list[str]:
     """The table that sets their half against our whole."""
     head = ["Torch-Pruning, build and step", "graphprune, whole process", "ratio"]
-    lines, ratios = [], list[list[float]]()
-    for network in unique(rows, "network"):
-        cells = [network]
-        for peer, own in halves(rows, network):
-            known = bool(peer and own)
-            cells += (
-                [*(Spread.of(each).text(2, " s") for each in (peer, own)), Spread.of_ratio(peer, own).text(1)]
-                if known
-                else ["-"] * 3
-            )
-        ratios += [[Spread.of_ratio(*each).median if all(each) else nan for each in halves(rows, network)]]
-        lines.append(cells)
-    known = [[each for each in column if not isnan(each)] for column in zip(*ratios, strict=True)]
-    middle = [f"**{Spread.of(each).median:.1f}**" if each else "-" for each in known]
-    lines.append(["**median**", "", "", middle[0], "", "", middle[1]])
-    return table(["network", *head, *(f"{each}, busy" for each in head)], lines)
+    known = halves(rows)
+    found = [{name: Spread.of_ratio(*pair) for name, pair in each.items()} for each in known]
+    body = [[name] for name in unique(rows, "network")]
+    for line in body:
+        for pairs, ratio in zip(known, found, strict=True):
+            seconds = [Spread.of(each).text(2, " s") for each in pairs.get(line[0], ())]
+            line += [*seconds, ratio[line[0]].text(1)] if seconds else ["-"] * 3
+    middle = [cell for each in found for cell in ("", "", middle_of(each))]
+    return table(["network", *head, *(f"{each}, busy" for each in head)], [*body, ["**median**", *middle]])
+
+
+def middle_of(found: dict[str, Spread]) -> str:
+    """The median over the networks."""
+    return f"**{Spread.of(each.median for each in found.values()).median:.1f}**" if found else "-"
 
 
 def figures(rows: list[Row]) -> dict[str, Spread | str]:
@@ -173,7 +172,7 @@ def section(rows: list[Row]) -> list[str]:
     lines += ["### Ratios", "", "Above 1: graphprune takes less (in the last column: graphprune takes more than the copy).", ""]
     found = ratios(rows)
     body = [[network, *(each[network].text(1) if network in each else "-" for each in found.values())] for network in networks]
-    middle = ["**median**", *(f"**{Spread.of(s.median for s in each.values()).median:.1f}**" for each in found.values())]
+    middle = ["**median**", *map(middle_of, found.values())]
     lines += [*table(["network", *found], [*body, middle]), ""]
     return [*lines, "### Half of theirs against all of ours", "", HALVES, "", *beside_work(rows), ""]
 

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
+from zlib import crc32
 
 import numpy as np
 
@@ -35,6 +36,11 @@ class Importance(ABC):
 
         A group without a score is kept whole.
         """
+
+
+def generator(seed: int, group: Group) -> np.random.Generator:
+    """Random numbers of a group's own, the same for the same seed."""
+    return np.random.default_rng([seed, crc32(group.id.encode())])
 
 
 Reduction = Literal["sum", "mean", "max"]

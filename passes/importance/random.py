@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from typing import ClassVar
-
-import numpy as np
 
 from graphprune.evidence import Evidence
 from graphprune.groups import Group
 from graphprune.weights import Vector
 
-from .base import Importance
+from .base import Importance, generator
 
 
 @dataclass(frozen=True)
@@ -24,4 +21,4 @@ class Random(Importance):
 
     def score(self, group: Group, evidence: Evidence) -> Vector:
         """I(c) uniform in [0, 1)."""
-        return np.random.default_rng([self.seed, zlib.crc32(group.id.encode())]).random(group.size)
+        return generator(self.seed, group).random(group.size)

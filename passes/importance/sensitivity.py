@@ -35,11 +35,9 @@ class Sensitivity(Importance):
         if ranking is None or evidence.calibration is None:
             return None
         worst_first = np.argsort(ranking, kind="stable")
-        most = group.size if group in evidence.analysis.may_leave else group.size - 1
-        steps = np.unique(np.rint(np.linspace(0, most, self.points + 1)[1:]).astype(int))
-        errors = np.array([evidence.error_keeping({group.id: sorted(worst_first[gone:].tolist())}) for gone in steps])
+        steps, errors = evidence.error_curve(group, worst_first, self.points)
         known = np.isfinite(errors)
-        if not known.any():
+        if known.sum() < 2:
             return None
         return self._spread(worst_first, steps[known], errors[known])
 
@@ -49,7 +47,7 @@ class Sensitivity(Importance):
         size = len(worst_first)
         if steps[-1] < size:
             steps, errors = np.append(steps, size), np.append(errors, errors[-1] * size / steps[-1])
-        curve = np.interp(np.arange(size + 1), [0, *steps], np.maximum.accumulate([0.0, *errors]))
+        curve = np.interp(np.arange(size + 1), steps, np.maximum.accumulate(errors))
         scores = np.empty(size)
         scores[worst_first] = hull_slopes(curve) + TIE * max(float(curve[-1]), TIE) * np.arange(size)
         return scores

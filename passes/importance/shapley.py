@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
@@ -13,7 +12,7 @@ from graphprune.evidence import Evidence
 from graphprune.groups import Group
 from graphprune.weights import Vector
 
-from .base import Importance, Sight
+from .base import Importance, Sight, generator
 
 
 @dataclass(frozen=True)
@@ -32,15 +31,13 @@ class Shapley(Importance):
 
     def score(self, group: Group, evidence: Evidence) -> Vector | None:
         """The mean rise of the error: mean squared change of the outputs over their variance."""
-        most = group.size if group in evidence.analysis.may_leave else group.size - 1
-        if evidence.calibration is None or not most:
+        if evidence.calibration is None or group.size == 1:
             return None
-        steps = np.unique(np.rint(np.linspace(0, most, self.points + 1)).astype(int))
-        rng = np.random.default_rng([self.seed, zlib.crc32(group.id.encode())])
+        rng = generator(self.seed, group)
         total, count = np.zeros(group.size), np.zeros(group.size)
         for forward in (rng.permutation(group.size) for _ in range(self.orders)):
             for order in (forward, forward[::-1]):
-                errors = [evidence.error_keeping({group.id: sorted(order[gone:].tolist())}) for gone in steps]
+                steps, errors = evidence.error_curve(group, order, self.points)
                 for (first, last), (before, after) in zip(pairwise(steps), pairwise(errors), strict=True):
                     if np.isfinite(after):
                         total[order[first:last]] += (after - before) / (last - first)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from itertools import islice
+from itertools import chain, islice, repeat
 from math import inf
 from typing import Any, ClassVar, Literal
 
@@ -96,7 +96,7 @@ class Polish(Repair):
         steps = min(course.steps, course.epochs * len(batches))
         descent = torch.optim.Adam(weights.values(), lr=course.rate)
         schedule = torch.optim.lr_scheduler.OneCycleLR(descent, course.rate, total_steps=steps, pct_start=0.1)
-        for step, feeds in enumerate(islice((feeds for _ in range(steps) for feeds in batches), steps)):
+        for step, feeds in enumerate(islice(chain.from_iterable(repeat(batches)), steps)):
             descent.zero_grad()
             matching.distance(vary(feeds, batches.rng)).backward()
             descent.step()
