@@ -28,12 +28,12 @@ class Settings:
         """What this size of run has."""
         return choices[self.size]
 
-    def exported(self, networks: Mapping[Size, list[str]], rows: list[Row]) -> Iterator[tuple[str, Files]]:
+    def exported(self, networks: Mapping[Size, list[str]], rows: list[Row], style: str = "dynamo") -> Iterator[tuple[str, Files]]:
         """The networks of this size of run, each announced; where one cannot be exported there is a row that says so instead."""
         names = self.pick(networks)
         for name in names:
             announce(names, name)
-            files = self.files(name)
+            files = self.files(name, style)
             if files.error:
                 rows.append({"network": name, "tool": "export", "error": files.error})
             else:

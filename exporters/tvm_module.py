@@ -18,6 +18,7 @@ from tvm.ir import GenericConst
 
 from graphprune.errors import InvalidModelError, UsageError
 from graphprune.graph import DEFAULT_DOMAINS, subgraphs
+from graphprune.model_file import fits_message, load_what_fits
 
 from .tvm_operators import lowerings
 from .tvm_schedule import schedules
@@ -40,14 +41,20 @@ def target_of(options: dict[str, Any]) -> Any:
 
 
 def imported(model: ModelProto) -> Module:
-    """The model in relax.  Raises InvalidModelError that names operators TVM has no converter for."""
+    """The model in relax.  Raises InvalidModelError that names operators TVM has no converter for, and for 2 GB and more."""
     from tvm.relax.frontend.onnx import from_onnx
+
+    if not fits_message(model):
+        raise InvalidModelError("TVM cannot import models of 2 GB or more")
 
     missing = sorted(unsupported(model))
     if missing:
         raise InvalidModelError(f"TVM cannot import the operators {', '.join(missing)}")
+    whole = ModelProto()
+    whole.CopyFrom(model)
+    load_what_fits(whole)
     try:
-        module = from_onnx(model)
+        module = from_onnx(whole)
     except Exception as error:  # TVM raises many unrelated types
         advice = "; fixing dynamic sizes with --input-shape may help" if _is_dynamic(model) else ""
         raise InvalidModelError(f"TVM cannot import the model: {first_line(error)}{advice}") from error

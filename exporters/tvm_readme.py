@@ -25,7 +25,8 @@ TVM_USE_RUNTIME_LIB=1 python {stem}-run.py inputs.npz outputs.npz --threads 1
 ```
 
 `{stem}-run.py` reads the arrays named above from the .npz, runs, and prints the median time. It is a page long: copy from it what
-you need. `TVM_NUM_THREADS` sets the number of threads in any program.
+you need. `TVM_NUM_THREADS` sets the number of threads in any program. Set it always: without it the runtime asks the system for
+the number of cores at every parallel loop, which takes some microseconds each time.
 
 ## C++
 

@@ -22,9 +22,12 @@ CPU, POOLED = 1, 2
 
 
 def loaded(library: Path, threads: int) -> Any:
-    """The virtual machine of a library, ready to run."""
-    if threads:
-        os.environ["TVM_NUM_THREADS"] = str(threads)
+    """The virtual machine of a library, ready to run.
+
+    TVM_NUM_THREADS is set in any case: without it the runtime asks the system for the number of cores at every parallel loop.
+    """
+    if threads or "TVM_NUM_THREADS" not in os.environ:
+        os.environ["TVM_NUM_THREADS"] = str(threads or os.cpu_count() or 1)
     import tvm_ffi
 
     ctypes.CDLL(str(_runtime()), ctypes.RTLD_GLOBAL)

@@ -17,6 +17,18 @@ from .tvm_tiles import Machine, Tile
 WEIGHTS_IN_CACHE = 2**18
 """Bytes of packed weights that stay in the second-level cache while the positions pass by."""
 
+NARROWEST = 4
+"""Floats that are worth a vector where the channels do not fill a wider one."""
+
+SHARES = 16
+"""Turns of the outermost loops that are enough to share them between threads."""
+
+WORTH_SHARING = 2**20
+"""Multiply-adds of a contraction that are worth the start of several threads: some ten microseconds; a start takes half of that."""
+
+COPIES = 2**17
+"""Elements of another loop that are worth it."""
+
 UNROLLED = 4
 """Steps of a contraction's innermost sum that are written out."""
 
@@ -119,7 +131,7 @@ def contraction(schedule: Any, block: Block, machine: Machine, walk: Walk | None
     order = _order(schedule, block, [outer, row, channel], walk)
     sums = [*loops[spatial:-1], *_split(schedule, loops[-1], walk.unrolled)]
     schedule.reorder(*order, *sums, tile_row, tile_channel)
-    schedule.parallel(schedule.fuse(*order[:-1]))
+    _share(schedule, order[:-1], _steps(schedule, block) >= WORTH_SHARING, machine)
     schedule.reverse_compute_at(last, order[-1], preserve_unit_loops=True)
     _tile(schedule, last, _channels(schedule, last), lanes, machine)
     schedule.unroll(sums[-1])
@@ -170,6 +182,18 @@ def _tile(schedule: Any, block: Block, channels: int, lanes: int, machine: Machi
         schedule.vectorize(vector)
 
 
+def _share(schedule: Any, outer: list[Loop], worth: bool, machine: Machine) -> None:
+    """Share the turns of the outer loops between threads, where that is worth it and there are several."""
+    if worth and machine.cores != 1:
+        schedule.parallel(schedule.fuse(*outer))
+
+
+def _steps(schedule: Any, block: Block) -> float:
+    """How often a block's statement runs; unknown sizes count as large."""
+    extents = [schedule.get(each).extent for each in schedule.get_loops(block)]
+    return math.prod(int(extent) if isinstance(extent, tirx.IntImm) else math.inf for extent in extents)
+
+
 # ---- everything else ------------------------------------------------------------------------------
 
 
@@ -186,13 +210,24 @@ def loop(schedule: Any, block: Block, machine: Machine) -> None:
     vector = _vector(schedule, spatial, machine)
     if sums:
         schedule.reorder(*spatial, *sums, *vector)
-    schedule.parallel(schedule.fuse(*spatial))
+    _share(schedule, _outermost(schedule, spatial), _steps(schedule, block) >= COPIES, machine)
     for each in vector:
         schedule.vectorize(each)
     if sums:
         first = schedule.decompose_reduction(block, sums[0])
         if vector:
             schedule.vectorize(schedule.get_loops(first)[-1])
+
+
+def _outermost(schedule: Any, spatial: list[Loop]) -> list[Loop]:
+    """The first loops, as many as keep all threads busy: an index of fused loops has to be divided again in each step."""
+    turns = 1
+    for count, each in enumerate(spatial, start=1):
+        extent = schedule.get(each).extent
+        turns *= int(extent) if isinstance(extent, tirx.IntImm) else 1
+        if turns >= SHARES:
+            return spatial[:count]
+    return spatial
 
 
 def _vector(schedule: Any, spatial: list[Loop], machine: Machine) -> list[Loop]:
@@ -206,7 +241,7 @@ def _vector(schedule: Any, spatial: list[Loop], machine: Machine) -> list[Loop]:
 
 
 def _lanes(extent: int, machine: Machine) -> int:
-    """The largest part of the extent that fills whole vectors, of up to four; 1 where there is none."""
-    if machine.floats == 1:
-        return 1
-    return next((count * machine.floats for count in (4, 3, 2, 1) if extent % (count * machine.floats) == 0), 1)
+    """The largest part of the extent that fills up to four vectors, or a half or a quarter of one; 1 where there is none."""
+    whole = [count * machine.floats for count in (4, 3, 2, 1)]
+    parts = [machine.floats // part for part in (2, 4) if machine.floats // part >= NARROWEST]
+    return next((lanes for lanes in (*whole, *parts) if extent % lanes == 0), 1)

@@ -5,7 +5,7 @@ Start reading at `product_tile`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 UNITS = 2
@@ -19,10 +19,11 @@ MAXIMUM_POSITIONS = 14
 
 @dataclass(frozen=True)
 class Machine:
-    """What a target's vector unit looks like: floats in a vector, and vector registers."""
+    """What a target looks like: floats in a vector, vector registers, and cores (0: not known)."""
 
     floats: int
     registers: int
+    cores: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,9 @@ def depthwise_tile(machine: Machine, width: int, channels: int) -> Tile:
 
 
 def machine_of(target: Any) -> Machine:
-    """The vector unit of a TVM target, by the features that LLVM knows of it."""
+    """The vector unit of a TVM target, by the features that LLVM knows of it, and its cores."""
     from tvm.target.codegen import target_has_features
 
     features = {"avx512f": Machine(16, 32), "avx2": Machine(8, 16), "neon": Machine(4, 32)}
-    return next((machine for feature, machine in features.items() if target_has_features(feature, target)), Machine(4, 16))
+    found = next((machine for feature, machine in features.items() if target_has_features(feature, target)), Machine(4, 16))
+    return replace(found, cores=int(target.attrs.get("num-cores", 0)))

@@ -27,6 +27,7 @@ from tvm.s_tir import meta_schedule
 
 from graphprune.errors import UsageError
 
+from .tvm_backend import use_threads
 from .tvm_schedule import ORDERS, Walk, scheduled, tile_of
 from .tvm_tiles import Machine, machine_of
 
@@ -251,6 +252,7 @@ def main() -> None:
     """The process of its own: a job on standard input, progress on standard output."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     job = json.load(sys.stdin)
+    use_threads(job["options"].get("num-cores", 0))
     target = tvm.target.Target(job["options"])
     module = tvm.ir.load_json(job["module"])
 

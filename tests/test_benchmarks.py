@@ -177,6 +177,32 @@ def test_latency_accuracy_coverage_and_scale_on_the_page(benchmarks: Any, tmp_pa
     assert "Exponent: 2.00." in text
 
 
+def test_speed_on_the_page(benchmarks: Any, tmp_path: Path) -> None:
+    def timed(network: str, target: str, batch: int, tool: str, *ratios: float) -> dict[str, Any]:
+        base = {"network": network, "target": target, "batch": batch, "tool": tool}
+        return {**base, "ratios": list(ratios), "original_ms": [1.0], "macs": 0.5}
+
+    rows = [
+        timed("a", "macs=0.5", 1, "graphprune", 0.5, 0.6, 0.7),
+        timed("a", "macs=0.5", 1, "Torch-Pruning", 1.1, 1.2, 1.3),
+        timed("a", "channels=0.9", 1, "graphprune", 1.02),
+        {"network": "a", "target": "channels=0.9", "tool": "Torch-Pruning", "error": "E: x"},
+        timed("b", "macs=0.5", 1, "graphprune", 0.8),
+        timed("b", "macs=0.5", 8, "graphprune", 1.03),
+    ]
+    benchmarks.results.write("speed", document(rows), tmp_path)
+    text = benchmarks.page.page(tmp_path, tmp_path)
+    assert "| network | `macs=0.5` | `channels=0.9` |" in text
+    assert "| a | 0.60, **1.20** | 1.02, - |\n| b | 0.80, - | -, - |" in text
+    assert (
+        "| **median** | 0.70 of 2, **1.20** of 1 | 1.02 of 1, - |\n| **largest** | 0.80 of 2, **1.20** of 1 | 1.02 of 1, - |"
+        in text
+    )
+    assert "Batch 8:\n\n| network | `macs=0.5` | `channels=0.9` |\n|---|---|---|\n| b | **1.03**, - | -, - |" in text
+    assert "| a | Torch-Pruning | `E: x` |" in text
+    assert len(benchmarks.areas.area("speed").figures(rows)) == 5
+
+
 def test_architectures_on_the_page(benchmarks: Any, tmp_path: Path) -> None:
     shares = {"pin": 0.9, "kept": 1.0}
     measured = {"nodes": 7, "shares": shares, "seconds": 1.2, "peak_mib": 150.4}

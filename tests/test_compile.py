@@ -229,6 +229,29 @@ def test_it_computes_what_onnx_runtime_computes(name: str, target: str) -> None:
 
 
 @with_tvm
+@pytest.mark.parametrize(
+    ("name", "cores", "shared"), [("large weights", 0, 1), ("large weights", 2, 1), ("large weights", 1, 0), ("same", 2, 0)]
+)
+def test_threads_share_what_takes_long(name: str, cores: int, shared: int) -> None:
+    from graphprune.exporters import tvm_module
+
+    target = tvm_module.target_of(target_options("x86-64-v4", cores))
+    module = tvm_module.scheduled(tvm_module.lowered(tvm_module.imported(load(NETS[name]).model), target), target)
+    assert module.script().count("T.parallel(") == shared
+
+
+@with_tvm
+def test_the_number_of_threads_is_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    from graphprune.exporters.tvm_backend import use_threads
+
+    monkeypatch.setenv("TVM_NUM_THREADS", "2")
+    use_threads(0)
+    assert os.environ["TVM_NUM_THREADS"] == "2"
+    use_threads(1)
+    assert os.environ["TVM_NUM_THREADS"] == "1"
+
+
+@with_tvm
 def test_a_library_runs_in_a_fresh_process_with_the_runtime_alone(graphprune_cli: Cli, model: Path, tmp_path: Path) -> None:
     library = tmp_path / "net.so"
     result = graphprune_cli("compile", model, "-o", library, "--json", "-")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-AREAS = ("coverage", "architectures", "compile", "scale", "latency", "accuracy", "ordering")
+AREAS = ("coverage", "architectures", "compile", "scale", "latency", "speed", "accuracy", "ordering")
 """In the order of the page."""
 
 

@@ -70,7 +70,7 @@ def measure(settings: Settings) -> list[Row]:
 def command(name: str, onnx: Path, module: Path, path: Path, keep: float, macs: float | None) -> Command:
     """How a tool writes its result; `macs` is the share that graphprune left."""
     own: dict[str, Any] = {"targets": [f"channels={keep}"], "selection": "uniform", "importance": "magnitude"}
-    peer: dict[str, Any] = {"openmp": 1, "export": True}
+    peer: dict[str, Any] = {"openmp": 1, "export": "dynamo"}
     peer |= {"macs": macs} if name == SAME_MACS and macs is not None else {"keep": keep}
     if name in (OWN, UNALIGNED):
         return tool("prune_with_graphprune", onnx, path, **own, **({"align": 1} if name == UNALIGNED else {}))
@@ -96,13 +96,14 @@ def pruned(onnx: Path, module: Path, folder: Path, keep: float) -> tuple[dict[st
     return made, failed
 
 
-def timed(onnx: Path, made: dict[str, Path], threads: int, repeats: int) -> list[Row]:
+def timed(onnx: Path, made: dict[str, Path], threads: int, repeats: int, batch: int = 1) -> list[Row]:
     """A row for each result."""
     options: dict[str, Any] = {
         "models": [str(path) for path in made.values()],
         "repeats": repeats,
         "rounds": 15,
         "threads": threads,
+        "batch": batch,
     }
     found = run(tool("time_models", onnx, onnx, **options), TIMING)
     if "error" in found:

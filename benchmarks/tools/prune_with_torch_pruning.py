@@ -1,7 +1,7 @@
 """Torch-Pruning: read a torch module, prune it, write it.  Start reading at `work`.
 
 Options: `keep` (the share of channels) or `macs` (the largest share of multiply-accumulates, reached by bisection), `export`
-(write ONNX rather than the module), and those of `BasePruner`.
+(write ONNX by this exporter of networks.py, rather than the module), and those of `BasePruner`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ def work(tool: Tool) -> None:
     """Prune every layer by L1 but the classifier, as the project's README does it; the result must run."""
     with tool.phase("import"):
         import classifiers
+        import networks
         import torch
         import torch_pruning
 
@@ -24,7 +25,7 @@ def work(tool: Tool) -> None:
     with tool.phase("load"):
         model, inputs = torch.load(tool.model, weights_only=False)
     options = dict(tool.options)
-    keep, macs, export = options.pop("keep", None), options.pop("macs", None), options.pop("export", False)
+    keep, macs, export = options.pop("keep", None), options.pop("macs", None), options.pop("export", "")
     before = sum(each.numel() for each in model.parameters())
 
     def pruner_of(module: Any, share: float) -> Any:
@@ -48,7 +49,7 @@ def work(tool: Tool) -> None:
     with tool.phase("step"):
         pruner.step()
     with tool.phase("save"):
-        write(model, inputs, tool.output) if export else torch.save(model, tool.output)
+        networks.export(model, inputs, tool.output, export) if export else torch.save(model, tool.output)
     tool.facts |= {"params": sum(each.numel() for each in model.parameters()) / before, "threads": torch.get_num_threads()}
     with torch.inference_mode():
         shape = tuple(model(*inputs).shape)
@@ -63,13 +64,6 @@ def widest(macs_of: Callable[[float], float], limit: float) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if macs_of(middle) <= limit else (low, middle)
     return low
-
-
-def write(model: Any, inputs: tuple[Any, ...], path: Any) -> None:
-    """Write ONNX by torch's exporter."""
-    import torch
-
-    torch.onnx.export(model, inputs, path, dynamo=True, verbose=False, external_data=False, input_names=["image"])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """ONNX Runtime's time of several ONNX files, measured in turns.  Start reading at `work`.
 
-MODEL is the original, OUTPUT is not written.  Options: `models` (paths), `repeats`, `rounds`, `threads`.
+MODEL is the original, OUTPUT is not written.  Options: `models` (paths), `repeats`, `rounds`, `threads`, `batch`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ def work(tool: Tool) -> None:
     paths = [tool.model, *tool.options["models"]]
     models = [onnx.load(path) for path in paths]
     repeats = [
-        bench.measure(models, tool.options["threads"], 1, rounds=tool.options["rounds"]) for _ in range(tool.options["repeats"])
+        bench.measure(models, tool.options["threads"], tool.options["batch"], rounds=tool.options["rounds"])
+        for _ in range(tool.options["repeats"])
     ]
     tool.facts["repeats"] = [[asdict(latency) for latency in each] for each in repeats]
     macs = [CostModel(analyze(model)).original.macs for model in models]
