@@ -8,6 +8,7 @@ Start reading at `lowerings`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +35,10 @@ def lowerings(machine: Machine) -> dict[str, Callable[[Any, Any], Any]]:
         "relax.nn.conv2d": _convolution,
         "relax.nn.conv2d_transpose": _transposed,
         "relax.matmul": _product,
+        "relax.nn.softmax": _softmax,
+        "relax.exp": _elementwise("exp", topi.fast_exp),
+        "relax.erf": _elementwise("erf", topi.fast_erf),
+        "relax.nn.gelu": _elementwise("gelu", _gelu),
         "relax.sigmoid": _elementwise("sigmoid", _sigmoid),
         "relax.nn.silu": _elementwise("silu", lambda x: topi.multiply(x, _sigmoid(x))),
         "relax.tanh": _elementwise("tanh", topi.fast_tanh),
@@ -62,28 +67,55 @@ def _sigmoid(x: Expr) -> Expr:
     return topi.divide(1.0, topi.add(1.0, topi.fast_exp(topi.negative(x))))
 
 
-def _convolution(machine: Machine, builder: Any, call: Any) -> Expr | None:
-    """A convolution in NHWC with constant OHWI weights and static sizes; None where it is not one."""
-    attrs = call.attrs
-    layouts = (attrs.data_layout, attrs.kernel_layout, attrs.out_layout)
-    sizes = _static(call.ty.shape, skip=1)
-    if layouts != ("NHWC", "OHWI", "NHWC") or sizes is None or not _is_float(call) or not isinstance(call.args[1], GenericConst):
+def _gelu(x: Expr) -> Expr:
+    half = topi.multiply(x, 0.5)
+    return topi.multiply(half, topi.add(1.0, topi.fast_erf(topi.multiply(x, math.sqrt(0.5)))))
+
+
+def _softmax(machine: Machine, builder: Any, call: Any) -> Expr | None:
+    """Along the last axis, with exponentials that make vectors; None along another."""
+    rank = len(call.ty.shape)
+    if int(call.attrs.axis) not in (-1, rank - 1) or not _is_float(call):
         return None
-    weight = call.args[1].value.numpy()
+    return builder.call_te(softmax, call.args[0], primfunc_name_hint="softmax")
+
+
+def _convolution(machine: Machine, builder: Any, call: Any) -> Expr | None:
+    """A convolution with constant weights and static sizes, in NHWC, or with transposes around it; None where it is not one."""
+    attrs, (data, kernel) = call.attrs, call.args
+    layouts = (attrs.data_layout, attrs.kernel_layout, attrs.out_layout)
+    if not _is_float(call) or not isinstance(kernel, GenericConst):
+        return None
+    if layouts == ("NHWC", "OHWI", "NHWC"):
+        return _in_nhwc(machine, builder, attrs, data, kernel.value.numpy(), _static(call.ty.shape, skip=1))
+    if layouts != ("NCHW", "OIHW", "NCHW") or (sizes := _static(call.ty.shape, skip=1)) is None:
+        return None
+    turned = builder.emit_te(topi.transpose, data, [0, 2, 3, 1])
+    weight = kernel.value.numpy().transpose(0, 2, 3, 1)
+    found = _in_nhwc(machine, builder, attrs, turned, weight, [*sizes[1:], sizes[0]])
+    return None if found is None else builder.call_te(topi.transpose, builder.emit(found), [0, 3, 1, 2])
+
+
+def _in_nhwc(
+    machine: Machine, builder: Any, attrs: Any, data: Expr, weight: NDArray[Any], sizes: list[int] | None
+) -> Expr | None:
+    """A convolution of NHWC data with OHWI weights; `sizes` are height, width and channels of the result."""
+    if sizes is None:
+        return None
     groups = int(attrs.groups)
     geometry = [int(size) for size in attrs.strides], [int(pad) for pad in attrs.padding], [int(d) for d in attrs.dilation]
     _, out_width, channels = sizes
-    if weight.shape[3] == 1 and groups == channels and _static(call.args[0].ty.shape, skip=1) is not None:
-        if int(call.args[0].ty.shape[3]) != channels:
+    if weight.shape[3] == 1 and groups == channels and _static(data.ty.shape, skip=1) is not None:
+        if int(data.ty.shape[3]) != channels:
             return None
         tile = depthwise_tile(machine, out_width, channels)
         packed = _padded_to(weight[..., 0].transpose(1, 2, 0), tile.lanes, axis=2)
-        return _call(builder, "depthwise", lambda x, w: depthwise_convolution(x, w, geometry, sizes, tile), call.args[0], packed)
+        return _call(builder, "depthwise", lambda x, w: depthwise_convolution(x, w, geometry, sizes, tile), data, packed)
     tile = product_tile(machine, out_width, channels // groups)
     if groups > 1 and (channels // groups) % tile.lanes:
         return None
     packed = pack(weight.transpose(1, 2, 3, 0), tile.lanes)
-    return _call(builder, "convolution", lambda x, w: convolution(x, w, geometry, sizes, groups, tile), call.args[0], packed)
+    return _call(builder, "convolution", lambda x, w: convolution(x, w, geometry, sizes, groups, tile), data, packed)
 
 
 def _transposed(machine: Machine, builder: Any, call: Any) -> Expr | None:
@@ -127,15 +159,40 @@ def _transposed_in_nchw(data: Expr, weight: Expr, geometry: Geometry, more: list
 
 
 def _product(machine: Machine, builder: Any, call: Any) -> Expr | None:
-    """A product with a constant matrix on the right; None where it is not one."""
+    """A product with a constant matrix on the right, or of two tensors of static sizes; None where it is neither."""
     left, right = call.args
-    if not isinstance(right, GenericConst) or right.value.numpy().ndim != 2 or not _is_float(call) or len(call.ty.shape) < 2:
+    if not _is_float(call) or len(call.ty.shape) < 2:
         return None
+    if not isinstance(right, GenericConst):
+        return _pairwise(machine, builder, call)
     matrix = right.value.numpy()
-    rows = call.ty.shape[-2]
+    if matrix.ndim != 2:
+        return None
+    shape = list(call.ty.shape)
+    axis = _longest(shape)
+    rows = shape[axis]
     tile = product_tile(machine, int(rows) if isinstance(rows, tirx.IntImm) else 1, matrix.shape[1])
     packed = pack(matrix, tile.lanes)
-    return _call(builder, "product", lambda x, w: product(x, w, list(call.ty.shape), tile), left, packed)
+    return _call(builder, "product", lambda x, w: product(x, w, shape, tile, axis), left, packed)
+
+
+def _longest(shape: list[Any]) -> int:
+    """The axis whose positions are the rows of a product: the last but one, or the only one that is longer than 1."""
+    long = [k for k, size in enumerate(shape[:-1]) if not isinstance(size, tirx.IntImm) or int(size) > 1]
+    return long[0] if len(long) == 1 else len(shape) - 2
+
+
+def _pairwise(machine: Machine, builder: Any, call: Any) -> Expr | None:
+    """A product of two tensors with the same leading sizes; the right one is packed as it runs."""
+    left, right = (_static(each.ty.shape, skip=0) for each in call.args)
+    if left is None or right is None or left[:-2] != right[:-2]:
+        return None
+    tile = product_tile(machine, left[-2], right[-1])
+
+    def compute(x: Any, w: Any) -> Any:
+        return product(x, packed_as_it_runs(w, tile.lanes), list(call.ty.shape), tile, len(left) - 2)
+
+    return builder.call_te(compute, *call.args, primfunc_name_hint="pairs", primfunc_attrs={"op_pattern": OUT_EWISE_FUSABLE})
 
 
 def _call(builder: Any, name: str, compute: Callable[[Any, Any], Any], data: Expr, packed: NDArray[Any]) -> Expr:
@@ -218,24 +275,58 @@ def depthwise_convolution(data: Expr, weight: Expr, geometry: Geometry, sizes: l
     return _cut(full, [data.shape[0], height, width, channels])
 
 
-def product(data: Expr, weight: Expr, shape: list[Any], tile: Tile) -> Expr:
-    """Product of [..., rows, depth] with packed [blocks, depth, lanes]."""
-    blocks, depth, lanes = (int(size) for size in weight.shape)
-    k = te.reduce_axis((0, depth), "k")
-    rows = shape[-2]
+def product(data: Expr, weight: Expr, shape: list[Any], tile: Tile, axis: int) -> Expr:
+    """Product of [..., rows, depth] with packed [..., blocks, depth, lanes]; rows lie along `axis`, axes behind it have size 1."""
+    blocks, depth, lanes = (int(size) for size in list(weight.shape)[-3:])
+    outer, rows = [*shape[:axis], *shape[axis + 1 : -1]], shape[axis]
     if isinstance(rows, tirx.IntImm) and int(rows) % tile.positions:
         filled = _ceil_to(int(rows), tile.positions)
-        before = [0] * len(shape)
-        after = [*[0] * (len(shape) - 2), filled - int(rows), 0]
-        data = topi.nn.pad(data, before, after, name="padded")
+        after = [0] * len(shape)
+        after[axis] = filled - int(rows)
+        data = topi.nn.pad(data, [0] * len(shape), after, name="padded")
         rows = filled
+    k = te.reduce_axis((0, depth), "k")
+    shared = len(weight.shape) == 3
 
     def element(*index: Any) -> Any:
-        *row, c = index
-        return te.sum(data[(*row, k)] * weight[c // lanes, k, c % lanes], axis=k)
+        *first, row, c = index
+        place = (*first[:axis], row, *first[axis:], k)
+        return te.sum(data[place] * weight[(*(() if shared else first), c // lanes, k, c % lanes)], axis=k)
 
-    full = te.compute([*shape[:-2], rows, blocks * lanes], element, name="contraction", attrs={TILE: [tile.positions, lanes]})
-    return _cut(full, shape)
+    full = te.compute([*outer, rows, blocks * lanes], element, name="contraction", attrs={TILE: [tile.positions, lanes]})
+    if axis == len(shape) - 2:
+        return _cut(full, shape)
+
+    def moved(*index: Any) -> Any:
+        *first, c = index
+        return full[(*first[:axis], *first[axis + 1 :], first[axis], c)]
+
+    return te.compute(shape, moved, name="cut")
+
+
+def packed_as_it_runs(data: Expr, lanes: int) -> Expr:
+    """[..., depth, outputs] as [..., outputs / lanes, depth, lanes], with zeros for what does not fill the last block."""
+    *outer, depth, outputs = (int(size) for size in data.shape)
+
+    def element(*index: Any) -> Any:
+        *first, block, k, lane = index
+        column = block * lanes + lane
+        value = data[(*first, k, column)]
+        return value if outputs % lanes == 0 else tirx.if_then_else(column < outputs, value, tirx.const(0, data.dtype))
+
+    return te.compute([*outer, _ceil_to(outputs, lanes) // lanes, depth, lanes], element, name="packed")
+
+
+def softmax(data: Expr) -> Expr:
+    """Along the last axis; the exponentials are kept, since they are read twice."""
+    *outer, length = data.shape
+    k, j = te.reduce_axis((0, length), "k"), te.reduce_axis((0, length), "j")
+    largest = te.compute(outer, lambda *row: te.max(data[(*row, k)], axis=k), name="largest")
+    below = te.compute(data.shape, lambda *index: data[index] - largest[index[:-1]], name="below")
+    powers = topi.fast_exp(below)
+    kept = te.compute(data.shape, lambda *index: powers[index], name="exponentials")
+    total = te.compute(outer, lambda *row: te.sum(kept[(*row, j)], axis=j), name="total")
+    return te.compute(data.shape, lambda *index: kept[index] / total[index[:-1]], name="softmax")
 
 
 def _padded(data: Expr, geometry: Geometry, kernel: tuple[int, int], columns: int, channels: int) -> Expr:

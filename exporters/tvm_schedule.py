@@ -24,7 +24,7 @@ SHARES = 16
 """Turns of the outermost loops that are enough to share them between threads."""
 
 WORTH_SHARING = 2**20
-"""Multiply-adds of a contraction that are worth the start of several threads: some ten microseconds; a start takes half of that."""
+"""Multiply-adds of a contraction that are worth the start of threads: some ten microseconds; a start takes half of that."""
 
 COPIES = 2**17
 """Elements of another loop that are worth it."""
@@ -34,6 +34,9 @@ UNROLLED = 4
 
 ORDERS = ("channels inside rows", "rows inside channels", "channels innermost")
 """What the tiles of a convolution are walked in, from the outside: rows and channels; channels and rows; channels last of all."""
+
+KEPT = ("padded", "packed", "exponentials")
+"""Blocks that are not computed anew wherever they are read: they are read many times, or are dear."""
 
 Block = Any
 Loop = Any
@@ -102,7 +105,7 @@ def blocks(schedule: Any) -> list[Block]:
 def inline(schedule: Any) -> None:
     """Compute elementwise results where they are read, as far as TVM can; what is read as a window stays."""
     for block in blocks(schedule):
-        if schedule.get(block).name_hint == "padded" or not schedule.get_consumers(block):
+        if schedule.get(block).name_hint in KEPT or not schedule.get_consumers(block):
             continue
         try:
             schedule.compute_inline(block)

@@ -181,6 +181,22 @@ NETS = {
     "batched product": net("batched (float[2,3,5,7] x) => (float[2,3,5,40] y) <float[7,40] w> { y = MatMul(x, w) }"),
     "attention": net("""
         attention (float[2,4,5,8] q, float[2,4,8,5] k) => (float[2,4,5,5] y) { s = MatMul(q, k)  y = Softmax<axis = -1>(s) }"""),
+    "ragged pairs": net("ragged (float[2,3,13,8] q, float[2,3,8,37] k) => (float[2,3,13,37] y) { y = MatMul(q, k) }"),
+    "pairs, dynamic": net("pairs (float[N,5,8] q, float[N,8,5] k) => (float[N,5,5] y) { y = MatMul(q, k) }"),
+    "one matrix for many": net("many (float[2,5,8] q, float[1,8,5] k) => (float[2,5,5] y) { y = MatMul(q, k) }"),
+    "rows in front": net("front (float[5,1,7] x) => (float[5,1,40] y) <float[7,40] w> { p = MatMul(x, w)  y = Relu(p) }"),
+    "rows in front, dynamic": net("front (float[N,1,7] x) => (float[N,1,40] y) <float[7,40] w> { y = MatMul(x, w) }"),
+    "softmax over channels": net("""
+        channels (float[2,6,5] x) => (float[2,6,5] y) { y = Softmax<axis = 1>(x) }"""),
+    "functions": net(
+        """
+        functions (float[2,37] x) => (float[2,37] a, float[2,37] b, float[2,37] c) {
+            a = Erf(x)
+            b = Exp(x)
+            c = Gelu(x)
+        }""",
+        opset=20,
+    ),
     "relu6": net("""
         relu6 (float[1,3,8,8] x) => (float[1,8,8,8] y) <float[8,3,3,3] w, float l = {0.0}, float h = {0.1}> {
             c = Conv<pads = [1,1,1,1]>(x, w)
@@ -226,6 +242,22 @@ def test_it_computes_what_onnx_runtime_computes(name: str, target: str) -> None:
     for value, right in zip(found, expected.values(), strict=True):
         assert value.shape == right.shape
         np.testing.assert_allclose(value, right, rtol=0, atol=1e-5 * float(np.abs(right).max()))
+
+
+@with_tvm
+@pytest.mark.parametrize("name", ["same", "depthwise stride", "groups"])
+def test_convolutions_are_packed_where_layouts_cannot_change(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tvm import relax
+
+    def fails(*_: object) -> None:
+        raise MemoryError("std::bad_alloc")
+
+    monkeypatch.setattr(relax.transform, "ConvertLayout", lambda layouts: fails)
+    graph = load(NETS[name])
+    random = random_inputs(graph)
+    expected = run(graph.model, random)["y"]
+    (found,) = compiled(graph.model, target_options("x86-64"), random)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * float(np.abs(expected).max()))
 
 
 @with_tvm
