@@ -210,7 +210,7 @@ def loop(schedule: Any, block: Block, machine: Machine) -> None:
     sums = [each for each, kind in zip(loops, kinds, strict=True) if kind == tirx.IterVar.CommReduce]
     if not spatial or len(spatial) + len(sums) != len(loops):
         return
-    vector = _vector(schedule, spatial, machine)
+    vector = _vector(schedule, spatial, _joints(schedule, block), machine)
     if sums:
         schedule.reorder(*spatial, *sums, *vector)
     _share(schedule, _outermost(schedule, spatial), _steps(schedule, block) >= COPIES, machine)
@@ -233,10 +233,19 @@ def _outermost(schedule: Any, spatial: list[Loop]) -> list[Loop]:
     return spatial
 
 
-def _vector(schedule: Any, spatial: list[Loop], machine: Machine) -> list[Loop]:
-    """Split whole vectors off the last loop, in place; nothing where they do not fit."""
+def _joints(schedule: Any, block: Block) -> int:
+    """What divides the last sizes of all that a concatenation joins: a vector across a joint is made lane by lane."""
+    statement = schedule.get(block)
+    *leading, _ = map(str, statement.writes[0].source.shape)
+    shapes = [list(read.source.shape) for read in statement.reads]
+    parts = [shape[-1] for shape in shapes if list(map(str, shape[:-1])) == leading]
+    return math.gcd(*(int(part) for part in parts if isinstance(part, tirx.IntImm) and int(part) > 1))
+
+
+def _vector(schedule: Any, spatial: list[Loop], joints: int, machine: Machine) -> list[Loop]:
+    """Split whole vectors off the last loop, in place; nothing where they do not fit it, or the joints in it."""
     extent = schedule.get(spatial[-1]).extent
-    lanes = _lanes(int(extent), machine) if isinstance(extent, tirx.IntImm) else 1
+    lanes = _lanes(math.gcd(int(extent), joints), machine) if isinstance(extent, tirx.IntImm) else 1
     if lanes == 1:
         return []
     spatial[-1], vector = schedule.split(spatial[-1], [None, lanes])
