@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tvm import relax, te, tirx, topi
 from tvm.ir import GenericConst
 
+from .tvm_concatenation import concatenation
 from .tvm_tiles import Machine, Tile, depthwise_tile, product_tile
 
 Expr = Any
@@ -28,6 +29,9 @@ TILE = "graphprune.tile"
 OUT_EWISE_FUSABLE = 4
 """TVM's kind of operator whose elementwise consumers may join it."""
 
+OPAQUE = 8
+"""TVM's kind of operator that nothing joins."""
+
 
 def lowerings(machine: Machine) -> dict[str, Callable[[Any, Any], Any]]:
     """For `relax.transform.LegalizeOps`: how convolutions and products become loops on this machine."""
@@ -36,6 +40,7 @@ def lowerings(machine: Machine) -> dict[str, Callable[[Any, Any], Any]]:
         "relax.nn.conv2d_transpose": _transposed,
         "relax.matmul": _product,
         "relax.nn.softmax": _softmax,
+        "relax.concat": _concatenation,
         "relax.exp": _elementwise("exp", topi.fast_exp),
         "relax.erf": _elementwise("erf", topi.fast_erf),
         "relax.nn.gelu": _elementwise("gelu", _gelu),
@@ -65,6 +70,20 @@ def _elementwise(name: str, compute: Callable[[Any], Any]) -> Callable[[Machine,
 
 def _sigmoid(x: Expr) -> Expr:
     return topi.divide(1.0, topi.add(1.0, topi.fast_exp(topi.negative(x))))
+
+
+def _concatenation(machine: Machine, builder: Any, call: Any) -> Expr | None:
+    """Parts of static sizes, given one by one; None otherwise."""
+    parts, sizes = call.args[0], _static(call.ty.shape, skip=0)
+    if not isinstance(parts, relax.Tuple) or sizes is None or call.attrs.axis is None:
+        return None
+    axis = int(call.attrs.axis) % len(sizes)
+    return builder.call_te(
+        lambda *each: concatenation(list(each), axis, machine),
+        *parts,
+        primfunc_name_hint="concatenation",
+        primfunc_attrs={"op_pattern": OPAQUE, "tirx.is_scheduled": True},
+    )
 
 
 def _gelu(x: Expr) -> Expr:
@@ -276,7 +295,7 @@ def depthwise_convolution(data: Expr, weight: Expr, geometry: Geometry, sizes: l
 
 
 def product(data: Expr, weight: Expr, shape: list[Any], tile: Tile, axis: int) -> Expr:
-    """Product of [..., rows, depth] with packed [..., blocks, depth, lanes]; rows lie along `axis`, axes behind it have size 1."""
+    """Product of [..., rows, depth] with packed [..., blocks, depth, lanes]; rows lie along `axis`, what is behind it has size 1."""
     blocks, depth, lanes = (int(size) for size in list(weight.shape)[-3:])
     outer, rows = [*shape[:axis], *shape[axis + 1 : -1]], shape[axis]
     if isinstance(rows, tirx.IntImm) and int(rows) % tile.positions:

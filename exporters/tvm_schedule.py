@@ -12,7 +12,7 @@ from typing import Any
 from tvm import s_tir, tirx
 
 from .tvm_operators import TILE
-from .tvm_tiles import Machine, Tile
+from .tvm_tiles import COPIES, WORTH_SHARING, Machine, Tile
 
 WEIGHTS_IN_CACHE = 2**18
 """Bytes of packed weights that stay in the second-level cache while the positions pass by."""
@@ -22,12 +22,6 @@ NARROWEST = 4
 
 SHARES = 16
 """Turns of the outermost loops that are enough to share them between threads."""
-
-WORTH_SHARING = 2**20
-"""Multiply-adds of a contraction that are worth the start of threads: some ten microseconds; a start takes half of that."""
-
-COPIES = 2**17
-"""Elements of another loop that are worth it."""
 
 UNROLLED = 4
 """Steps of a contraction's innermost sum that are written out."""

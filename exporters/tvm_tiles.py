@@ -14,7 +14,13 @@ UNITS = 2
 LATENCY = 4
 """Cycles until a multiply-add can be added to again."""
 
-MAXIMUM_POSITIONS = 14
+MAXIMUM_POSITIONS = 16
+
+WORTH_SHARING = 2**20
+"""Multiply-adds of a contraction that are worth the start of threads: some ten microseconds; a start takes half of that."""
+
+COPIES = 2**17
+"""Elements of another loop that are worth it."""
 
 
 @dataclass(frozen=True)

@@ -216,6 +216,20 @@ NETS = {
             b = Conv(j, w)
             y = Concat<axis = 1>(j, b)
         }"""),
+    "concatenations": net("""
+        concatenations (float[2,3,5] x, int64[4] i) => (float[5,3,5] a, float[2,3,12] b, int64[7] c)
+            <float[3,3,5] p, float[2,3,7] q, int64[3] j = {7, 8, 9}> {
+            a = Concat<axis = 0>(x, p)
+            b = Concat<axis = -1>(x, q)
+            c = Concat<axis = 0>(i, j)
+        }"""),
+    "concatenation, large": net("""
+        large (float[1,2,300,64] x, float[1,2,300,96] z) => (float[1,2,300,224] y) {
+            r = Relu(x)
+            s = Relu(z)
+            y = Concat<axis = 3>(r, s, x)
+        }"""),
+    "concatenation, dynamic": net("dynamic (float[N,3] x, float[N,4] z) => (float[N,7] y) { y = Concat<axis = 1>(x, z) }"),
     "plain, dynamic": plain(),
     "residual, dynamic": residual(),
 }
