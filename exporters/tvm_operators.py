@@ -18,7 +18,7 @@ from tvm import relax, te, tirx, topi
 from tvm.ir import GenericConst
 
 from .tvm_concatenation import concatenation
-from .tvm_tiles import Machine, Tile, depthwise_tile, product_tile
+from .tvm_tiles import Machine, Tile, depthwise_tile, product_tile, within
 
 Expr = Any
 """A relax expression, or a te tensor: tvm ships no types."""
@@ -130,7 +130,7 @@ def _in_nhwc(
         tile = depthwise_tile(machine, out_width, channels)
         packed = _padded_to(weight[..., 0].transpose(1, 2, 0), tile.lanes, axis=2)
         return _call(builder, "depthwise", lambda x, w: depthwise_convolution(x, w, geometry, sizes, tile), data, packed)
-    tile = product_tile(machine, out_width, channels // groups)
+    tile = product_tile(machine if groups == 1 else within(machine, channels // groups), out_width, channels // groups)
     if groups > 1 and (channels // groups) % tile.lanes:
         return None
     packed = pack(weight.transpose(1, 2, 3, 0), tile.lanes)
@@ -295,7 +295,7 @@ def depthwise_convolution(data: Expr, weight: Expr, geometry: Geometry, sizes: l
 
 
 def product(data: Expr, weight: Expr, shape: list[Any], tile: Tile, axis: int) -> Expr:
-    """Product of [..., rows, depth] with packed [..., blocks, depth, lanes]; rows lie along `axis`, what is behind it has size 1."""
+    """Product of [..., rows, depth] with packed [..., blocks, depth, lanes]; rows lie along `axis`, behind it is only 1."""
     blocks, depth, lanes = (int(size) for size in list(weight.shape)[-3:])
     outer, rows = [*shape[:axis], *shape[axis + 1 : -1]], shape[axis]
     if isinstance(rows, tirx.IntImm) and int(rows) % tile.positions:

@@ -60,6 +60,14 @@ def _cycles(machine: Machine, tile: Tile, width: int, channels: int) -> float:
     return done * cycles / (width * channels)
 
 
+def within(machine: Machine, channels: int) -> Machine:
+    """The machine with the widest vectors that a group of so many channels fills: a tile must not cross groups."""
+    floats = machine.floats
+    while channels % floats:
+        floats //= 2
+    return replace(machine, floats=floats)
+
+
 def depthwise_tile(machine: Machine, width: int, channels: int) -> Tile:
     """The tile of a depthwise convolution: half of the registers, so that inputs and weights find room."""
     vectors = min(2, -(-channels // machine.floats))
