@@ -28,7 +28,8 @@ This page is generated from the JSON in [`benchmarks/results`](../benchmarks/res
 graphprune stands beside [Torch-Pruning](https://github.com/VainF/Torch-Pruning), `onnxsim.pruning` of
 [onnxsim](https://pypi.org/project/onnxsim/) and [apple-upscale](https://github.com/apple/ml-upscale) where they apply. Every tool
 runs in a process of its own; all of an area run on one machine, in one run. A figure with a range is a median with the smallest
-and the largest of its repeats. What failed is shown as failed, with the first line of the error."""
+and the largest of its repeats. What failed is shown as failed, with the first line of the error. `make reproduce` measures again
+and compares: verdicts and counts must be the same, and ranges, each widened by a tenth, must overlap."""
 
 SIZES = {
     "quick": "a quick run: few networks, few repeats",

@@ -46,9 +46,10 @@ class Spread:
         middle = f"{self.median:.{digits}f}{unit}"
         return middle if self.count == 1 else f"{middle} ({self.low:.{digits}f} to {self.high:.{digits}f})"
 
-    def overlaps(self, other: Spread) -> bool:
-        """Whether the two ranges have a value in common."""
-        return self.low <= other.high and other.low <= self.high
+    def overlaps(self, other: Spread, margin: float = 0.0) -> bool:
+        """Whether the two ranges, of positive figures and each wider by a margin at both ends, have a value in common."""
+        wider = (1 + margin) / (1 - margin)
+        return self.low <= other.high * wider and other.low <= self.high * wider
 
 
 def values(rows: Iterable[Row], key: str, **wanted: Any) -> list[float]:

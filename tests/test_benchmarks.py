@@ -61,6 +61,9 @@ def test_a_spread_is_median_smallest_and_largest(benchmarks: Any) -> None:
     assert spread.of([3.0]).text() == "3.00"
     assert spread.of([1.0, 2.0]).overlaps(spread.of([2.0, 3.0]))
     assert not spread.of([1.0, 2.0]).overlaps(spread.of([2.1, 3.0]))
+    assert spread.of([1.0, 2.0]).overlaps(spread.of([2.4, 3.0]), margin=0.1)
+    assert spread.of([2.4, 3.0]).overlaps(spread.of([1.0, 2.0]), margin=0.1)
+    assert not spread.of([1.0, 2.0]).overlaps(spread.of([2.5, 3.0]), margin=0.1)
     with pytest.raises(ValueError, match="nothing was measured"):
         spread.of([])
 
