@@ -128,7 +128,7 @@ def contraction(schedule: Any, block: Block, machine: Machine, walk: Walk | None
     order = _order(schedule, block, [outer, row, channel], walk)
     sums = [*loops[spatial:-1], *_split(schedule, loops[-1], walk.unrolled)]
     schedule.reorder(*order, *sums, tile_row, tile_channel)
-    _share(schedule, order[:-1], _steps(schedule, block) >= WORTH_SHARING, machine)
+    _share(schedule, block, order[:-1], WORTH_SHARING, machine)
     schedule.reverse_compute_at(last, order[-1], preserve_unit_loops=True)
     _tile(schedule, last, _channels(schedule, last), lanes, machine)
     schedule.unroll(sums[-1])
@@ -179,16 +179,12 @@ def _tile(schedule: Any, block: Block, channels: int, lanes: int, machine: Machi
         schedule.vectorize(vector)
 
 
-def _share(schedule: Any, outer: list[Loop], worth: bool, machine: Machine) -> None:
-    """Share the turns of the outer loops between threads, where that is worth it and there are several."""
-    if worth and machine.cores != 1:
-        schedule.parallel(schedule.fuse(*outer))
-
-
-def _steps(schedule: Any, block: Block) -> float:
-    """How often a block's statement runs; unknown sizes count as large."""
+def _share(schedule: Any, block: Block, outer: list[Loop], least: int, machine: Machine) -> None:
+    """Share the turns of outer loops between threads, if there are several and the statement runs `least` times or more."""
     extents = [schedule.get(each).extent for each in schedule.get_loops(block)]
-    return math.prod(int(extent) if isinstance(extent, tirx.IntImm) else math.inf for extent in extents)
+    steps = math.prod(int(extent) if isinstance(extent, tirx.IntImm) else math.inf for extent in extents)
+    if steps >= least and machine.cores != 1:
+        schedule.parallel(schedule.fuse(*outer))
 
 
 # ---- everything else ------------------------------------------------------------------------------
@@ -204,10 +200,10 @@ def loop(schedule: Any, block: Block, machine: Machine) -> None:
     sums = [each for each, kind in zip(loops, kinds, strict=True) if kind == tirx.IterVar.CommReduce]
     if not spatial or len(spatial) + len(sums) != len(loops):
         return
-    vector = _vector(schedule, spatial, _joints(schedule, block), machine)
+    vector = _vector(schedule, spatial, machine)
     if sums:
         schedule.reorder(*spatial, *sums, *vector)
-    _share(schedule, _outermost(schedule, spatial), _steps(schedule, block) >= COPIES, machine)
+    _share(schedule, block, _outermost(schedule, spatial), COPIES, machine)
     for each in vector:
         schedule.vectorize(each)
     if sums:
@@ -227,19 +223,10 @@ def _outermost(schedule: Any, spatial: list[Loop]) -> list[Loop]:
     return spatial
 
 
-def _joints(schedule: Any, block: Block) -> int:
-    """What divides the last sizes of all that a concatenation joins: a vector across a joint is made lane by lane."""
-    statement = schedule.get(block)
-    *leading, _ = map(str, statement.writes[0].source.shape)
-    shapes = [list(read.source.shape) for read in statement.reads]
-    parts = [shape[-1] for shape in shapes if list(map(str, shape[:-1])) == leading]
-    return math.gcd(*(int(part) for part in parts if isinstance(part, tirx.IntImm) and int(part) > 1))
-
-
-def _vector(schedule: Any, spatial: list[Loop], joints: int, machine: Machine) -> list[Loop]:
-    """Split whole vectors off the last loop, in place; nothing where they do not fit it, or the joints in it."""
+def _vector(schedule: Any, spatial: list[Loop], machine: Machine) -> list[Loop]:
+    """Split whole vectors off the last loop, in place; nothing where they do not fit."""
     extent = schedule.get(spatial[-1]).extent
-    lanes = _lanes(math.gcd(int(extent), joints), machine) if isinstance(extent, tirx.IntImm) else 1
+    lanes = _lanes(int(extent), machine) if isinstance(extent, tirx.IntImm) else 1
     if lanes == 1:
         return []
     spatial[-1], vector = schedule.split(spatial[-1], [None, lanes])
