@@ -100,7 +100,7 @@ class Labels:
 
     def reason(self, label: int) -> Reason:
         """The reason behind a pinned label (of a product: its innermost factor).  Raises KeyError if the label is not pinned."""
-        return self._reasons[int(self._innermost(np.array([label], np.int32))[0])]
+        return self._reasons[int(self.innermost(np.array([label], np.int32))[0])]
 
     def product(self, outer: Ids, inner: Ids) -> Ids:
         """Labels that are present where both operands are; vectors of equal length, element by element."""
@@ -183,7 +183,7 @@ class Labels:
             todo.append(np.where(inner, self.find(np.maximum(left, 0)), column).astype(np.int32))
         return np.stack(done, axis=1)
 
-    def _innermost(self, ids: Ids) -> Ids:
+    def innermost(self, ids: Ids) -> Ids:
         """The last leaf of each label that says something."""
         leaves = self.leaves(ids)
         innermost: Ids = leaves[:, 0]
@@ -329,7 +329,7 @@ class Labels:
         """One product of plain variables for all labels with the same factors: two would be unified for ever."""
         columns = self._free_columns(ids)
         if not columns.shape[1]:
-            return self._innermost(ids)
+            return self.innermost(ids)
         rows, which = np.unique(columns, axis=0, return_inverse=True)
         return self._join(rows)[which.reshape(-1)]
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from math import gcd
 from typing import Any
 
 import numpy as np
 
 from . import registry
+from .alignment import steps_of
 from .budget import Problem
 from .cost import CostModel
 from .errors import UnreachableError, UsageError
@@ -68,7 +68,7 @@ def formulate(evidence: Evidence, model: CostModel, options: Options, step: Step
     if options.mode == "unconstrained" and options.masks == "nested":
         scores = nested(analysis, groups, scores)
     sizes = np.array([group.size for group in groups], np.int64)
-    steps = np.array([1 if group in analysis.fewest else alignment(group, options.align) for group in groups], np.int64)
+    steps = steps_of(analysis, groups, options.align)
     lower = np.minimum(np.maximum(1, options.min_channels), sizes)
     lower[[group in analysis.may_leave for group in groups]] = 0
     lower = np.maximum(lower, [analysis.fewest.get(group, 0) for group in groups])
@@ -96,26 +96,6 @@ def _check_say(name: str, analysis: Analysis, scores: Mapping[Group, Vector | No
 def seeded(made: Any, options: Options) -> Any:
     """The pass with the seed of the options, if it has a seed and they name one."""
     return replace(made, seed=options.seed) if hasattr(made, "seed") and options.seed else made
-
-
-def alignment(group: Group, align: int | str) -> int:
-    """The step of a group's size, so that every axis it produces stays a multiple of the alignment.
-
-    `auto` is for ONNX Runtime's CPU kernels: blocks of 16 channels, and counts that are no multiple of 4 leave the blocked layout
-    (measured, docs/decisions/0003-alignment.md); small groups get smaller steps, so that a quarter of a group can leave.
-    """
-    if isinstance(align, str):
-        if align != "auto" and not align.isdigit():
-            raise UsageError(f"--align {align!r}: give 'auto' or a number")
-        value = int(align) if align != "auto" else next((s for s in (16, 8, 4) if group.size >= 4 * s), 4)
-        value = 1 if align == "auto" and group.size < 8 else value
-    else:
-        value = align
-    if value < 1:
-        raise UsageError(f"--align {align}: must be at least 1")
-    producers = [member for member in group.members if member.role == "producer"] or list(group.members)
-    repeats = min(int(np.bincount(member.units).max()) for member in producers)
-    return max(1, min(value // gcd(value, repeats), group.size))
 
 
 def _matching(analysis: Analysis, patterns: Sequence[str], option: str, every_member: bool) -> set[str]:

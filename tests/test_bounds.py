@@ -9,7 +9,9 @@ from onnx import ModelProto
 from selecting import SELECTIONS, counts, prune
 
 import graphprune
+from graphprune.alignment import steps_of
 from graphprune.errors import UnreachableError, UsageError
+from graphprune.pipeline import analyze
 
 
 def test_a_ratio_per_layer() -> None:
@@ -136,6 +138,37 @@ def test_alignment_counts_channels_not_units() -> None:
 
 def test_small_groups_can_still_shrink_with_automatic_alignment() -> None:
     assert counts(prune("channels=0.5", align="auto", model=residual(), selection="uniform")) == {"stem:0": 4, "inner:0": 3}
+
+
+@pytest.mark.parametrize(
+    ("between", "left"),
+    [
+        ("b = Relu(a)", 24),
+        ("b = MaxPool<kernel_shape = [2,2]>(a)", 16),
+        ("b = AveragePool<kernel_shape = [2,2]>(a)", 16),
+        ("b = Conv<group = 32>(a, d)", 16),
+    ],
+)
+def test_half_of_a_small_group_leaves_where_blocks_must_be_full(between: str, left: int) -> None:
+    model = net(f"""
+        blocks (float[N,3,6,6] x) => (float[N,5,M,M] y) <float[32,3,1,1] w, float[32,1,1,1] d, float[5,32,1,1] v> {{
+            a = Conv(x, w)
+            {between}
+            y = Conv(b, v)
+        }}""")
+    assert counts(prune("channels=0.8", align="auto", model=model, selection="uniform")) == {"w:0": left}
+
+
+def test_the_width_of_convolution_groups_is_aligned_and_their_number_is_free() -> None:
+    model = net("""
+        widths (float[N,3,6,6] x) => (float[N,5,6,6] y) <float[48,3,1,1] w, float[48,16,1,1] g, float[5,48,1,1] v> {
+            a = Conv(x, w)
+            b = Conv<group = 3>(a, g)
+            y = Conv(b, v)
+        }""")
+    analysis = analyze(model)
+    steps = dict(zip([group.size for group in analysis.decided], steps_of(analysis, analysis.decided, "auto"), strict=True))
+    assert steps == {3: 1, 16: 8}
 
 
 def test_an_alignment_larger_than_every_group_prunes_nothing() -> None:
