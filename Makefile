@@ -47,7 +47,7 @@ nightly: $(READY) $(BENCH)/ready  ## Run the long property tests, and every benc
 	$(BENCH)/python benchmarks/run.py all --full --resume --results nightly.results $(DATA)
 	$(MAKE) regressions
 
-benchmarks: $(BENCH)/ready  ## Measure beside the peers, write docs/benchmarks.md (25 minutes; BENCHMARK="latency --quick": a part)
+benchmarks: $(BENCH)/ready  ## Measure beside the peers, write docs/benchmarks.md (35 minutes; BENCHMARK="latency --quick": a part)
 	$(BENCH)/pip install --quiet .
 	$(BENCH)/python benchmarks/run.py $(BENCHMARK)
 

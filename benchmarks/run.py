@@ -26,7 +26,7 @@ HERE = Path(__file__).resolve().parent
 @click.command(help="Measure AREAs (default: all) and write benchmarks/results, docs/benchmarks and docs/benchmarks.md.")
 @click.argument("names", nargs=-1, metavar="[AREA]...", type=click.Choice([*AREAS, "all"]))
 @click.option("--quick", "size", flag_value="quick", help="Few networks and repeats: some minutes.")
-@click.option("--default", "size", flag_value="default", default="default", help="About 25 minutes on two quiet cores.")
+@click.option("--default", "size", flag_value="default", default="default", help="About 35 minutes on two quiet cores.")
 @click.option("--full", "size", flag_value="full", help="Everything: hours.")
 @click.option(
     "--data", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Trained networks and data for accuracy."
