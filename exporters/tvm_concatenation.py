@@ -21,7 +21,7 @@ def concatenation(parts: list[Any], axis: int, machine: Machine) -> Any:
     """The parts, of static sizes, side by side along an axis; threads share the rows in front of it."""
     shape = [int(size) for size in parts[0].shape]
     shape[axis] = sum(int(part.shape[axis]) for part in parts)
-    kind = tirx.ForKind.PARALLEL if math.prod(shape) >= COPIES and machine.cores != 1 else tirx.ForKind.SERIAL
+    kind = tirx.ForKind.PARALLEL if machine.shares(math.prod(shape), COPIES) else tirx.ForKind.SERIAL
 
     def body(sources: list[Any], targets: list[Any]) -> Any:
         rows = _loops(shape[:axis])

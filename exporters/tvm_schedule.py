@@ -183,7 +183,7 @@ def _share(schedule: Any, block: Block, outer: list[Loop], least: int, machine: 
     """Share the turns of outer loops between threads, if there are several and the statement runs `least` times or more."""
     extents = [schedule.get(each).extent for each in schedule.get_loops(block)]
     steps = math.prod(int(extent) if isinstance(extent, tirx.IntImm) else math.inf for extent in extents)
-    if steps >= least and machine.cores != 1:
+    if machine.shares(steps, least):
         schedule.parallel(schedule.fuse(*outer))
 
 

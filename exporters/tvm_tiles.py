@@ -31,6 +31,10 @@ class Machine:
     registers: int
     cores: int = 0
 
+    def shares(self, steps: float, least: int) -> bool:
+        """Whether threads share what takes so many steps, if `least` are worth their start."""
+        return steps >= least and self.cores != 1
+
 
 @dataclass(frozen=True)
 class Tile:

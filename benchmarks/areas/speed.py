@@ -61,32 +61,29 @@ is no torch module of them to prune."""
 def measure(settings: Settings) -> list[Row]:
     """A row for each network, target, batch and tool: `ratios`, one a repeat, `original_ms` likewise, and `macs`."""
     rows: list[Row] = []
-    for name, files in settings.exported(NETWORKS, rows, "legacy"):
+    for name, original, module in _networks(settings, rows):
+        batches = [batch for batch in settings.pick(BATCHES) if batch == 1 or _takes_batches(original)]
         for target in settings.pick(TARGETS):
-            rows += measured(settings, name, target, files.onnx, files.module)
-    for path in _shipped(settings):
-        for target in settings.pick(TARGETS):
-            rows += measured(settings, path.stem, target, path, None)
+            rows += [{"network": name, "target": target, **row} for row in measured(settings, target, original, module, batches)]
     return rows
 
 
-def _shipped(settings: Settings) -> Iterator[Path]:
-    """The networks of `--data`, with --full."""
+def _networks(settings: Settings, rows: list[Row]) -> Iterator[tuple[str, Path, Path | None]]:
+    """Names, ONNX files and torch modules: torchvision's, and with --full those of `--data`, which have no module."""
+    for name, files in settings.exported(NETWORKS, rows, "legacy"):
+        yield name, files.onnx, files.module
     paths = sorted((settings.data / "onnx").glob("*.onnx")) if settings.data and settings.size == "full" else []
     for path in paths:
         announce([each.stem for each in paths], path.stem)
-        yield path
+        yield path.stem, path, None
 
 
-def measured(settings: Settings, name: str, target: str, original: Path, module: Path | None) -> list[Row]:
+def measured(settings: Settings, target: str, original: Path, module: Path | None, batches: list[int]) -> list[Row]:
     """The rows of one network and target."""
-    base = {"network": name, "target": target}
     with settings.scratch() as scratch:
-        made, failed = pruned(original, module, Path(scratch), target)
-        rows = [{**base, **row} for row in failed]
-        for batch in settings.pick(BATCHES) if made else ():
-            if batch == 1 or _takes_batches(original):
-                rows += [{**base, "batch": batch, **row} for row in timed(original, made, 1, REPEATS, batch)]
+        made, rows = pruned(original, module, Path(scratch), target)
+        for batch in batches if made else ():
+            rows += [{"batch": batch, **row} for row in timed(original, made, 1, REPEATS, batch)]
     return rows
 
 
