@@ -15,13 +15,21 @@ from .inference import Analysis
 
 STEPS = (16, 8, 4)
 
-WHOLE_BLOCKS = {"MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool"}
+WHOLE_BLOCKS = {"Concat", "MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool"}
 """Operators that ONNX Runtime's blocked layout serves only where channels fill its blocks; convolutions with groups likewise."""
 
 
 def steps_of(analysis: Analysis, groups: Sequence[Group], align: int | str) -> NDArray[np.int64]:
     """The step of each group's size.  Raises UsageError for an `align` that is neither `auto` nor a positive number."""
-    blocked = _in_whole_blocks(analysis)
+    return _steps(analysis, groups, align, _in_whole_blocks(analysis))
+
+
+def finer_steps_of(analysis: Analysis, groups: Sequence[Group], align: int | str) -> NDArray[np.int64]:
+    """The same without regard to who needs whole blocks, for targets that are out of reach with them."""
+    return _steps(analysis, groups, align, np.zeros(len(analysis.ledger.labels), dtype=bool))
+
+
+def _steps(analysis: Analysis, groups: Sequence[Group], align: int | str, blocked: NDArray[np.bool_]) -> NDArray[np.int64]:
     return np.array([1 if group in analysis.fewest else _step(group, align, blocked) for group in groups], np.int64)
 
 
@@ -56,12 +64,12 @@ def _in_units(group: Group, step: int) -> int:
 
 
 def _in_whole_blocks(analysis: Analysis) -> NDArray[np.bool_]:
-    """For every label whether a pooling or a convolution with groups reads or writes it; of a product the inner one."""
+    """For every label whether a pooling, a Concat or a convolution with groups reads or writes it; of a product the inner one."""
     ledger = analysis.ledger
     found = np.zeros(len(ledger.labels), dtype=bool)
     for node in analysis.graph.nodes:
         if node.op_type in WHOLE_BLOCKS or (node.op_type == "Conv" and attributes(node).get("group", 1) > 1):
-            for name in (node.input[0], node.output[0]):
+            for name in (*node.input, node.output[0]):
                 for ids in ledger.values.get(name) or ():
                     if not isinstance(ids, int):
                         found[ledger.labels.innermost(ids)] = True

@@ -8,7 +8,7 @@ is left of the budget is then filled step by step.  Start reading at `solve`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,8 @@ class Problem:
     lower: Counts
     upper: Counts
     steps: Counts
+    finer: Counts
+    """Steps for targets that are out of reach with the others."""
     model: CostModel
     targets: Sequence[Target] = ()
     required: dict[int, set[int]] = field(default_factory=dict)
@@ -61,6 +63,11 @@ class Problem:
     def sizes(self) -> Counts:
         """The number of units of each group."""
         return np.array([group.size for group in self.groups], np.int64)
+
+    @property
+    def coarse(self) -> NDArray[np.bool_]:
+        """Which groups lose half or more with a step: nobody who wishes for 70 % of one expects that."""
+        return np.asarray(self.sizes <= 2 * self.steps)
 
     @property
     def floor(self) -> Counts:
@@ -88,6 +95,11 @@ class Problem:
     def usage(self, cost: Cost) -> float:
         """The largest share of a target's limit that is used; 0 without targets."""
         return max((cost.of(target.kind) / max(limit, 1e-9) for target, limit in self.limits), default=0.0)
+
+    def within_reach(self) -> Problem:
+        """The problem itself, or the one with finer steps where the smallest network is above a target."""
+        smallest = self.model.cost(self.model.analysis.present(self.best(self.floor)))
+        return self if self.usage(smallest) <= 1 else replace(self, steps=self.finer)
 
 
 def solve(problem: Problem, path: KeepPath) -> Keep:
@@ -139,10 +151,11 @@ class _Search:
         return self.problem.usage(self.cost(counts))
 
     def _rounded(self, level: float) -> Counts:
-        """Wished counts brought to the alignment and into the bounds."""
+        """Wished counts brought to the alignment and into the bounds: to the nearest step, of coarse groups to the next."""
         problem = self.problem
         wished = np.minimum(self.path(level), problem.sizes) / problem.steps
-        counts: Counts = np.rint(wished).astype(np.int64) * problem.steps
+        whole = np.where(problem.coarse, np.ceil(wished), np.rint(wished))
+        counts: Counts = whole.astype(np.int64) * problem.steps
         return np.asarray(np.clip(counts, problem.floor, problem.upper))
 
     def _bisect(self) -> tuple[Counts, Counts]:
@@ -191,26 +204,22 @@ class _Search:
         return self._trade(counts) if self.usage(counts) < CLOSE else counts
 
     def _trade(self, counts: Counts) -> Counts:
-        """Grow one group by a step and shrink another by as few steps as fit, while the budget gets fuller by it."""
-        pairs = [(grown, shrunk) for grown in range(len(counts)) for shrunk in range(len(counts)) if grown != shrunk]
+        """Grow one group and shrink another that is not coarse, each by one step at most, while the budget gets fuller."""
+        fine = np.flatnonzero(~self.problem.coarse)
+        pairs = [(grown, shrunk) for grown in range(len(counts)) for shrunk in fine if grown != shrunk]
         best, usage = counts, self.usage(counts)
+        steps, floor, upper = self.problem.steps, self.problem.floor, self.problem.upper
         for grown, shrunk in pairs[:TRADES]:
-            trial = self._traded(best, grown, shrunk)
-            if trial is not None and self.usage(trial) > usage:
+            if best[grown] > counts[grown] or best[shrunk] < counts[shrunk]:
+                continue
+            trial = best.copy()
+            trial[grown] += steps[grown]
+            trial[shrunk] -= steps[shrunk]
+            if trial[grown] <= upper[grown] and trial[shrunk] >= floor[shrunk] and usage < self.usage(trial) <= 1:
                 best, usage = trial, self.usage(trial)
                 if usage >= FULL:
                     break
         return best
-
-    def _traded(self, counts: Counts, grown: int, shrunk: int) -> Counts | None:
-        problem, trial = self.problem, counts.copy()
-        trial[grown] += problem.steps[grown]
-        floor = max(int(problem.lower[shrunk]), len(problem.required.get(shrunk, ())))
-        while trial[grown] <= problem.upper[grown] and trial[shrunk] - problem.steps[shrunk] >= floor:
-            trial[shrunk] -= problem.steps[shrunk]
-            if self.fits(trial):
-                return trial
-        return None
 
     def _next_score(self, index: int, counts: Counts) -> float:
         order, scores = self.ranked[index], self.problem.scores[index]

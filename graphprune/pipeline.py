@@ -202,6 +202,7 @@ def _decide(scored: Scored, targets: Sequence[Target], step: Step) -> tuple[Anal
     analysis, options = scored.evidence.analysis, scored.options
     selection = seeded(registry.make("selection", options.selection), options)
     problem = replace(scored.problem, targets=targets, required={}, tick=lambda share: step(f"selecting channels: {share:.0%}"))
+    problem = problem.within_reach()
     if scored.evidence.calibration is not None:
         problem.error = partial(scored.evidence.error_keeping, repair=QUICK_REPAIR if options.repair else "")
     step("selecting channels")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from . import registry
-from .alignment import steps_of
+from .alignment import finer_steps_of, steps_of
 from .budget import Problem
 from .cost import CostModel
 from .errors import UnreachableError, UsageError
@@ -79,7 +79,7 @@ def formulate(evidence: Evidence, model: CostModel, options: Options, step: Step
         elif group.id in fixed:
             wished = int(np.rint(fixed[group.id] * sizes[k] / steps[k])) * int(steps[k])
             lower[k] = upper[k] = min(max(wished, int(lower[k])), int(sizes[k]))
-    return Problem(groups, scores, lower, upper, steps, model)
+    return Problem(groups, scores, lower, upper, steps, finer_steps_of(analysis, groups, options.align), model)
 
 
 def _check_say(name: str, analysis: Analysis, scores: Mapping[Group, Vector | None]) -> None:

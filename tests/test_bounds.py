@@ -145,6 +145,7 @@ def test_small_groups_can_still_shrink_with_automatic_alignment() -> None:
     [
         ("b = Relu(a)", 24),
         ("b = MaxPool<kernel_shape = [2,2]>(a)", 16),
+        ("b = Concat<axis = 1>(a)", 16),
         ("b = AveragePool<kernel_shape = [2,2]>(a)", 16),
         ("b = Conv<group = 32>(a, d)", 16),
     ],
@@ -157,6 +158,47 @@ def test_half_of_a_small_group_leaves_where_blocks_must_be_full(between: str, le
             y = Conv(b, v)
         }}""")
     assert counts(prune("channels=0.8", align="auto", model=model, selection="uniform")) == {"w:0": left}
+
+
+def separable() -> ModelProto:
+    """A first layer of two blocks of 8 channels, which a depthwise convolution needs full, and three wide layers."""
+    return net("""
+        separable (float[N,3,6,6] x) => (float[N,5,6,6] y)
+        <float[16,3,1,1] w, float[16,1,3,3] d, float[256,16,1,1] a,
+        float[256,256,1,1] b, float[256,256,1,1] c, float[5,256,1,1] e> {
+            p = Conv(x, w)
+            q = Conv<group = 16, pads = [1,1,1,1]>(p, d)
+            r = Conv(q, a)
+            s = Conv(r, b)
+            t = Conv(s, c)
+            y = Conv(t, e)
+        }""")
+
+
+@pytest.mark.parametrize("target", ["macs=0.75", "macs=0.5", "macs=0.4"])
+def test_of_two_steps_both_stay_until_half_is_to_go(target: str) -> None:
+    assert counts(prune(target, align="auto", model=separable(), selection="uniform"))["w:0"] == 16
+
+
+@pytest.mark.parametrize("share", [0.8, 0.65, 0.5, 0.35])
+def test_a_budget_is_filled_without_leaving_the_wished_shares(share: float) -> None:
+    """Filling adds at most a step, and a trade moves a group by one."""
+    found = counts(prune(f"macs={share}", align=16, keep=["^w$"], model=separable(), selection="uniform"))
+    wide = sorted(found[name] for name in ("a:0", "b:0", "c:0"))
+    assert wide[2] - wide[0] <= 3 * 16
+
+
+def test_steps_get_finer_where_a_target_is_out_of_reach() -> None:
+    model = net("""
+        blocks (float[N,3,6,6] x) => (float[N,5,5,5] y) <float[32,3,1,1] w, float[5,32,1,1] v> {
+            a = Conv(x, w)
+            b = MaxPool<kernel_shape = [2,2]>(a)
+            y = Conv(b, v)
+        }""")
+    for target, left in (("channels=0.8", 16), ("channels=0.5", 16), ("channels=0.4", 8)):
+        assert counts(prune(target, align="auto", model=model, selection="uniform")) == {"w:0": left}
+    with pytest.raises(UnreachableError, match="the smallest network has 16"):
+        prune("channels=0.4", align=16, model=model)
 
 
 def test_the_width_of_convolution_groups_is_aligned_and_their_number_is_free() -> None:
