@@ -18,6 +18,7 @@ from tvm import relax, te, tirx, topi
 from tvm.ir import GenericConst
 
 from .tvm_concatenation import concatenation
+from .tvm_pairs import PAIR
 from .tvm_tiles import Machine, Tile, depthwise_tile, product_tile, within
 
 Expr = Any
@@ -25,6 +26,9 @@ Expr = Any
 
 TILE = "graphprune.tile"
 """The block annotation that `tvm_schedule` goes by: positions, lanes."""
+
+PAIRS = "graphprune.pairs"
+"""The same for contractions that take two inputs at a time: positions, outputs."""
 
 OUT_EWISE_FUSABLE = 4
 """TVM's kind of operator whose elementwise consumers may join it."""
@@ -133,6 +137,9 @@ def _in_nhwc(
     tile = product_tile(machine if groups == 1 else within(machine, channels // groups), out_width, channels // groups)
     if groups > 1 and (channels // groups) % tile.lanes:
         return None
+    if groups == 1 and channels * PAIR <= tile.lanes and weight.shape[3] % PAIR == 0:
+        paired = pack_pairs(weight.transpose(1, 2, 3, 0), tile.lanes // PAIR)
+        return _call(builder, "convolution", lambda x, w: paired_convolution(x, w, geometry, sizes, tile.positions), data, paired)
     packed = pack(weight.transpose(1, 2, 3, 0), tile.lanes)
     return _call(builder, "convolution", lambda x, w: convolution(x, w, geometry, sizes, groups, tile), data, packed)
 
@@ -239,6 +246,12 @@ def pack(weight: NDArray[Any], lanes: int) -> NDArray[Any]:
     return np.moveaxis(blocks, -2, 0)
 
 
+def pack_pairs(weight: NDArray[Any], outputs: int) -> NDArray[Any]:
+    """[..., inputs, channels] as [..., inputs / 2, outputs, 2], with zeros for what does not fill the outputs."""
+    padded = _padded_to(weight, outputs, axis=weight.ndim - 1)
+    return np.moveaxis(padded.reshape(*padded.shape[:-2], -1, PAIR, outputs), -2, -1)
+
+
 def _padded_to(weight: NDArray[Any], step: int, axis: int) -> NDArray[Any]:
     widths = [(0, 0)] * weight.ndim
     widths[axis] = (0, -weight.shape[axis] % step)
@@ -272,6 +285,26 @@ def convolution(data: Expr, weight: Expr, geometry: Geometry, sizes: list[int], 
 
     shape = (data.shape[0], height, columns, blocks * lanes)
     full = te.compute(shape, element, name="contraction", attrs={TILE: [tile.positions, lanes]})
+    return _cut(full, [data.shape[0], height, width, channels])
+
+
+def paired_convolution(data: Expr, weight: Expr, geometry: Geometry, sizes: list[int], positions: int) -> Expr:
+    """NHWC convolution, two inputs at a time; `weight` is [KH, KW, pairs of inputs, outputs, 2], sizes are as above."""
+    strides, _, dilations = geometry
+    height, width, channels = sizes
+    kernel_height, kernel_width, depth, outputs, _ = (int(size) for size in weight.shape)
+    columns = _ceil_to(width, positions)
+    source = _padded(data, geometry, (kernel_height, kernel_width), columns, depth * PAIR)
+    r, s, i = (te.reduce_axis((0, n), name) for n, name in ((kernel_height, "r"), (kernel_width, "s"), (depth, "i")))
+    j = te.reduce_axis((0, PAIR), "j")
+
+    def element(n: Any, h: Any, w: Any, c: Any, half: Any) -> Any:
+        read = source[n, h * strides[0] + r * dilations[0], w * strides[1] + s * dilations[1], i * PAIR + half]
+        return te.sum(read * weight[r, s, i, c, half], axis=[r, s, i])
+
+    shape = (data.shape[0], height, columns, outputs)
+    halves = te.compute((*shape, PAIR), element, name="contraction", attrs={PAIRS: [positions, outputs]})
+    full = te.compute(shape, lambda *index: te.sum(halves[(*index, j)], axis=j), name="joined")
     return _cut(full, [data.shape[0], height, width, channels])
 
 

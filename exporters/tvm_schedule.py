@@ -11,7 +11,8 @@ from typing import Any
 
 from tvm import s_tir, tirx
 
-from .tvm_operators import TILE
+from .tvm_operators import PAIRS, TILE
+from .tvm_pairs import intrinsic
 from .tvm_tiles import COPIES, WORTH_SHARING, Machine, Tile
 
 WEIGHTS_IN_CACHE = 2**18
@@ -65,10 +66,15 @@ def scheduled(function: Any, machine: Machine, walk: Walk | None = None) -> Any:
     inline(schedule)
     found = blocks(schedule)
     tiled = [block for block in found if TILE in schedule.get(block).annotations]
-    done = {schedule.get(each).name_hint for block in tiled for each in (block, *schedule.get_consumers(block))}
+    paired = [block for block in found if PAIRS in schedule.get(block).annotations]
+    behind = [each for block in (*tiled, *paired) for each in schedule.get_consumers(block)]
+    behind += [each for block in paired for joined in schedule.get_consumers(block) for each in schedule.get_consumers(joined)]
+    done = {schedule.get(each).name_hint for each in (*tiled, *paired, *behind)}
     others = [block for block in found if schedule.get(block).name_hint not in done]
     for block in tiled:
         contraction(schedule, block, machine, walk)
+    for block in paired:
+        paired_contraction(schedule, block, machine)
     for block in others:
         loop(schedule, block, machine)
     return schedule
@@ -135,6 +141,39 @@ def contraction(schedule: Any, block: Block, machine: Machine, walk: Walk | None
     _tile(schedule, block, lanes, lanes, machine)
     schedule.unannotate(block, TILE)
     _tile(schedule, schedule.decompose_reduction(block, sums[0]), lanes, lanes, machine)
+
+
+def paired_contraction(schedule: Any, block: Block, machine: Machine) -> None:
+    """Sum two inputs at a time for a tile of positions, join the halves, and hand them to the elementwise results behind."""
+    positions, outputs = (int(size) for size in schedule.get(block).annotations[PAIRS])
+    joined = schedule.get_consumers(block)[0]
+    following = schedule.get_consumers(joined)
+    last = following[0] if following else schedule.cache_write(joined, 0, "local")
+    schedule.set_scope(block, 0, "local")
+    if following:
+        schedule.set_scope(joined, 0, "local")
+    *outer, row, output, half, r, s, depth = schedule.get_loops(block)
+    row, tile_row = schedule.split(row, [None, positions])
+    sums = [r, s, *_split(schedule, depth, UNROLLED)]
+    schedule.reorder(*outer, row, *sums, tile_row, output, half)
+    _share(schedule, block, outer, WORTH_SHARING, machine)
+    for each in (joined, last):
+        schedule.reverse_compute_at(each, row, preserve_unit_loops=True)
+    _tile(schedule, last, _channels(schedule, last), outputs, machine)
+    *_, position, output, half = schedule.get_loops(joined)
+    schedule.reorder(position, half, output)
+    schedule.unroll(position)
+    schedule.vectorize(output)
+    schedule.vectorize(schedule.get_loops(schedule.decompose_reduction(joined, half))[-1])
+    schedule.unroll(half)
+    schedule.unroll(sums[-1])
+    schedule.unannotate(block, PAIRS)
+    *_, position, output, half = schedule.get_loops(schedule.decompose_reduction(block, r))
+    schedule.unroll(position)
+    schedule.vectorize(schedule.fuse(output, half))
+    *_, position, output, _ = schedule.get_loops(block)
+    schedule.unroll(position)
+    schedule.tensorize(output, intrinsic(outputs))
 
 
 def _order(schedule: Any, block: Block, loops: list[Any], walk: Walk) -> list[Loop]:

@@ -159,6 +159,11 @@ NETS = {
     "three vectors": convolution(24, 3, 6, "pads = [1,1,1,1]"),
     "stride": convolution(16, 3, 6, "strides = [2,2], pads = [1,0,0,1]"),
     "dilation": convolution(8, 3, 6, "dilations = [2,2], pads = [2,2,2,2]"),
+    "few channels": convolution(8, 3, 6, "pads = [1,1,1,1]"),
+    "few ragged channels": convolution(7, 3, 6, "strides = [2,2], pads = [1,1,1,1]"),
+    "two channels": convolution(2, 5, 6, "dilations = [2,2], pads = [4,4,4,4]"),
+    "few channels, dynamic": convolution(4, 1, 6, "strides = [1,1]", batch="N"),
+    "few channels, nothing behind": net("few (float[1,4,9,9] x) => (float[1,3,7,7] y) <float[3,4,3,3] w> { y = Conv(x, w) }"),
     "depthwise": convolution(6, 3, 1, "group = 6, pads = [1,1,1,1]"),
     "depthwise multiplier": convolution(12, 3, 1, "group = 6, pads = [1,1,1,1]"),
     "depthwise stride": convolution(6, 5, 1, "group = 6, strides = [2,2], pads = [2,2,2,2]"),
@@ -272,6 +277,16 @@ def test_convolutions_are_packed_where_layouts_cannot_change(name: str, monkeypa
     expected = run(graph.model, random)["y"]
     (found,) = compiled(graph.model, target_options("x86-64"), random)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * float(np.abs(expected).max()))
+
+
+@with_tvm
+@pytest.mark.parametrize(("name", "paired"), [("few channels", True), ("few ragged channels", True), ("same", False)])
+def test_few_channels_take_two_inputs_at_a_time(name: str, paired: bool) -> None:
+    from graphprune.exporters import tvm_module
+
+    target = tvm_module.target_of(target_options("x86-64-v4"))
+    module = tvm_module.scheduled(tvm_module.lowered(tvm_module.imported(load(NETS[name]).model), target), target)
+    assert ("float64" in module.script()) == paired
 
 
 @with_tvm
