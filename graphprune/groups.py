@@ -7,6 +7,7 @@ at `build_groups`.
 
 from __future__ import annotations
 
+import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -225,7 +226,7 @@ def _unit_keys(ledger: Ledger, arrays: _Arrays, leaves: _LeafTable) -> NDArray[n
     The key adds up random numbers, one per occurrence as a *producer* (so that channels stay one group when later layers
     read different parts of them); variables that nobody produces are told apart by all their occurrences.
     """
-    rng = np.random.default_rng(0)
+    rng = random.Random(0)  # noqa: S311 (no secrets; numpy's generators take 10 ms to import)
     occurring, producing = (np.zeros((len(arrays.ids), leaves.width), np.uint64) for _ in range(2))
     seen: set[tuple[str, int, int, Role]] = set()
     for record in ledger.tensor_axes:
@@ -233,7 +234,7 @@ def _unit_keys(ledger: Ledger, arrays: _Arrays, leaves: _LeafTable) -> NDArray[n
             if (record.tensor, record.axis, factor, role) in seen:
                 continue
             seen.add((record.tensor, record.axis, factor, role))
-            salts = rng.integers(1, 2**63, size=leaves.width, dtype=np.uint64)
+            salts = np.array([rng.randrange(1, 2**63) for _ in range(leaves.width)], np.uint64)
             occurring[arrays.number(ids)] += salts
             producing[arrays.number(ids)] += salts * (role == "producer")
     occurs, produced = (np.zeros(len(ledger.labels), np.uint64) for _ in range(2))
