@@ -27,13 +27,14 @@ PEER, PEER_THREADS = "Torch-Pruning, 1 thread", "Torch-Pruning, all threads"
 PEERS = (PEER, PEER_THREADS, ONNXSIM)
 BUSY = ", busy"
 
-HOW = """Each tool prunes every layer to half of its channels by the L1 norm, without a proof, each run in a process of its
-own, the tools in turns. *Whole process* is from the start of Python to the end, reading and writing files included:
-`graphprune prune` for ours; for Torch-Pruning a script that imports torch, loads the pickled module, builds the
-dependency graph, prunes, and saves the module; for onnxsim one that loads, prunes and saves. *In process* is what is
-left when Python's start, imports, loading and saving are left out: `graphprune.prune` on a loaded model,
-Torch-Pruning's build and step, onnxsim's `apply_structured_pruning`. Figures are medians, with the smallest and the
-largest of the rounds; ratios are taken round by round.
+HOW = """Each tool prunes every layer to half of its channels by the L1 norm, without a proof, each run in a process of its own;
+a round is all tools on all networks, so that ranges hold what a machine changes within minutes. *Whole process* is from
+the start of Python to the end, reading and writing files included: `graphprune prune` for ours; for Torch-Pruning a
+script that imports torch, loads the pickled module, builds the dependency graph, prunes, and saves the module; for
+onnxsim one that loads, prunes and saves. *In process* is what is left when Python's start, imports, loading and saving
+are left out: `graphprune.prune` on a loaded model, Torch-Pruning's build and step, onnxsim's
+`apply_structured_pruning`. Figures are medians, with the smallest and the largest of the rounds; ratios are taken round
+by round.
 
 Torch-Pruning runs thousands of tiny tensor operations. With more than one thread each of them waits for a thread that
 another program may have displaced. By hand on 2026-11-21, ResNet-50 on two cores: 0.6 s with two threads in the
@@ -50,15 +51,18 @@ tool runs as it comes, Torch-Pruning with all threads, as its users start it."""
 def measure(settings: Settings) -> list[Row]:
     """A row for each network, tool and round; and one for the size of each file."""
     rows: list[Row] = []
-    for name, files in settings.exported(NETWORKS, rows):
-        rows.append({"network": name, "megabytes": files.onnx.stat().st_size / 1e6})
-        with settings.scratch() as scratch:
-            found = commands(files.onnx, files.module, Path(scratch))
-            measured = in_turns(found, settings.pick(ROUNDS), LIMIT)
-            with busy_processors():
-                busy = {f"{name}{BUSY}": found[name] for name in (OWN, PEER_THREADS)}
-                measured += in_turns(busy, settings.pick(BUSY_ROUNDS), LIMIT)
-            rows += [{"network": name, **row} for row in measured]
+    found: dict[tuple[str, str], Command] = {}
+    with settings.scratch() as scratch:
+        for network, files in settings.exported(NETWORKS, rows):
+            rows.append({"network": network, "megabytes": files.onnx.stat().st_size / 1e6})
+            found |= {(network, name): each for name, each in commands(files.onnx, files.module, Path(scratch)).items()}
+        measured = in_turns(found, settings.pick(ROUNDS), LIMIT)
+        with busy_processors():
+            busy = {(network, name + BUSY): each for (network, name), each in found.items() if name in (OWN, PEER_THREADS)}
+            measured += in_turns(busy, settings.pick(BUSY_ROUNDS), LIMIT)
+    for row in measured:
+        network, name = row["tool"]
+        rows.append({**row, "network": network, "tool": name})
     return rows
 
 
