@@ -98,8 +98,9 @@ class Problem:
 
     def within_reach(self) -> Problem:
         """The problem itself, or the one with finer steps where the smallest network is above a target."""
-        smallest = self.model.cost(self.model.analysis.present(self.best(self.floor)))
-        return self if self.usage(smallest) <= 1 else replace(self, steps=self.finer)
+        if np.array_equal(self.steps, self.finer) or _Costs(self).fits(self.floor):
+            return self
+        return replace(self, steps=self.finer)
 
 
 def solve(problem: Problem, path: KeepPath) -> Keep:
@@ -118,23 +119,17 @@ def solve(problem: Problem, path: KeepPath) -> Keep:
             problem.required.setdefault(group, set()).add(unit)
 
 
-class _Search:
-    """One search for the highest level that meets the targets."""
+class _Costs:
+    """What networks cost that keep so many of each group's best units."""
 
-    def __init__(self, problem: Problem, path: KeepPath) -> None:
+    def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        self.path = path
         self.model = problem.model
         self.limits = problem.limits
         self.ranked = [problem.ranking(k) for k in range(len(problem.groups))]
         self.labels = np.concatenate([g.labels[order] for g, order in zip(problem.groups, self.ranked, strict=True)])
         self.rank = np.concatenate([np.arange(group.size) for group in problem.groups])
         self.owner = np.repeat(np.arange(len(problem.groups)), problem.sizes)
-
-    def run(self) -> list[list[int]]:
-        """Kept units by group, ascending."""
-        counts = self._rounded(1.0) if not self.limits else self._fill(*self._bisect())
-        return [sorted(order[:count].tolist()) for order, count in zip(self.ranked, counts, strict=True)]
 
     def cost(self, counts: Counts) -> Cost:
         """The cost of keeping this many of each group's best units."""
@@ -149,6 +144,19 @@ class _Search:
     def usage(self, counts: Counts) -> float:
         """The largest share of a budget that is used."""
         return self.problem.usage(self.cost(counts))
+
+
+class _Search(_Costs):
+    """One search for the highest level that meets the targets."""
+
+    def __init__(self, problem: Problem, path: KeepPath) -> None:
+        super().__init__(problem)
+        self.path = path
+
+    def run(self) -> list[list[int]]:
+        """Kept units by group, ascending."""
+        counts = self._rounded(1.0) if not self.limits else self._fill(*self._bisect())
+        return [sorted(order[:count].tolist()) for order, count in zip(self.ranked, counts, strict=True)]
 
     def _rounded(self, level: float) -> Counts:
         """Wished counts brought to the alignment and into the bounds: to the nearest step, of coarse groups to the next."""
