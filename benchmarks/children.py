@@ -14,13 +14,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
-
-Name = TypeVar("Name", bound=Hashable)
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 
@@ -71,10 +69,10 @@ def run(command: Command, limit: float) -> dict[str, Any]:
     return row
 
 
-def in_turns(commands: Mapping[Name, Command], rounds: int, limit: float) -> list[dict[str, Any]]:
+def in_turns(commands: Mapping[str, Command], rounds: int, limit: float) -> list[dict[str, Any]]:
     """Each command once a round, a row for each run with `tool`, its name, and `round`; what failed is not tried again."""
     rows: list[dict[str, Any]] = []
-    failed: set[Name] = set()
+    failed: set[str] = set()
     for number in range(rounds):
         print(f"    round {number + 1} of {rounds}", file=sys.stderr, flush=True)
         for name, command in commands.items():

@@ -7,6 +7,7 @@ from math import gcd
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import NodeProto
 
 from .errors import UsageError
 from .graph import attributes
@@ -15,8 +16,12 @@ from .inference import Analysis
 
 STEPS = (16, 8, 4)
 
-WHOLE_BLOCKS = {"Concat", "MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool"}
-"""Operators that ONNX Runtime's blocked layout serves only where channels fill its blocks; convolutions with groups likewise."""
+IMAGE = 4
+"""The rank of what has a blocked layout."""
+
+WHOLE_BLOCKS = {"MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool"}
+"""Operators that ONNX Runtime's blocked layout serves only where channels fill its blocks; so does it convolutions with groups, and
+Concat of channels."""
 
 
 def steps_of(analysis: Analysis, groups: Sequence[Group], align: int | str) -> NDArray[np.int64]:
@@ -68,9 +73,17 @@ def _in_whole_blocks(analysis: Analysis) -> NDArray[np.bool_]:
     ledger = analysis.ledger
     found = np.zeros(len(ledger.labels), dtype=bool)
     for node in analysis.graph.nodes:
-        if node.op_type in WHOLE_BLOCKS or (node.op_type == "Conv" and attributes(node).get("group", 1) > 1):
-            for name in (*node.input, node.output[0]):
-                for ids in ledger.values.get(name) or ():
-                    if not isinstance(ids, int):
-                        found[ledger.labels.innermost(ids)] = True
+        for name in _blocked(node):
+            axes = ledger.values.get(name) or ()
+            if len(axes) == IMAGE and not isinstance(axes[1], int):
+                found[ledger.labels.innermost(axes[1])] = True
     return found
+
+
+def _blocked(node: NodeProto) -> Sequence[str]:
+    """The values of a node whose channels have to fill blocks, if their rank is that of images."""
+    if node.op_type in WHOLE_BLOCKS or (node.op_type == "Conv" and attributes(node).get("group", 1) > 1):
+        return node.input[0], node.output[0]
+    if node.op_type == "Concat" and attributes(node)["axis"] in (1, 1 - IMAGE):
+        return *node.input, node.output[0]
+    return ()

@@ -7,8 +7,9 @@ is left of the budget is then filled step by step.  Start reading at `solve`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,8 +49,6 @@ class Problem:
     lower: Counts
     upper: Counts
     steps: Counts
-    finer: Counts
-    """Steps for targets that are out of reach with the others."""
     model: CostModel
     targets: Sequence[Target] = ()
     required: dict[int, set[int]] = field(default_factory=dict)
@@ -58,6 +57,8 @@ class Problem:
     """None where there are no samples to run the network on."""
     tick: Callable[[float], None] = lambda share: None
     """Called with the share of the work that is done, by passes that take long."""
+    finer: Problem | None = None
+    """The same with smaller steps, for targets that are out of reach with these."""
 
     @property
     def sizes(self) -> Counts:
@@ -66,8 +67,8 @@ class Problem:
 
     @property
     def coarse(self) -> NDArray[np.bool_]:
-        """Which groups lose half or more with a step: nobody who wishes for 70 % of one expects that."""
-        return np.asarray(self.sizes <= 2 * self.steps)
+        """Which groups have two steps of several units: nobody who wishes for 70 % of one expects to get half."""
+        return np.asarray((self.steps > 1) & (self.steps < self.sizes) & (self.sizes <= 2 * self.steps))
 
     @property
     def floor(self) -> Counts:
@@ -96,11 +97,14 @@ class Problem:
         """The largest share of a target's limit that is used; 0 without targets."""
         return max((cost.of(target.kind) / max(limit, 1e-9) for target, limit in self.limits), default=0.0)
 
-    def within_reach(self) -> Problem:
-        """The problem itself, or the one with finer steps where the smallest network is above a target."""
-        if np.array_equal(self.steps, self.finer) or _Costs(self).fits(self.floor):
-            return self
-        return replace(self, steps=self.finer)
+    def a_step_less(self, counts: Counts, index: int) -> int:
+        """The count of a group after its next step downwards, aligned whatever it was; it may be below the floor."""
+        step = int(self.steps[index])
+        return (int(counts[index]) - 1) // step * step
+
+    def a_step_more(self, counts: Counts, index: int) -> int:
+        """The count of a group after its next step upwards: at most its upper bound."""
+        return int(min(counts[index] + self.steps[index], self.upper[index]))
 
 
 def solve(problem: Problem, path: KeepPath) -> Keep:
@@ -119,17 +123,23 @@ def solve(problem: Problem, path: KeepPath) -> Keep:
             problem.required.setdefault(group, set()).add(unit)
 
 
-class _Costs:
-    """What networks cost that keep so many of each group's best units."""
+class _Search:
+    """One search for the highest level that meets the targets."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, path: KeepPath) -> None:
         self.problem = problem
+        self.path = path
         self.model = problem.model
         self.limits = problem.limits
         self.ranked = [problem.ranking(k) for k in range(len(problem.groups))]
         self.labels = np.concatenate([g.labels[order] for g, order in zip(problem.groups, self.ranked, strict=True)])
         self.rank = np.concatenate([np.arange(group.size) for group in problem.groups])
         self.owner = np.repeat(np.arange(len(problem.groups)), problem.sizes)
+
+    def run(self) -> list[list[int]]:
+        """Kept units by group, ascending."""
+        counts = self._rounded(1.0) if not self.limits else self._fill(*self._bisect())
+        return [sorted(order[:count].tolist()) for order, count in zip(self.ranked, counts, strict=True)]
 
     def cost(self, counts: Counts) -> Cost:
         """The cost of keeping this many of each group's best units."""
@@ -145,25 +155,13 @@ class _Costs:
         """The largest share of a budget that is used."""
         return self.problem.usage(self.cost(counts))
 
-
-class _Search(_Costs):
-    """One search for the highest level that meets the targets."""
-
-    def __init__(self, problem: Problem, path: KeepPath) -> None:
-        super().__init__(problem)
-        self.path = path
-
-    def run(self) -> list[list[int]]:
-        """Kept units by group, ascending."""
-        counts = self._rounded(1.0) if not self.limits else self._fill(*self._bisect())
-        return [sorted(order[:count].tolist()) for order, count in zip(self.ranked, counts, strict=True)]
-
     def _rounded(self, level: float) -> Counts:
-        """Wished counts brought to the alignment and into the bounds: to the nearest step, of coarse groups to the next."""
+        """Wished counts brought to the alignment and into the bounds: to the nearest step, of coarse groups to both from one on."""
         problem = self.problem
-        wished = np.minimum(self.path(level), problem.sizes) / problem.steps
-        whole = np.where(problem.coarse, np.ceil(wished), np.rint(wished))
-        counts: Counts = whole.astype(np.int64) * problem.steps
+        wished = np.minimum(self.path(level), problem.sizes)
+        steps = wished / problem.steps
+        whole = np.where(problem.coarse & (steps > 1), np.ceil(steps), np.rint(steps)) * problem.steps
+        counts: Counts = np.where(wished >= problem.sizes, problem.sizes, whole).astype(np.int64)
         return np.asarray(np.clip(counts, problem.floor, problem.upper))
 
     def _bisect(self) -> tuple[Counts, Counts]:
@@ -201,33 +199,34 @@ class _Search(_Costs):
         while progress and self.usage(counts) < FULL:
             progress = False
             for k in by_wish:
-                step = int(min(self.problem.steps[k], self.problem.upper[k] - counts[k]))
-                if step <= 0:
-                    continue
-                counts[k] += step
-                if self.fits(counts):
+                before, counts[k] = counts[k], self.problem.a_step_more(counts, k)
+                if counts[k] > before and self.fits(counts):
                     progress = True
                 else:
-                    counts[k] -= step
+                    counts[k] = before
         return self._trade(counts) if self.usage(counts) < CLOSE else counts
 
     def _trade(self, counts: Counts) -> Counts:
         """Grow one group and shrink another that is not coarse, each by one step at most, while the budget gets fuller."""
-        fine = np.flatnonzero(~self.problem.coarse)
-        pairs = [(grown, shrunk) for grown in range(len(counts)) for shrunk in fine if grown != shrunk]
-        best, usage = counts, self.usage(counts)
-        steps, floor, upper = self.problem.steps, self.problem.floor, self.problem.upper
-        for grown, shrunk in pairs[:TRADES]:
-            if best[grown] > counts[grown] or best[shrunk] < counts[shrunk]:
-                continue
+        best, usage = counts.copy(), self.usage(counts)
+        for grown, shrunk in islice(self._pairs(counts, best), TRADES):
             trial = best.copy()
-            trial[grown] += steps[grown]
-            trial[shrunk] -= steps[shrunk]
-            if trial[grown] <= upper[grown] and trial[shrunk] >= floor[shrunk] and usage < self.usage(trial) <= 1:
-                best, usage = trial, self.usage(trial)
+            trial[grown], trial[shrunk] = self.problem.a_step_more(best, grown), self.problem.a_step_less(best, shrunk)
+            used = self.usage(trial)
+            if usage < used <= 1:
+                best[:], usage = trial, used
                 if usage >= FULL:
                     break
         return best
+
+    def _pairs(self, counts: Counts, best: Counts) -> Iterator[tuple[int, int]]:
+        """Groups that can still grow and shrink, as the trade goes from `counts` to `best`."""
+        problem = self.problem
+        for grown in np.flatnonzero(counts < problem.upper).tolist():
+            for shrunk in np.flatnonzero(~problem.coarse & (counts > problem.floor)).tolist():
+                least = problem.a_step_less(counts, shrunk)
+                if grown != shrunk and best[grown] <= counts[grown] and best[shrunk] >= counts[shrunk] and least >= problem.floor[shrunk]:
+                    yield grown, shrunk
 
     def _next_score(self, index: int, counts: Counts) -> float:
         order, scores = self.ranked[index], self.problem.scores[index]

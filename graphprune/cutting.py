@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from typing import Any, TypeVar
 
@@ -50,14 +50,17 @@ def taken(array: NDArray[Any], kept: Mapping[int, Indices]) -> NDArray[Any]:
 def in_threads(function: Callable[[range], Result], rows: int, width: int) -> list[Result]:
     """The results for shares of so many rows of so many elements, in order; large arrays have a share for each processor.
 
-    A share is the range of the rows where its pieces start.
+    A share is the range of the rows where its pieces start.  The function must not call this itself: the threads are shared.
     """
     step = max(1, CACHED // max(1, width))
     workers = len(os.sched_getaffinity(0)) if rows * width > SMALL else 1
     ends = [-(-rows // step) * k // workers * step for k in range(workers)]
     shares = [range(start, min(end, rows), step) for start, end in zip(ends, [*ends[1:], rows], strict=True)]
     others = [_pool().submit(function, share) for share in shares[1:]]
-    return [function(shares[0]), *(other.result() for other in others)]
+    try:
+        return [function(shares[0]), *(other.result() for other in others)]
+    finally:
+        wait(others)
 
 
 @cache

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from . import registry
-from .budget import Problem
+from .budget import Keep, Problem
 from .calibration import RUN_BYTES, Calibration, linear_nodes
 from .cost import Cost, CostModel
 from .depth import with_residuals
@@ -199,13 +199,26 @@ def prune_scored(scored: Scored, target: str, step: Step = lambda text: None) ->
 
 def _decide(scored: Scored, targets: Sequence[Target], step: Step) -> tuple[Analysis, dict[str, list[int]], dict[str, Array]]:
     """What is kept of each group, and the weights that repair passes change."""
+    analysis, options, problem = scored.evidence.analysis, scored.options, scored.problem
+    try:
+        keep = _selected(scored, problem, targets, step)
+    except UnreachableError:
+        if problem.finer is None:
+            raise
+        keep = _selected(scored, problem.finer, targets, step)
+    analysis, keep = reordered(analysis, analysis.present(keep))
+    return analysis, keep, _repaired_weights(scored.evidence, analysis, analysis.present(keep), options, step)
+
+
+def _selected(scored: Scored, problem: Problem, targets: Sequence[Target], step: Step) -> Keep:
+    """What the selection pass keeps.  Raises UnreachableError where that meets no target, or is everything."""
     analysis, options = scored.evidence.analysis, scored.options
     selection = seeded(registry.make("selection", options.selection), options)
-    problem = replace(scored.problem, targets=targets, required={}, tick=lambda share: step(f"selecting channels: {share:.0%}"))
-    problem = problem.within_reach()
+    problem = replace(problem, targets=targets, required={}, tick=lambda share: step(f"selecting channels: {share:.0%}"))
     if scored.evidence.calibration is not None:
         problem.error = partial(scored.evidence.error_keeping, repair=QUICK_REPAIR if options.repair else "")
     step("selecting channels")
+    keep: Keep
     if any(target.kind == "latency" for target in targets):
         trial(scored.graph, scored.input_shapes)
         watch = stopwatch_for(scored.graph, options.threads, scored.input_shapes)
@@ -214,8 +227,7 @@ def _decide(scored: Scored, targets: Sequence[Target], step: Step) -> tuple[Anal
         keep = selection.keep(problem)
     if all(len(units) == group.size for group, units in zip(problem.groups, keep.values(), strict=True)):
         raise UnreachableError(_nothing_pruned(options))
-    analysis, keep = reordered(analysis, analysis.present(keep))
-    return analysis, keep, _repaired_weights(scored.evidence, analysis, analysis.present(keep), options, step)
+    return keep
 
 
 def _built(analysis: Analysis, keep: Mapping[str, list[int]]) -> ModelProto:

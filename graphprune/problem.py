@@ -14,7 +14,7 @@ import numpy as np
 
 from . import registry
 from .alignment import finer_steps_of, steps_of
-from .budget import Problem
+from .budget import Counts, Problem
 from .cost import CostModel
 from .errors import UnreachableError, UsageError
 from .evidence import Evidence
@@ -68,18 +68,26 @@ def formulate(evidence: Evidence, model: CostModel, options: Options, step: Step
     if options.mode == "unconstrained" and options.masks == "nested":
         scores = nested(analysis, groups, scores)
     sizes = np.array([group.size for group in groups], np.int64)
-    steps = steps_of(analysis, groups, options.align)
-    lower = np.minimum(np.maximum(1, options.min_channels), sizes)
-    lower[[group in analysis.may_leave for group in groups]] = 0
-    lower = np.maximum(lower, [analysis.fewest.get(group, 0) for group in groups])
-    upper = sizes.copy()
+    least = np.minimum(np.maximum(1, options.min_channels), sizes)
+    least[[group in analysis.may_leave for group in groups]] = 0
+    least = np.maximum(least, [analysis.fewest.get(group, 0) for group in groups])
+    least = np.where([group.id in frozen or raw[k] is None for k, group in enumerate(groups)], sizes, least)
+
+    coarse, fine = steps_of(analysis, groups, options.align), finer_steps_of(analysis, groups, options.align)
+    problem, finer = (
+        Problem(groups, scores, *_bounds(groups, steps, least, fixed), steps, model) for steps in (coarse, fine)
+    )
+    return problem if np.array_equal(coarse, fine) else replace(problem, finer=finer)
+
+
+def _bounds(groups: Sequence[Group], steps: Counts, least: Counts, fixed: Mapping[str, float]) -> tuple[Counts, Counts]:
+    """The fewest and the most units of each group; where the user names a share, both are that, in whole steps."""
+    lower, upper = least.copy(), np.array([group.size for group in groups], np.int64)
     for k, group in enumerate(groups):
-        if group.id in frozen or raw[k] is None:
-            lower[k] = sizes[k]
-        elif group.id in fixed:
-            wished = int(np.rint(fixed[group.id] * sizes[k] / steps[k])) * int(steps[k])
-            lower[k] = upper[k] = min(max(wished, int(lower[k])), int(sizes[k]))
-    return Problem(groups, scores, lower, upper, steps, finer_steps_of(analysis, groups, options.align), model)
+        if group.id in fixed and lower[k] < group.size:
+            wished = max(1, round(fixed[group.id] * group.size / int(steps[k]))) * int(steps[k])
+            lower[k] = upper[k] = min(max(wished, int(lower[k])), group.size)
+    return lower, upper
 
 
 def _check_say(name: str, analysis: Analysis, scores: Mapping[Group, Vector | None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from halving import halve
 from nets import initializer, net, plain, residual, set_initializer, wide
@@ -182,7 +183,7 @@ def test_of_two_steps_both_stay_until_half_is_to_go(target: str) -> None:
 
 @pytest.mark.parametrize("share", [0.8, 0.65, 0.5, 0.35])
 def test_a_budget_is_filled_without_leaving_the_wished_shares(share: float) -> None:
-    """Filling adds at most a step, and a trade moves a group by one."""
+    """A trade moves a group by a step at most: without that limit one layer pays for all others."""
     found = counts(prune(f"macs={share}", align=16, keep=["^w$"], model=separable(), selection="uniform"))
     wide = sorted(found[name] for name in ("a:0", "b:0", "c:0"))
     assert wide[2] - wide[0] <= 3 * 16
@@ -197,8 +198,59 @@ def test_steps_get_finer_where_a_target_is_out_of_reach() -> None:
         }""")
     for target, left in (("channels=0.8", 16), ("channels=0.5", 16), ("channels=0.4", 8)):
         assert counts(prune(target, align="auto", model=model, selection="uniform")) == {"w:0": left}
+    assert counts(prune("channels=0.3", align="auto", model=model, ratios=["^w$=0.3"])) == {"w:0": 8}
     with pytest.raises(UnreachableError, match="the smallest network has 16"):
         prune("channels=0.4", align=16, model=model)
+
+
+def test_a_small_ratio_of_a_group_of_two_steps_leaves_a_whole_step() -> None:
+    model = net("""
+        two (float[N,3,6,6] x) => (float[N,5,6,6] y) <float[16,3,1,1] w, float[16,3,1,1] v, float[5,32,1,1] u> {
+            a = Conv(x, w)
+            b = Conv(x, v)
+            c = Concat<axis = 1>(a, b)
+            y = Conv(c, u)
+        }""")
+    assert counts(prune(align="auto", model=model, ratios=["^w$=0.25"]))["w:0"] == 8
+
+
+def test_only_a_concat_of_channels_needs_whole_blocks() -> None:
+    """Of 32 heads each may leave, though what they hold is joined again, as in a rotary embedding."""
+    model = net("""
+        heads (float[N,T,24] x) => (float[N,T,5] y)
+        <float[24,256] w, int64[4] split = {0, 0, 32, 8}, int64[3] joined = {0, 0, 256}, float[256,5] v> {
+            a = MatMul(x, w)
+            b = Reshape(a, split)
+            c = Transpose<perm = [0,2,1,3]>(b)
+            d = Neg(c)
+            e = Concat<axis = -1>(c, d)
+            s = Softmax<axis = -1>(e)
+            f, g = Split<axis = -1, num_outputs = 2>(s)
+            h = Transpose<perm = [0,2,1,3]>(f)
+            i = Reshape(h, joined)
+            y = MatMul(i, v)
+        }""", opset=18)
+    analysis = analyze(model)
+    steps = steps_of(analysis, analysis.decided, "auto").tolist()
+    assert {(group.size, step) for group, step in zip(analysis.decided, steps, strict=True)} == {(32, 1)}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_no_multiple_stays_whole_or_is_cut_to_one(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    a, b, c = (int(size) for size in rng.choice([40, 56, 72, 88, 200], 3))
+    model = net(f"""
+        odd (float[N,3,6,6] x) => (float[N,5,6,6] y)
+        <float[{a},3,1,1] p, float[{b},{a},1,1] q, float[{c},{b},1,1] r, float[5,{c},1,1] s> {{
+            d = Conv(x, p)
+            e = Conv(d, q)
+            f = Conv(e, r)
+            y = Conv(f, s)
+        }}""")
+    for share in (0.85, 0.76, 0.55, 0.4):
+        found = counts(prune(f"macs={share}", align=16, model=model, selection="uniform"))
+        for name, size in (("p:0", a), ("q:0", b), ("r:0", c)):
+            assert found[name] == size or found[name] % 16 == 0
 
 
 def test_the_width_of_convolution_groups_is_aligned_and_their_number_is_free() -> None:

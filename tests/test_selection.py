@@ -109,7 +109,7 @@ def check_least_error(selection: str, scores: list[np.ndarray]) -> None:
         }}""")
     analysis = graphprune.analyze(model)
     ones = np.ones(2, int)
-    problem = Problem(analysis.groups, scores, ones, size * ones, ones, ones, CostModel(analysis), [parse_target("macs=0.5")])
+    problem = Problem(analysis.groups, scores, ones, size * ones, ones, CostModel(analysis), [parse_target("macs=0.5")])
     kept = [len(units) for units in solve(problem, registry.make("selection", selection).path(problem)).values()]
     error = [np.concatenate([[0], np.cumsum(np.sort(each))]) for each in scores]
     assert sum(kept) == size

@@ -51,19 +51,21 @@ tool runs as it comes, Torch-Pruning with all threads, as its users start it."""
 def measure(settings: Settings) -> list[Row]:
     """A row for each network, tool and round; and one for the size of each file."""
     rows: list[Row] = []
-    found: dict[tuple[str, str], Command] = {}
+    quiet: dict[str, Command] = {}
+    busy: dict[str, Command] = {}
+    labels: dict[str, Row] = {}
     with settings.scratch() as scratch:
         for network, files in settings.exported(NETWORKS, rows):
             rows.append({"network": network, "megabytes": files.onnx.stat().st_size / 1e6})
-            found |= {(network, name): each for name, each in commands(files.onnx, files.module, Path(scratch)).items()}
-        measured = in_turns(found, settings.pick(ROUNDS), LIMIT)
+            for name, command in commands(files.onnx, files.module, Path(scratch)).items():
+                label = f"{network}: {name}"
+                quiet[label], labels[label] = command, {"network": network, "tool": name}
+                if name in (OWN, PEER_THREADS):
+                    busy[label + BUSY], labels[label + BUSY] = command, {"network": network, "tool": name + BUSY}
+        measured = in_turns(quiet, settings.pick(ROUNDS), LIMIT)
         with busy_processors():
-            busy = {(network, name + BUSY): each for (network, name), each in found.items() if name in (OWN, PEER_THREADS)}
             measured += in_turns(busy, settings.pick(BUSY_ROUNDS), LIMIT)
-    for row in measured:
-        network, name = row["tool"]
-        rows.append({**row, "network": network, "tool": name})
-    return rows
+    return [*rows, *({**row, **labels[row["tool"]]} for row in measured)]
 
 
 def commands(onnx: Path, module: Path, folder: Path) -> dict[str, Command]:
