@@ -11,7 +11,7 @@ from typing import Any
 
 from tvm import s_tir, tirx
 
-from .tvm_operators import PAIRS, TILE
+from .tvm_loops import PAIRS, TILE
 from .tvm_pairs import intrinsic
 from .tvm_tiles import COPIES, WORTH_SHARING, Machine, Tile
 

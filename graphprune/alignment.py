@@ -20,8 +20,9 @@ IMAGE = 4
 """The rank of what has a blocked layout."""
 
 WHOLE_BLOCKS = {"MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool"}
-"""Operators that ONNX Runtime's blocked layout serves only where channels fill its blocks; so does it convolutions with groups, and
-Concat of channels."""
+"""Operators that ONNX Runtime's blocked layout serves only where channels fill its blocks.
+
+Convolutions with groups and a Concat of channels are others."""
 
 
 def steps_of(analysis: Analysis, groups: Sequence[Group], align: int | str) -> NDArray[np.int64]:
@@ -74,7 +75,7 @@ def _in_whole_blocks(analysis: Analysis) -> NDArray[np.bool_]:
     found = np.zeros(len(ledger.labels), dtype=bool)
     for node in analysis.graph.nodes:
         for name in _blocked(node):
-            axes = ledger.values.get(name) or ()
+            axes = list(ledger.values.get(name) or ())
             if len(axes) == IMAGE and not isinstance(axes[1], int):
                 found[ledger.labels.innermost(axes[1])] = True
     return found

@@ -156,7 +156,7 @@ class _Search:
         return self.problem.usage(self.cost(counts))
 
     def _rounded(self, level: float) -> Counts:
-        """Wished counts brought to the alignment and into the bounds: to the nearest step, of coarse groups to both from one on."""
+        """Wished counts brought to the alignment and into the bounds: to the nearest step; coarse groups keep both or one."""
         problem = self.problem
         wished = np.minimum(self.path(level), problem.sizes)
         steps = wished / problem.steps
@@ -225,7 +225,12 @@ class _Search:
         for grown in np.flatnonzero(counts < problem.upper).tolist():
             for shrunk in np.flatnonzero(~problem.coarse & (counts > problem.floor)).tolist():
                 least = problem.a_step_less(counts, shrunk)
-                if grown != shrunk and best[grown] <= counts[grown] and best[shrunk] >= counts[shrunk] and least >= problem.floor[shrunk]:
+                if (
+                    grown != shrunk
+                    and best[grown] <= counts[grown]
+                    and best[shrunk] >= counts[shrunk]
+                    and least >= problem.floor[shrunk]
+                ):
                     yield grown, shrunk
 
     def _next_score(self, index: int, counts: Counts) -> float:

@@ -74,9 +74,7 @@ def formulate(evidence: Evidence, model: CostModel, options: Options, step: Step
     least = np.where([group.id in frozen or raw[k] is None for k, group in enumerate(groups)], sizes, least)
 
     coarse, fine = steps_of(analysis, groups, options.align), finer_steps_of(analysis, groups, options.align)
-    problem, finer = (
-        Problem(groups, scores, *_bounds(groups, steps, least, fixed), steps, model) for steps in (coarse, fine)
-    )
+    problem, finer = (Problem(groups, scores, *_bounds(groups, steps, least, fixed), steps, model) for steps in (coarse, fine))
     return problem if np.array_equal(coarse, fine) else replace(problem, finer=finer)
 
 

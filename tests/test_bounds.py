@@ -216,7 +216,8 @@ def test_a_small_ratio_of_a_group_of_two_steps_leaves_a_whole_step() -> None:
 
 def test_only_a_concat_of_channels_needs_whole_blocks() -> None:
     """Of 32 heads each may leave, though what they hold is joined again, as in a rotary embedding."""
-    model = net("""
+    model = net(
+        """
         heads (float[N,T,24] x) => (float[N,T,5] y)
         <float[24,256] w, int64[4] split = {0, 0, 32, 8}, int64[3] joined = {0, 0, 256}, float[256,5] v> {
             a = MatMul(x, w)
@@ -229,7 +230,9 @@ def test_only_a_concat_of_channels_needs_whole_blocks() -> None:
             h = Transpose<perm = [0,2,1,3]>(f)
             i = Reshape(h, joined)
             y = MatMul(i, v)
-        }""", opset=18)
+        }""",
+        opset=18,
+    )
     analysis = analyze(model)
     steps = steps_of(analysis, analysis.decided, "auto").tolist()
     assert {(group.size, step) for group, step in zip(analysis.decided, steps, strict=True)} == {(32, 1)}
