@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -49,23 +51,32 @@ REPEATS = 3
 
 OWN, PEER = "graphprune", "Torch-Pruning"
 
-HOW = """Default options but for the target: every layer keeps the stated share of its channels by the L1 norm (`channels`), or as
-much as leaves the stated share of the multiply-accumulates (`macs`). A cell has the time of graphprune's result over the
-original's, then that of Torch-Pruning with at most the same multiply-accumulates (the widest share of channels that has
-no more of them, found by bisection). ONNX Runtime, one thread, exported by torch's old exporter, which leaves the batch
-open; the three networks take turns within one process; 10th percentiles of 15 samples, the median of three repeats with
-new sessions. **Bold** is slower than 1.02 times the original. Files of `--data` are what their authors exported: there
-is no torch module of them to prune."""
+HOW = """Default options but for the target: every layer keeps the stated share of its channels by the L1 norm (`channels`), or
+as much as leaves the stated share of the multiply-accumulates (`macs`). A cell has the time of graphprune's result
+over the original's, then that of Torch-Pruning with at most the same multiply-accumulates (the widest share of
+channels that has no more of them, found by bisection). ONNX Runtime, one thread, exported by torch's old exporter,
+which leaves the batch open; the three networks take turns within one process, and each core has such a process; 10th
+percentiles of 15 samples, the median of three repeats with new sessions. **Bold** is slower than 1.02 times the
+original. Files of `--data` are what their authors exported: there is no torch module of them to prune."""
 
 
 def measure(settings: Settings) -> list[Row]:
     """A row for each network, target, batch and tool: `ratios`, one a repeat, `original_ms` likewise, and `macs`."""
     rows: list[Row] = []
-    for name, original, module in _networks(settings, rows):
-        batches = [batch for batch in settings.pick(BATCHES) if batch == 1 or _takes_batches(original)]
-        for target in settings.pick(TARGETS):
-            rows += [{"network": name, "target": target, **row} for row in measured(settings, target, original, module, batches)]
+    networks = list(_networks(settings, rows))
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for found in pool.map(lambda each: _of_network(settings, *each), networks):
+            rows += found
     return rows
+
+
+def _of_network(settings: Settings, name: str, original: Path, module: Path | None) -> list[Row]:
+    batches = [batch for batch in settings.pick(BATCHES) if batch == 1 or _takes_batches(original)]
+    found: list[Row] = []
+    for target in settings.pick(TARGETS):
+        print(f"    {name} {target}", file=sys.stderr, flush=True)
+        found += [{"network": name, "target": target, **row} for row in measured(settings, target, original, module, batches)]
+    return found
 
 
 def _networks(settings: Settings, rows: list[Row]) -> Iterator[tuple[str, Path, Path | None]]:
