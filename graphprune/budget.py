@@ -221,16 +221,12 @@ class _Search:
 
     def _pairs(self, counts: Counts, best: Counts) -> Iterator[tuple[int, int]]:
         """Groups that can still grow and shrink, as the trade goes from `counts` to `best`."""
-        problem = self.problem
+        problem, floor = self.problem, self.problem.floor
+        fine = np.flatnonzero(~problem.coarse).tolist()
+        shrinkable = [k for k in fine if problem.a_step_less(counts, k) >= floor[k]]
         for grown in np.flatnonzero(counts < problem.upper).tolist():
-            for shrunk in np.flatnonzero(~problem.coarse & (counts > problem.floor)).tolist():
-                least = problem.a_step_less(counts, shrunk)
-                if (
-                    grown != shrunk
-                    and best[grown] <= counts[grown]
-                    and best[shrunk] >= counts[shrunk]
-                    and least >= problem.floor[shrunk]
-                ):
+            for shrunk in shrinkable:
+                if grown != shrunk and best[grown] <= counts[grown] and best[shrunk] >= counts[shrunk]:
                     yield grown, shrunk
 
     def _next_score(self, index: int, counts: Counts) -> float:
