@@ -207,7 +207,7 @@ class _Search:
         return self._trade(counts) if self.usage(counts) < CLOSE else counts
 
     def _trade(self, counts: Counts) -> Counts:
-        """Grow one group and shrink another that is not coarse, each by one step at most, while the budget gets fuller."""
+        """Grow one group and shrink another, each by one step at most, while the budget gets fuller."""
         best, usage = counts.copy(), self.usage(counts)
         for grown, shrunk in islice(self._pairs(counts, best), TRADES):
             trial = best.copy()
@@ -220,13 +220,13 @@ class _Search:
         return best
 
     def _pairs(self, counts: Counts, best: Counts) -> Iterator[tuple[int, int]]:
-        """Groups that can still grow and shrink, as the trade goes from `counts` to `best`."""
-        problem, floor = self.problem, self.problem.floor
-        fine = np.flatnonzero(~problem.coarse).tolist()
-        shrinkable = [k for k in fine if problem.a_step_less(counts, k) >= floor[k]]
+        """Groups that can still grow and shrink, as the trade goes from `counts` to `best`; coarse ones shrink for coarse ones."""
+        problem, floor, coarse = self.problem, self.problem.floor, self.problem.coarse
+        shrinkable = [k for k in range(len(counts)) if problem.a_step_less(counts, k) >= floor[k]]
         for grown in np.flatnonzero(counts < problem.upper).tolist():
             for shrunk in shrinkable:
-                if grown != shrunk and best[grown] <= counts[grown] and best[shrunk] >= counts[shrunk]:
+                moved = best[grown] > counts[grown] or best[shrunk] < counts[shrunk]
+                if grown != shrunk and not moved and (coarse[grown] or not coarse[shrunk]):
                     yield grown, shrunk
 
     def _next_score(self, index: int, counts: Counts) -> float:
