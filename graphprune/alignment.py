@@ -16,6 +16,9 @@ from .inference import Analysis
 
 STEPS = (16, 8, 4)
 
+SMALLEST = 2 * STEPS[-1]
+"""Smaller groups have no alignment."""
+
 IMAGE = 4
 """The rank of what has a blocked layout."""
 
@@ -25,23 +28,27 @@ WHOLE_BLOCKS = {"MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool"}
 Convolutions with groups and a Concat of channels are others."""
 
 
-def steps_of(analysis: Analysis, groups: Sequence[Group], align: int | str) -> NDArray[np.int64]:
-    """The step of each group's size.  Raises UsageError for an `align` that is neither `auto` nor a positive number."""
-    return _steps(analysis, groups, align, _in_whole_blocks(analysis))
+Steps = NDArray[np.int64]
 
 
-def finer_steps_of(analysis: Analysis, groups: Sequence[Group], align: int | str) -> NDArray[np.int64]:
-    """The same without regard to who needs whole blocks, for targets that are out of reach with them."""
-    return _steps(analysis, groups, align, np.zeros(len(analysis.ledger.labels), dtype=bool))
+def steps_of(analysis: Analysis, groups: Sequence[Group], align: int | str) -> tuple[Steps, Steps]:
+    """The step of each group's size, and the finer ones for targets that are out of reach with these: without whole blocks.
 
-
-def _steps(analysis: Analysis, groups: Sequence[Group], align: int | str, blocked: NDArray[np.bool_]) -> NDArray[np.int64]:
-    return np.array([1 if group in analysis.fewest else _step(group, align, blocked) for group in groups], np.int64)
-
-
-def _step(group: Group, align: int | str, blocked: NDArray[np.bool_]) -> int:
+    Raises UsageError for an `align` that is neither `auto` nor a positive number.
+    """
+    finer = np.array([1 if group in analysis.fewest else _step(group, align) for group in groups], np.int64)
+    steps = finer.copy()
     if align == "auto":
-        return _automatic(group, bool(blocked[group.labels].any()))
+        blocked = _in_whole_blocks(analysis)
+        for k, group in enumerate(groups):
+            if group not in analysis.fewest and blocked[group.labels].any():
+                steps[k] = _automatic(group.size, 2)
+    return steps, finer
+
+
+def _step(group: Group, align: int | str) -> int:
+    if align == "auto":
+        return _in_units(group, _automatic(group.size, 4))
     if isinstance(align, str) and not align.isdigit():
         raise UsageError(f"--align {align!r}: give 'auto' or a number")
     if int(align) < 1:
@@ -49,17 +56,13 @@ def _step(group: Group, align: int | str, blocked: NDArray[np.bool_]) -> int:
     return _in_units(group, int(align))
 
 
-def _automatic(group: Group, in_blocks: bool) -> int:
+def _automatic(size: int, parts: int) -> int:
     """For ONNX Runtime's CPU kernels: blocks of 16 channels, and counts that are no multiple of 4 leave the blocked layout.
 
-    (Measured, docs/decisions/0003-alignment.md.)  Small groups get smaller steps, so that a quarter of a group can leave; half of
-    it where part of a block costs more than it saves.  There the width of each convolution group counts, not that of the axis.
+    (Measured, docs/decisions/0003-alignment.md.)  Small groups get smaller steps, so that a quarter of a group can leave, half
+    where part of a block costs more than it saves; there the width of each convolution group counts, not that of the axis.
     """
-    if group.size < 2 * STEPS[-1]:
-        return 1
-    parts = 2 if in_blocks else 4
-    step = next((step for step in STEPS if group.size >= parts * step), STEPS[-1])
-    return step if in_blocks else _in_units(group, step)
+    return next((step for step in STEPS if size >= parts * step), STEPS[-1]) if size >= SMALLEST else 1
 
 
 def _in_units(group: Group, step: int) -> int:

@@ -220,7 +220,7 @@ class _Search:
         return best
 
     def _pairs(self, counts: Counts, best: Counts) -> Iterator[tuple[int, int]]:
-        """Groups that can still grow and shrink, as the trade goes from `counts` to `best`; coarse ones shrink for coarse ones."""
+        """Groups that can still grow and shrink, as a trade goes from `counts` to `best`; coarse ones shrink for coarse."""
         problem, floor, coarse = self.problem, self.problem.floor, self.problem.coarse
         shrinkable = [k for k in range(len(counts)) if problem.a_step_less(counts, k) >= floor[k]]
         for grown in np.flatnonzero(counts < problem.upper).tolist():

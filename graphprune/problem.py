@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from . import registry
-from .alignment import finer_steps_of, steps_of
+from .alignment import steps_of
 from .budget import Counts, Problem
 from .cost import CostModel
 from .errors import UnreachableError, UsageError
@@ -73,7 +73,7 @@ def formulate(evidence: Evidence, model: CostModel, options: Options, step: Step
     least = np.maximum(least, [analysis.fewest.get(group, 0) for group in groups])
     least = np.where([group.id in frozen or raw[k] is None for k, group in enumerate(groups)], sizes, least)
 
-    coarse, fine = steps_of(analysis, groups, options.align), finer_steps_of(analysis, groups, options.align)
+    coarse, fine = steps_of(analysis, groups, options.align)
     problem, finer = (Problem(groups, scores, *_bounds(groups, steps, least, fixed), steps, model) for steps in (coarse, fine))
     return problem if np.array_equal(coarse, fine) else replace(problem, finer=finer)
 

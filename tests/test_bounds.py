@@ -234,7 +234,7 @@ def test_only_a_concat_of_channels_needs_whole_blocks() -> None:
         opset=18,
     )
     analysis = analyze(model)
-    steps = steps_of(analysis, analysis.decided, "auto").tolist()
+    steps = steps_of(analysis, analysis.decided, "auto")[0].tolist()
     assert {(group.size, step) for group, step in zip(analysis.decided, steps, strict=True)} == {(32, 1)}
 
 
@@ -264,7 +264,7 @@ def test_the_width_of_convolution_groups_is_aligned_and_their_number_is_free() -
             y = Conv(b, v)
         }""")
     analysis = analyze(model)
-    steps = steps_of(analysis, analysis.decided, "auto").tolist()
+    steps = steps_of(analysis, analysis.decided, "auto")[0].tolist()
     assert {(group.size, step) for group, step in zip(analysis.decided, steps, strict=True)} == {(3, 1), (16, 8)}
 
 
