@@ -301,7 +301,7 @@ def apply(model: Path, plan: Path, output: Path, no_verify: bool, json_to: str |
     check_output(json_path(json_to))
     with progress("applying the plan"):
         result = pipeline.apply_plan(model, read_plan(plan), not no_verify, read_weights(plan))
-    _exporter().write(record(result.model, result.plan), output)
+    _exporter().write(record(result.cut, result.plan), output)
     from . import tables
 
     sizes = file_size(model), file_size(output)

@@ -21,7 +21,7 @@ Indices = NDArray[np.int64]
 CACHED = 2**17
 """Elements that are worked on at a time."""
 
-SMALL = 2**20
+SMALL = 2**19
 """Arrays of up to this many elements are not worth a thread."""
 
 

@@ -15,6 +15,7 @@ from onnx import ModelProto
 from .errors import UsageError
 from .graph import Array, Graph
 from .limits import lift
+from .model_file import whole
 from .runtime import session, trial
 from .samples import LABELS, read_samples
 from .sources import imported, is_import_string
@@ -48,7 +49,7 @@ def labelled_samples(path: Path, graph: Graph) -> dict[str, Array]:
 def _score(source: str, function: Callable[[ModelProto], float], model: ModelProto) -> float:
     lift()
     try:
-        score = float(function(model))
+        score = float(function(whole(model)))
     except MemoryError:
         raise
     except Exception as error:  # whatever the user's code raises

@@ -8,7 +8,10 @@ Only graphprune writes those entries: reading a model drops all but ONNX's own. 
 from __future__ import annotations
 
 import atexit
+import mmap
+import os
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,6 +28,12 @@ KEPT, SHAPE = "graphprune.kept.", "graphprune.shape"
 
 OWN_ENTRIES = ("location", "offset", "length", "checksum")
 """What ONNX defines (docs/ExternalData.md of the onnx package)."""
+
+MOST_HELD = 256
+"""Files that may be held: a process may open some thousand."""
+
+MAPPED_WHOLE = 2**28
+"""Bytes of a held file that stays mapped as a whole: each new mapping of a weight takes as long as reading it."""
 
 PIECE = 2**24
 """Elements that are in memory at a time while a weight is copied."""
@@ -80,6 +89,11 @@ def point_to(tensor: TensorProto, location: str) -> None:
     tensor.external_data.extend(kept)
 
 
+def may_hold() -> bool:
+    """Whether another file may be held."""
+    return len(_HELD) < MOST_HELD
+
+
 def held(path: Path) -> str:
     """A location that stands for a file as it is now, whatever takes its place later; it stays open until the process ends."""
     state = path.stat()
@@ -90,11 +104,23 @@ def held(path: Path) -> str:
     return location
 
 
-def memory_map(tensor: TensorProto, dtype: np.dtype[Any], shape: tuple[int, ...] | None) -> NDArray[Any]:
-    """The file of an external tensor from where its data begins."""
+def memory_map(tensor: TensorProto, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """The file of an external tensor from where its data begins, as an array that cannot be written."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
-    source = _HELD.get(entries["location"], entries["location"])
-    return np.memmap(source, dtype, "r", int(entries.get("offset", 0)), shape)
+    location, offset = entries["location"], int(entries.get("offset", 0))
+    whole = _whole(location)
+    if whole is not None:
+        return np.ndarray(shape, dtype, whole, offset)
+    return np.memmap(_HELD.get(location, location), dtype, "r", offset, shape)
+
+
+@lru_cache(maxsize=2)
+def _whole(location: str) -> mmap.mmap | None:
+    """A small file that is held, mapped for all of its weights; None for others, whose pages must not pile up in memory."""
+    file = _HELD.get(location)
+    if file is None or os.fstat(file.fileno()).st_size > MAPPED_WHOLE:
+        return None
+    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _in_file(tensor: TensorProto) -> NDArray[Any]:
@@ -108,7 +134,7 @@ def _in_file(tensor: TensorProto) -> NDArray[Any]:
 
 def _kept(tensor: TensorProto) -> dict[int, Indices]:
     found = {entry.key: entry.value for entry in tensor.external_data if entry.key.startswith(KEPT)}
-    return {int(key.removeprefix(KEPT)): np.array(value.split(), np.int64) for key, value in sorted(found.items())}
+    return {int(key.removeprefix(KEPT)): np.fromstring(value, np.int64, sep=" ") for key, value in sorted(found.items())}
 
 
 def _set_entry(tensor: TensorProto, key: str, value: str) -> None:

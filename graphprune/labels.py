@@ -138,9 +138,9 @@ class Labels:
         if self._flat:
             return root
         above = self._parent[root]
-        if np.array_equal(above, root):
+        if (above == root).all():
             return root
-        while not np.array_equal(above, root):
+        while (above != root).any():
             root, above = above, self._parent[above]
         self._parent[ids] = root
         return root

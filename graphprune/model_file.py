@@ -21,7 +21,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 from .archives import check_regular
 from .cutting import ahead
 from .errors import InvalidModelError, UsageError
-from .external import held, is_external, pieces, point_to
+from .external import held, is_external, may_hold, pieces, point_to
 from .graph import SHAPE_SIZED, copy_fields, copy_model, element_count, item_bits, subgraphs, to_array
 from .limits import grant, paused
 from .untrusted import check_message
@@ -31,7 +31,7 @@ from .wire import MalformedError, Place, assembled, outline
 PROTOBUF_LIMIT = 2**31 - 2**20
 """Bytes that fit one protobuf message, with some room for the graph; larger weights go to an external file."""
 
-MAPPED = 2**25
+MAPPED = 2**22
 """In files of at least so many bytes weights stay where they are."""
 
 LARGE = 2**17
@@ -87,7 +87,7 @@ def read_model(path: Path) -> ModelProto:
 
 def _parsed(model: ModelProto, data: memoryview) -> list[Place]:
     """Parse a model; where the raw data of large initializers is that was left in a large file."""
-    if len(data) >= MAPPED:
+    if len(data) >= MAPPED and may_hold():
         with suppress(MalformedError):
             text, places = outline(data, LARGE)
             model.ParseFromString(text)
@@ -185,11 +185,22 @@ def _raw_pieces(tensor: TensorProto) -> Iterator[bytes | memoryview]:
             yield part.view(np.uint8).reshape(-1).data if part.size else b""
 
 
-def load_what_fits(model: ModelProto) -> None:
-    """Read every initializer that is still in a file into the model, in place, if the model then fits one message."""
-    for tensor in model.graph.initializer if fits_message(model) else ():
-        if tensor.data_location == TensorProto.EXTERNAL:
+def load_what_fits(model: ModelProto) -> ModelProto:
+    """The same model, with every initializer read that is still in a file, if it then fits one message."""
+    return load_weights(model) if fits_message(model) else model
+
+
+def whole(model: ModelProto) -> ModelProto:
+    """What code that is not ours may be given: the model, or a copy of it with every weight that is in a file read."""
+    return load_what_fits(copy_model(model, without=())) if any(map(is_external, model.graph.initializer)) else model
+
+
+def load_weights(model: ModelProto) -> ModelProto:
+    """The same model, with every initializer read that is still in a file."""
+    for tensor in model.graph.initializer:
+        if is_external(tensor):
             load_external(tensor)
+    return model
 
 
 def _check_dims(tensor: TensorProto, path: Path) -> None:

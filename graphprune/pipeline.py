@@ -26,7 +26,6 @@ from .errors import ProofError, UnreachableError, UsageError
 from .evidence import Evidence
 from .graph import Array, Graph
 from .inference import Analysis, infer
-from .latency import check_faster, fastest, stopwatch_for
 from .model_file import load_what_fits, read_model
 from .normalize import fix_input_shapes, normalize
 from .options import Experts, Normalization, Options
@@ -71,7 +70,8 @@ class Realised:
 class Result:
     """A pruned model with everything that is known about it."""
 
-    model: ModelProto
+    cut: ModelProto
+    """The pruned model; large weights that the original left in its file are cut when they are read or written."""
     original: Graph
     analysis: Analysis
     keep: Mapping[str, list[int]]
@@ -86,6 +86,11 @@ class Result:
     proof: Proof | None
     scores: Mapping[str, Vector] = field(default_factory=dict)
     """The score of each unit by group, where a criterion scored them."""
+
+    @cached_property
+    def model(self) -> ModelProto:
+        """The pruned model with its weights, unless those are 2 GB or more."""
+        return load_what_fits(self.cut)
 
     @cached_property
     def plan(self) -> Plan:
@@ -220,6 +225,8 @@ def _selected(scored: Scored, problem: Problem, targets: Sequence[Target], step:
     step("selecting channels")
     keep: Keep
     if any(target.kind == "latency" for target in targets):
+        from .latency import fastest, stopwatch_for
+
         trial(scored.graph, scored.input_shapes)
         watch = stopwatch_for(scored.graph, options.threads, scored.input_shapes)
         keep = fastest(problem, watch, selection.keep, lambda kept: _built(analysis, kept), step)
@@ -257,6 +264,8 @@ def _finish(
     after = model.cost(present)
     before = model.original
     if any(target.kind == "latency" for target in targets):
+        from .latency import check_faster, stopwatch_for
+
         step("measuring the result")
         old, new = check_faster(stopwatch_for(graph, options.threads, input_shapes), rewritten)
         before, after = replace(before, latency=old), replace(after, latency=new)

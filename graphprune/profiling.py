@@ -14,9 +14,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
+import numpy as np
 from onnx import ModelProto
 
 from .errors import UsageError, first_line
@@ -78,7 +78,7 @@ def node_times(
             taken[owner] += event["dur"] / 1e3
         runs.append(taken)
     found = {owner for taken in runs for owner in taken}
-    times = {owner: median(taken.get(owner, 0.0) for taken in runs) for owner in found}
+    times = {owner: float(np.median([taken.get(owner, 0.0) for taken in runs])) for owner in found}
     return NodeTimes({owner: time for owner, time in times.items() if owner is not None}, times.get(None, 0.0))
 
 

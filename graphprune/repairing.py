@@ -23,6 +23,7 @@ from .graph import Array, Graph, operator_name, to_array
 from .inference import Analysis
 from .labels import Ids
 from .linear import Linear
+from .model_file import load_what_fits
 from .operators import operator_table
 from .tails import Shift, Tail
 
@@ -39,6 +40,9 @@ class Patient:
     tick: Tick = lambda share: None
     changed: dict[str, Array] = field(default_factory=dict)
     """The weights that were changed, by name."""
+
+    def __post_init__(self) -> None:
+        load_what_fits(self.pruned)  # repairs read weights many times
 
     @property
     def graph(self) -> Graph:

@@ -190,7 +190,7 @@ def _pinned(analysis: Analysis) -> list[Why]:
 def _copies(result: Result) -> list[Copy]:
     """The Slices and Gathers that were not in the original."""
     before = {node.name for node in result.original.nodes}
-    added = (node for node in result.model.graph.node if node.op_type in ("Slice", "Gather") and node.name not in before)
+    added = (node for node in result.cut.graph.node if node.op_type in ("Slice", "Gather") and node.name not in before)
     return [Copy(node.name, operator_name(node), node.input[0]) for node in added]
 
 

@@ -73,7 +73,7 @@ class Outcome:
         from .plan import write_weights
         from .provenance import record
 
-        registry.load("exporters", "onnx")().write(record(self.result.model, self.result.plan), output)
+        registry.load("exporters", "onnx")().write(record(self.result.cut, self.result.plan), output)
         if plan is not None:
             write_weights(plan, self.result.weights)
             write_text(plan, self.result.plan.to_json())
@@ -116,7 +116,7 @@ def run(job: Job, step: Step = lambda text: None) -> Outcome:
     begin(source)  # the plan will name it
     score = evaluator(job.eval, source) if job.eval else None
     result = pipeline.prune(source, job.options, shapes, step)
-    models = [with_branches(result.original.model), result.model]
+    models = [with_branches(result.original.model), result.cut]
     latency = _latency(models, job.options.threads, shapes, step) if job.measures else []
     if score is not None:
         step("measuring accuracy")
@@ -137,7 +137,7 @@ def layer_times(job: Job, outcome: Outcome, step: Step = lambda text: None) -> t
     result, shapes = outcome.result, sizes_of_inputs(job.input_shape)
     wanted = [layer.node for layer in layers_of(result.analysis, result.analysis.present({}))]
     before = node_times(with_branches(result.original.model), wanted, job.options.threads, shapes)
-    return before, node_times(result.model, wanted, job.options.threads, shapes)
+    return before, node_times(result.cut, wanted, job.options.threads, shapes)
 
 
 def _latency(models: list[ModelProto], threads: int, shapes: dict[str, list[int]], step: Step) -> list[Latency]:

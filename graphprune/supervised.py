@@ -6,6 +6,7 @@ process that does the work, and this one says what happened, with a documented e
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -16,6 +17,9 @@ from . import limits
 
 ITSELF = ("batch",)
 """Verbs that give each job a process with limits."""
+
+OBJECTS = 50_000
+"""New objects until garbage is collected: importing libraries makes many, and none of them is garbage."""
 
 PASSED_ON = (signal.SIGTERM, signal.SIGHUP)
 
@@ -41,11 +45,14 @@ def main() -> None:
 
 
 def _command() -> None:
+    gc.set_threshold(OBJECTS)
     from .cli import main as command
 
     warnings.simplefilter("ignore", RuntimeWarning)  # numpy's, of weights that are infinite or no numbers
-
-    command()
+    try:
+        command()
+    finally:
+        gc.freeze()  # the process ends: nothing is gained by looking for garbage once more
 
 
 def _die_with(parent: int) -> None:

@@ -20,7 +20,7 @@ from onnx import ModelProto, ValueInfoProto, helper
 from .configuration import PATHS, read_configuration
 from .errors import LoggingError, UsageError
 from .extras import need, require
-from .model_file import fits_message, read_model
+from .model_file import fits_message, load_weights, read_model
 from .provenance import PREFIX, file_digest
 from .result_folder import CONFIG, MODEL, PLAN, REPORT, RESULT, WEIGHTS, read_result
 from .terminal import without_passwords
@@ -167,7 +167,7 @@ def metrics(result: Mapping[str, Any]) -> dict[str, float]:
 
 def _log_model(mlflow: Any, path: Path) -> None:
     """The model as MLflow's flavour of ONNX, which `mlflow.onnx.load_model` and `mlflow.pyfunc.load_model` read."""
-    model = read_model(path)
+    model = load_weights(read_model(path))
     require("mlflow.onnx", "mlflow").log_model(
         model,
         name="model",

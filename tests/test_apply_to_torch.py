@@ -314,7 +314,7 @@ def test_a_wrong_result_raises_and_the_module_is_as_it_was() -> None:
     bias = next(each for each in model.graph.initializer if each.name == "head.bias")
     bias.raw_data = (np.frombuffer(bias.raw_data, np.float32) + 1).tobytes()
     with pytest.raises(ProofError, match="differs from the pruned ONNX model"):
-        graphprune.apply_to_torch(module, dataclasses.replace(result, model=model), example_inputs=inputs)
+        graphprune.apply_to_torch(module, dataclasses.replace(result, cut=model), example_inputs=inputs)
     assert all(torch.equal(before[name], each) for name, each in module.state_dict().items())
     assert all(a is b for a, b in zip(kept, module.parameters(), strict=True))
     assert module.depthwise.groups == 16

@@ -31,6 +31,9 @@ def nothing(model):
 def broken(model):
     raise KeyError("x")
 
+def whole(model):
+    return not any(tensor.external_data for tensor in model.graph.initializer)
+
 number = 3
 """
 
@@ -156,6 +159,14 @@ def test_accuracy_needs_samples(graphprune_cli: Cli, model: Path) -> None:
         result = graphprune_cli("prune", model, "-o", "out.onnx", *HALF, "--require", metric)
         assert result.exit_code == 2
         assert "accuracy needs --eval" in result.stderr
+
+
+def test_a_function_of_the_user_gets_all_weights(graphprune_cli: Cli, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graphprune.model_file.MAPPED", 0)
+    monkeypatch.setattr("graphprune.model_file.LARGE", 64)
+    result = graphprune_cli("prune", model, "-o", "out.onnx", *HALF, "--eval", "scores_of_gates:whole", "--json", "-")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["accuracy"] == {"before": 1.0, "after": 1.0}
 
 
 def test_a_function_of_the_user_scores(graphprune_cli: Cli, model: Path) -> None:

@@ -295,6 +295,21 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
 
 
 @with_mlflow
+def test_weights_of_large_models_are_logged(tmp_path: Path, server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left in its file while graphprune works goes to the server."""
+    import mlflow
+
+    monkeypatch.setattr("graphprune.model_file.MAPPED", 0)
+    monkeypatch.setattr("graphprune.model_file.LARGE", 64)
+    path = write(residual(), tmp_path / "model.onnx")
+    mlflow.set_tracking_uri(server.uri)
+    with mlflow.start_run():
+        tracking._log_model(mlflow, path)
+        logged = mlflow.onnx.load_model(mlflow.last_logged_model().model_uri)
+    assert logged.graph.initializer == onnx.load(path).graph.initializer
+
+
+@with_mlflow
 def test_everything_is_read_back(graphprune_cli: Cli, tmp_path: Path, server: LocalServer) -> None:
     """Parameters, metrics, tags, files, and a model that computes what the written one does."""
     import mlflow

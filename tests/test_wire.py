@@ -13,11 +13,11 @@ from nets import block, initializer, net, residual, wide, write
 from onnx import ModelProto, TensorProto, load_model, numpy_helper
 
 import graphprune
-from graphprune import model_file
+from graphprune import external, model_file
 from graphprune.errors import InvalidModelError
 from graphprune.external import is_external
 from graphprune.graph import to_array
-from graphprune.model_file import content_hash, read_model, serialised, write_model
+from graphprune.model_file import content_hash, read_model, serialised, whole, write_model
 from graphprune.wire import MalformedError, outline
 
 
@@ -62,6 +62,41 @@ def test_pruning_gives_the_same_bytes(made: type, tmp_path: Path, monkeypatch: p
     assert not any(map(is_external, left.model.graph.initializer))
     assert left.proof is not None
     assert left.proof.passed
+
+
+@pytest.mark.usefixtures("small_is_large")
+def test_what_is_pruned_is_cut_when_it_is_asked_for(tmp_path: Path) -> None:
+    result = graphprune.prune(write(block(), tmp_path / "m.onnx"), targets=["macs=0.6"], recipe="fast", align=1)
+    assert any(map(is_external, result.cut.graph.initializer))
+    write_model(result.cut, tmp_path / "cut.onnx")
+    assert not any(map(is_external, result.model.graph.initializer))
+    write_model(result.model, tmp_path / "model.onnx")
+    assert (tmp_path / "cut.onnx").read_bytes() == (tmp_path / "model.onnx").read_bytes()
+
+
+@pytest.mark.usefixtures("small_is_large")
+def test_a_file_is_mapped_as_a_whole_or_weight_by_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = [to_array(tensor) for tensor in read_model(write(block(), tmp_path / "a.onnx")).graph.initializer]
+    monkeypatch.setattr(external, "MAPPED_WHOLE", 0)
+    parts = [to_array(tensor) for tensor in read_model(write(block(), tmp_path / "b.onnx")).graph.initializer]
+    assert sum(isinstance(array, np.memmap) for array in parts) > 1
+    assert not any(isinstance(array, np.memmap) for array in whole)
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.usefixtures("small_is_large")
+def test_no_more_files_are_held_than_a_process_may_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(external, "MOST_HELD", 0)
+    assert not any(map(is_external, read_model(write(block(), tmp_path / "m.onnx")).graph.initializer))
+
+
+@pytest.mark.usefixtures("small_is_large")
+def test_other_programs_get_whole_models(tmp_path: Path) -> None:
+    model = read_model(write(block(), tmp_path / "m.onnx"))
+    assert whole(model) == loaded(tmp_path / "m.onnx")
+    assert any(map(is_external, model.graph.initializer))
+    assert whole(whole(model)) == whole(model)
 
 
 @pytest.mark.usefixtures("small_is_large")

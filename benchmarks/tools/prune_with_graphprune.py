@@ -17,9 +17,10 @@ def work(tool: Tool) -> None:
         options["keep"] = [f"^{node.input[1]}$" for node in model.graph.node if node.op_type == "Gemm"]
     with tool.phase("prune"):
         result = pipeline.prune(model, **options)
+        pruned = result.model  # weights are cut here
     with tool.phase("save"):
-        write_model(result.model, tool.output)
-    operators = [node.op_type for node in result.model.graph.node]
+        write_model(pruned, tool.output)
+    operators = [node.op_type for node in pruned.graph.node]
     original = [node.op_type for node in result.original.model.graph.node]
     tool.facts |= {
         "params": result.after.params / max(1, result.before.params),

@@ -20,7 +20,6 @@ from graphprune.errors import InternalError
 from graphprune.external import is_external
 from graphprune.graph import Graph, Shape, copy_model, item_bits, operator_name
 from graphprune.inference import Analysis
-from graphprune.model_file import load_what_fits
 from graphprune.normalize import shape_like
 from graphprune.operators import operator_table
 from graphprune.reorder import orders
@@ -28,7 +27,7 @@ from graphprune.shape_inference import infer_shapes
 
 
 def shrink(analysis: Analysis, present: NDArray[np.bool_]) -> ModelProto:
-    """A new model with only the present indices of every axis.
+    """A new model with only the present indices of every axis; weights that are in a file are cut when they are read.
 
     Raises InternalError where the result contradicts the analysis (a bug in an operator's table entry).
     """
@@ -113,7 +112,6 @@ def _copy_with_cut_weights(graph: Graph, kept_of: KeptOf, gone: Container[int]) 
         if tensor.HasField("doc_string"):
             copy.doc_string = tensor.doc_string
         copy.metadata_props.extend(tensor.metadata_props)
-    load_what_fits(model)
     return model
 
 
