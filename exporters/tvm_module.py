@@ -20,6 +20,7 @@ from graphprune.errors import InvalidModelError, UsageError
 from graphprune.graph import DEFAULT_DOMAINS, subgraphs
 from graphprune.model_file import fits_message, load_what_fits
 
+from .tvm_movement import moved_once
 from .tvm_operators import lowerings
 from .tvm_schedule import schedules
 from .tvm_targets import target_options
@@ -102,6 +103,7 @@ def _lowered(module: Module, target: Any, layout: Any) -> Module:
         passes.CanonicalizeBindings(),
         simplified,
         passes.FoldConstant(),
+        moved_once,
         passes.LegalizeOps(lowerings(machine_of(target))),
         passes.AnnotateTIROpPattern(),
         passes.FoldConstant(),
