@@ -16,7 +16,7 @@ from .tvm_pairs import PAIR
 from .tvm_tiles import Tile
 
 Expr = Any
-"""A te tensor or expression: tvm ships no types."""
+"""A te tensor, or a relax expression: tvm ships no types."""
 
 TILE = "graphprune.tile"
 """The block annotation that `tvm_schedule` goes by: positions, lanes."""

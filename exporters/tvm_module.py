@@ -18,7 +18,7 @@ from tvm.ir import GenericConst
 
 from graphprune.errors import InvalidModelError, UsageError
 from graphprune.graph import DEFAULT_DOMAINS, subgraphs
-from graphprune.model_file import fits_message, load_what_fits
+from graphprune.model_file import fits_message, whole
 
 from .tvm_movement import moved_once
 from .tvm_operators import lowerings
@@ -51,11 +51,8 @@ def imported(model: ModelProto) -> Module:
     missing = sorted(unsupported(model))
     if missing:
         raise InvalidModelError(f"TVM cannot import the operators {', '.join(missing)}")
-    whole = ModelProto()
-    whole.CopyFrom(model)
-    load_what_fits(whole)
     try:
-        module = from_onnx(whole)
+        module = from_onnx(whole(model))
     except Exception as error:  # TVM raises many unrelated types
         advice = "; fixing dynamic sizes with --input-shape may help" if _is_dynamic(model) else ""
         raise InvalidModelError(f"TVM cannot import the model: {first_line(error)}{advice}") from error

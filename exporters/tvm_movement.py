@@ -16,8 +16,7 @@ import numpy as np
 import tvm
 from tvm import relax, tirx
 
-Expr = Any
-"""A relax expression: tvm ships no types."""
+from .tvm_loops import Expr
 
 Steps = dict[int, tuple[int, int]]
 """For each axis that a slice shortens, where it begins and its step."""

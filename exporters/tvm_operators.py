@@ -19,6 +19,7 @@ from tvm.ir import GenericConst
 
 from .tvm_concatenation import concatenation
 from .tvm_loops import (
+    Expr,
     Geometry,
     convolution,
     depthwise_convolution,
@@ -32,9 +33,6 @@ from .tvm_loops import (
 )
 from .tvm_pairs import PAIR
 from .tvm_tiles import Machine, depthwise_tile, product_tile, within
-
-Expr = Any
-"""A relax expression, or a te tensor: tvm ships no types."""
 
 OUT_EWISE_FUSABLE = 4
 """TVM's kind of operator whose elementwise consumers may join it."""
