@@ -16,6 +16,7 @@ import numpy as np
 import tvm
 from tvm import relax, tirx
 
+from .tvm_folding import FOLDED, mutated
 from .tvm_loops import Expr
 
 Steps = dict[int, tuple[int, int]]
@@ -28,10 +29,7 @@ MOST_ELEMENTS = 2**24
 @tvm.transform.module_pass(opt_level=0, name="MovedOnce")  # type: ignore[untyped-decorator]
 def moved_once(module: Any, context: Any) -> Any:
     """Write movements of data that undo or complete each other as one."""
-    for name, function in module.functions_items():
-        if isinstance(function, relax.Function):
-            module.update_func(name, _Mover(module).visit_expr(function))
-    return relax.transform.DeadCodeElimination()(module)
+    return relax.transform.DeadCodeElimination()(mutated(module, _Mover))
 
 
 @relax.expr_functor.mutator
@@ -100,21 +98,17 @@ class _Mover(relax.PyExprMutator):  # type: ignore[misc]
 
     def _in_order(self, part: Expr, axes: list[int]) -> Expr | None:
         """What a part was made of by transposes and reshapes, if its elements have that order once it is transposed."""
-        moves = [lambda array: array.transpose(axes)]
+        moves = []
         while (call := self._made_by(part, "relax.permute_dims", "relax.reshape")) is not None:
             sizes, source = _sizes(part), _sizes(call.args[0])
             if sizes is None or source is None or math.prod(sizes) > MOST_ELEMENTS:
                 return None
-            if call.op.name == "relax.reshape":
-                moves.append(lambda array, shape=sizes: array.reshape(shape))  # type: ignore[misc]
-            else:
-                order = None if call.attrs.axes is None else [int(axis) for axis in call.attrs.axes]
-                moves.append(lambda array, order=order: array.transpose(order))  # type: ignore[misc]
+            moves.append((call, sizes))
             part = call.args[0]
             numbers = np.arange(math.prod(source), dtype=np.int32).reshape(source)
-            for move in reversed(moves):
-                numbers = move(numbers)
-            if (np.diff(numbers.ravel()) == 1).all():
+            for move, shape in reversed(moves):
+                numbers = FOLDED[move.op.name](move, shape, numbers)
+            if (np.diff(numbers.transpose(axes).ravel()) == 1).all():
                 return part
         return None
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import Result
+from marks import with_tvm
 from nets import net, plain, write
 
 from graphprune import bench
@@ -28,12 +29,6 @@ from graphprune.runtime import random_inputs, run
 
 Cli = Callable[..., Result]
 AVX2, AVX512, NEON = Machine(8, 16), Machine(16, 32), Machine(4, 32)
-
-
-def with_tvm(test: Callable[..., None]) -> Callable[..., None]:
-    """Runs with `pytest -m tvm`; TVM's own code warns."""
-    marked: Callable[..., None] = pytest.mark.tvm(pytest.mark.filterwarnings("ignore")(test))
-    return marked
 
 
 @pytest.fixture

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
+from marks import with_tvm
 from nets import net, plain, residual
 from onnx import ModelProto
 
 from graphprune.exporters.tvm_targets import target_options
 from graphprune.pipeline import load
 from graphprune.runtime import random_inputs, run
-
-
-def with_tvm(test: Callable[..., None]) -> Callable[..., None]:
-    """Runs with `pytest -m tvm`; TVM's own code warns."""
-    marked: Callable[..., None] = pytest.mark.tvm(pytest.mark.filterwarnings("ignore")(test))
-    return marked
-
 
 CONVOLUTION = (
     "{name} (float[{batch},6,9,11] x) => (float[{batch},{out},H,W] y) <float[{out},{depth},{k},{k}] w, float[{out}] b> {{\n"
@@ -180,14 +174,21 @@ NETS = {
 }
 
 
-def compiled(network: ModelProto, target: dict[str, object], random: dict[str, np.ndarray]) -> list[np.ndarray]:
+def scheduled(network: ModelProto, options: dict[str, object]) -> tuple[Any, Any]:
+    """The loops of a network with their schedules, and the target that they are for."""
+    from graphprune.exporters import tvm_module
+
+    target = tvm_module.target_of(options)
+    return tvm_module.scheduled(tvm_module.lowered(tvm_module.imported(network), target), target), target
+
+
+def compiled(network: ModelProto, options: dict[str, object], random: dict[str, np.ndarray]) -> list[np.ndarray]:
     from graphprune.exporters import tvm_module
     from graphprune.exporters.tvm_backend import loaded
 
-    chosen = tvm_module.target_of(target)
-    module = tvm_module.scheduled(tvm_module.lowered(tvm_module.imported(network), chosen), chosen)
+    module, target = scheduled(network, options)
     assert tvm_module.unscheduled(module) == []
-    return loaded(tvm_module.built(module, chosen), 1)(random)
+    return loaded(tvm_module.built(module, target), 1)(random)
 
 
 @with_tvm
@@ -222,10 +223,7 @@ def test_convolutions_are_packed_where_layouts_cannot_change(name: str, monkeypa
 @with_tvm
 @pytest.mark.parametrize(("name", "paired"), [("few channels", True), ("few ragged channels", True), ("same", False)])
 def test_few_channels_take_two_inputs_at_a_time(name: str, paired: bool) -> None:
-    from graphprune.exporters import tvm_module
-
-    target = tvm_module.target_of(target_options("x86-64-v4"))
-    module = tvm_module.scheduled(tvm_module.lowered(tvm_module.imported(load(NETS[name]).model), target), target)
+    module, _ = scheduled(load(NETS[name]).model, target_options("x86-64-v4"))
     assert ("float64" in module.script()) == paired
 
 
@@ -234,10 +232,7 @@ def test_few_channels_take_two_inputs_at_a_time(name: str, paired: bool) -> None
     ("name", "cores", "shared"), [("large weights", 0, 1), ("large weights", 2, 1), ("large weights", 1, 0), ("same", 2, 0)]
 )
 def test_threads_share_what_takes_long(name: str, cores: int, shared: int) -> None:
-    from graphprune.exporters import tvm_module
-
-    target = tvm_module.target_of(target_options("x86-64-v4", cores))
-    module = tvm_module.scheduled(tvm_module.lowered(tvm_module.imported(load(NETS[name]).model), target), target)
+    module, _ = scheduled(load(NETS[name]).model, target_options("x86-64-v4", cores))
     assert module.script().count("T.parallel(") == shared
 
 
@@ -257,6 +252,6 @@ def test_threads_share_what_takes_long(name: str, cores: int, shared: int) -> No
 def test_movements_that_are_one_are_written_as_one(name: str, word: str, count: int) -> None:
     from graphprune.exporters import tvm_module
 
-    target = tvm_module.target_of(target_options("x86-64"))
-    kernels = tvm_module.kernels(tvm_module.lowered(tvm_module.imported(load(NETS[name]).model), target))
+    module, _ = scheduled(load(NETS[name]).model, target_options("x86-64"))
+    kernels = tvm_module.kernels(module)
     assert sum(word in kernel for kernel in kernels) == count, kernels

@@ -16,6 +16,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from click.testing import Result
+from marks import with_openvino
 from nets import net, plain, residual, write
 from onnx import ModelProto
 
@@ -276,12 +277,6 @@ def test_staged_files_appear_together(tmp_path: Path) -> None:
 
 
 # ---- OpenVINO -------------------------------------------------------------------------------------
-
-
-def with_openvino(test: Callable[..., None]) -> Callable[..., None]:
-    """Runs with `pytest -m openvino`; OpenVINO's own code warns."""
-    marked: Callable[..., None] = pytest.mark.openvino(pytest.mark.filterwarnings("ignore")(test))
-    return marked
 
 
 @with_openvino

@@ -22,6 +22,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import Result
+from marks import with_mlflow
 from nets import plain, residual, write
 
 from graphprune import tracking
@@ -221,12 +222,6 @@ def test_figures_by_their_names() -> None:
 
 
 # ---- a real server --------------------------------------------------------------------------------
-
-
-def with_mlflow(test: Callable[..., None]) -> Callable[..., None]:
-    """Runs with `pytest -m mlflow`; MLflow's own code warns."""
-    marked: Callable[..., None] = pytest.mark.mlflow(pytest.mark.filterwarnings("ignore")(test))
-    return marked
 
 
 class LocalServer:
