@@ -25,6 +25,8 @@ from graphprune.operators import operator_table
 from graphprune.reorder import orders
 from graphprune.shape_inference import infer_shapes
 
+from .apart import keep_apart
+
 
 def shrink(analysis: Analysis, present: NDArray[np.bool_]) -> ModelProto:
     """A new model with only the present indices of every axis; weights that are in a file are cut when they are read.
@@ -53,6 +55,7 @@ def shrink(analysis: Analysis, present: NDArray[np.bool_]) -> ModelProto:
     shapes = _refresh_shapes(model, graph, kept_of, {name for position in gone for name in graph.nodes[position].output})
     if analysis.ledger.taken:
         taking.settle(model, graph, shapes)
+    keep_apart(model)
     return with_branches(model)
 
 
