@@ -22,6 +22,9 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 
+GRAPHPRUNE = str(Path(sys.executable).with_name("graphprune"))
+"""The command as users call it."""
+
 
 @dataclass(frozen=True)
 class Command:

@@ -11,7 +11,6 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
@@ -36,7 +35,6 @@ from .terminal import (
     THREADS,
     check_output,
     circumstances,
-    describe,
     file_size,
     json_path,
     model_name,
@@ -257,7 +255,7 @@ def prune(
     job = runs.Job(str(model), Options(**options, repair=named_repairs(repair)), shapes, eval, measure, require)
     with recorded(events, job) as recorder:
         with progress("pruning") as bar:
-            step = recorder.also(describe(bar))
+            step = recorder.also(bar.describe)
             outcome = runs.run(job, step)
             times = runs.layer_times(job, outcome, step) if report_to else None
         if not outcome.unmet:
@@ -347,8 +345,7 @@ def bench(models: tuple[Path, ...], backend: str, threads: int, batch: int, shap
     input_shapes = sizes_of_inputs(shapes)
     with progress("measuring", total=benchmark.ROUNDS) as bar:
         loaded = [read_model(path) for path in models]
-        tick = partial(bar.advance, bar.task_ids[0])
-        latencies = benchmark.measure(loaded, threads, batch, input_shapes, tick=tick, backend=backend)
+        latencies = benchmark.measure(loaded, threads, batch, input_shapes, tick=bar.advance, backend=backend)
     result = {"backend": backend, "models": [{"model": str(p), **t.as_dict()} for p, t in zip(models, latencies, strict=True)]}
     report([tables.bench_table([str(path) for path in models], latencies, backend)], lambda: result, json_to)
 

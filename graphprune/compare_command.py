@@ -20,7 +20,6 @@ from .terminal import (
     THREADS,
     check_output,
     circumstances,
-    describe,
     json_path,
     model_name,
     progress,
@@ -76,7 +75,7 @@ def compare(
         common = Options(**options, calibration=calibration)
         names = [name.strip() for name in recipes.split(",") if name.strip()]
         found = comparison.compare(
-            graph, names, targets, labelled_samples(eval_from, graph), common, sizes, threads, describe(bar)
+            graph, names, targets, labelled_samples(eval_from, graph), common, sizes, threads, bar.describe
         )
     if plot_to is not None:
         charts.comparison_chart(found, plot_to)

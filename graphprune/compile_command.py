@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from . import registry
-from .terminal import JSON, MODEL, NUMBER, SHAPE, check_output, describe, json_path, progress, report, sizes_of_inputs
+from .terminal import JSON, MODEL, NUMBER, SHAPE, check_output, json_path, progress, report, sizes_of_inputs
 
 
 @click.command("compile")
@@ -48,5 +48,5 @@ def compile_(
     with progress("reading and normalising") as bar:
         exporter.check(output)
         graph = load_whole(model, sizes)
-        compiled = exporter.compile(graph, output, describe(bar))
+        compiled = exporter.compile(graph, output, bar.describe)
     report([tables.compiled_table(compiled.as_dict())], compiled.as_dict, json_to)

@@ -43,7 +43,7 @@ def log_results(folders: Sequence[Path], server: Server) -> Iterator[tuple[Path,
     with progress("logging", total=len(folders)) as bar:
         for folder in folders:
             yield folder, log_result(folder, server)
-            bar.advance(bar.task_ids[0])
+            bar.advance()
 
 
 def server_of(uri: str | None, experiment: str) -> Server | None:

@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Le
-
+from .deferred import ranges
 from .errors import UsageError
 
 Normalization = Literal["pin", "kept"]
@@ -46,10 +45,10 @@ class Options:
     """Whether all readers of a value drop the same channels, or each its own."""
     masks: Masks = "independent"
     """In unconstrained mode: whether readers share one ranking of channels, or each has its own."""
-    min_channels: Annotated[int, Ge(0)] = 1
+    min_channels: Annotated[int, ranges.Ge(0)] = 1
     """At least so many units stay in a group; with 0 residual branches may leave as a whole (`graphprune.depth`)."""
-    seed: Annotated[int, Ge(0)] = 0
-    threads: Annotated[int, Ge(0), Le(MOST_THREADS)] = 1
+    seed: Annotated[int, ranges.Ge(0)] = 0
+    threads: Annotated[int, ranges.Ge(0), ranges.Le(MOST_THREADS)] = 1
     """Threads that latency is measured with; 0: the runtime decides."""
     normalization: Normalization = "pin"
     experts: Experts = "keep"

@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
-from annotated_types import Ge
 
 from .archives import check_regular
+from .deferred import ranges
 from .errors import UsageError
 from .graph import Array
 from .json_files import STRICT, parse, read_text
@@ -25,7 +25,7 @@ from .model_file import atomic_file
 
 SCHEMA: Literal["graphprune.plan/1"] = "graphprune.plan/1"
 
-Index = Annotated[int, Ge(0)]
+Index: TypeAlias = "Annotated[int, ranges.Ge(0)]"
 
 
 @dataclass(frozen=True)

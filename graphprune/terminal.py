@@ -12,8 +12,9 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -21,7 +22,6 @@ from .errors import UsageError
 from .options import MOST_THREADS, Options
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
     from rich.table import Table
 
 MODEL = click.Path(path_type=Path)
@@ -49,22 +49,26 @@ SHAPE = click.option(
 )
 
 
+class Bar(NamedTuple):
+    """A progress display: say what is going on, and that one more step is done."""
+
+    describe: Callable[[str], None] = lambda text: None
+    advance: Callable[[], None] = lambda: None
+
+
 @contextmanager
-def progress(what: str, total: float | None = None) -> Iterator[Progress]:
+def progress(what: str, total: float | None = None) -> Iterator[Bar]:
     """A progress display on standard error; silent where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield Bar()
+        return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    console = Console(stderr=True)
     columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        bar.add_task(what, total=total)
-        yield bar
-
-
-def describe(bar: Progress) -> Callable[[str], None]:
-    """Show what is going on in a progress display."""
-    return lambda text: bar.update(bar.task_ids[0], description=text)
+    with Progress(*columns, console=Console(stderr=True), transient=True) as display:
+        task = display.add_task(what, total=total)
+        yield Bar(lambda text: display.update(task, description=text), partial(display.advance, task))
 
 
 def report(tables: list[Table], result: Callable[[], dict[str, Any]], json_to: str | None) -> None:

@@ -369,6 +369,24 @@ def test_progress_is_told_step_by_step(model: Path) -> None:
     assert len(steps) >= 2
 
 
+def test_progress_is_shown_on_a_terminal_and_wiped_out(model: Path, out: Path) -> None:
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "graphprune.supervised", "prune", str(model), "-o", str(out), *HALF]
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                shown += os.read(ours, 65536)
+            except OSError:  # the other end is closed
+                break
+    os.close(ours)
+    assert process.returncode == 0
+    assert b"proving" in shown
+    assert shown.rstrip().endswith(b"\x1b[2K"), shown[-60:]
+
+
 def test_what_the_package_does_not_have() -> None:
     with pytest.raises(AttributeError, match="no attribute 'prnue'"):
         graphprune.prnue  # noqa: B018

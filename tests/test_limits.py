@@ -297,3 +297,31 @@ def test_weights_that_are_no_numbers(tmp_path: Path) -> None:
     done = supervised("prune", path, "-o", out, "--target", "channels=0.5", "--align", "1")
     assert done.returncode in (0, 5)
     assert "Warning" not in done.stderr
+
+
+# ---- how the process ends -----------------------------------------------------------------------
+
+
+LEAVING = """
+import atexit, sys, threading, time
+from graphprune.supervised import _leave_after
+
+def command():
+    print("command")
+    sys.exit({code!r})
+
+def slow():
+    time.sleep(0.2)
+    print("thread")
+
+atexit.register(print, "at exit")
+threading.Thread(target=slow).start()
+_leave_after(command)
+"""
+
+
+@pytest.mark.parametrize(("code", "expected", "said"), [(3, 3, ""), (None, 0, ""), ("a message", 1, "a message\n")])
+def test_threads_and_what_is_registered_for_the_exit_are_done(code: object, expected: int, said: str) -> None:
+    done = subprocess.run([sys.executable, "-c", LEAVING.format(code=code)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (expected, said)
+    assert done.stdout.split("\n") == ["command", "thread", "at exit", ""]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
-from children import Command, busy_processors, in_turns, tool
+from children import GRAPHPRUNE, Command, busy_processors, in_turns, tool
 from page_tables import table
 from results import Row, Spread, error, unique, values
 from settings import Settings, Size
@@ -74,7 +73,7 @@ def commands(onnx: Path, module: Path, folder: Path) -> dict[str, Command]:
     shell = ["--target", "channels=0.5", "--selection", "uniform", "--importance", "magnitude", "--no-verify"]
     out = folder / "pruned.onnx"
     return {
-        OWN: Command([sys.executable, "-m", "graphprune.cli", "prune", str(onnx), "-o", str(out), *shell]),
+        OWN: Command([GRAPHPRUNE, "prune", str(onnx), "-o", str(out), *shell]),
         PEER: tool("prune_with_torch_pruning", module, folder / "pruned.pt", openmp=1, keep=0.5),
         INSIDE: tool("prune_with_graphprune", onnx, out, **options),
         PEER_THREADS: tool("prune_with_torch_pruning", module, folder / "pruned.pt", keep=0.5),

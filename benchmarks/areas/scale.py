@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from children import Command, in_turns
+from children import GRAPHPRUNE, Command, in_turns
 from page_tables import table
 from results import Row, Spread, error, unique, values
 from settings import Settings, Size
@@ -28,13 +27,12 @@ line through the logarithms of nodes and seconds; 1 is linear. The start of Pyth
 
 def measure(settings: Settings) -> list[Row]:
     """A row for each size and round, sizes in turns; `layers` 0 is the small network in examples/: the start and little else."""
-    shell = [sys.executable, "-m", "graphprune.cli"]
     layers = settings.pick(LAYERS)
     with settings.scratch() as scratch:
         nodes = {str(count): _write(count, Path(scratch) / f"llama{count}.onnx") for count in layers}
-        commands = {count: Command([*shell, "analyze", str(Path(scratch) / f"llama{count}.onnx")]) for count in nodes}
+        commands = {count: Command([GRAPHPRUNE, "analyze", str(Path(scratch) / f"llama{count}.onnx")]) for count in nodes}
         rows = in_turns(
-            {"0": Command([*shell, "analyze", str(EXAMPLE / "model.onnx")]), **commands}, settings.pick(ROUNDS), LIMIT
+            {"0": Command([GRAPHPRUNE, "analyze", str(EXAMPLE / "model.onnx")]), **commands}, settings.pick(ROUNDS), LIMIT
         )
     return [{**row, "tool": TOOL, "layers": int(row["tool"]), "nodes": nodes.get(row["tool"], 0)} for row in rows]
 
