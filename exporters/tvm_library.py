@@ -26,7 +26,10 @@ from graphprune.model_file import atomic_file
 
 from .agreement import Run, compared
 from .base import Exporter, Written
-from .tvm_targets import architecture, target_options
+from .tvm_targets import architecture, host, target_options
+
+SOURCES = {"cuda": ".cu", "opencl": ".cl", "metal": ".metal"}
+"""What files of kernels are called."""
 
 
 @dataclass(frozen=True)
@@ -67,14 +70,16 @@ class TvmExporter(Exporter):
     def write(self, model: ModelProto, path: Path) -> Written:
         """Compile a normalised model.  Raises what `compile` raises."""
         compiled = self.compile(Graph(model), path)
-        return Written((path, *_beside(path)), compiled.difference)
+        kernels = [path.with_suffix(suffix) for kind, suffix in SOURCES.items() if kind == compiled.target["kind"]]
+        return Written((path, *_beside(path), *kernels), compiled.difference)
 
     def compile(self, graph: Graph, path: Path, step: Callable[[str], None] = lambda text: None) -> Compiled:
         """Compile a normalised model with the sizes its inputs declare, compare with ONNX Runtime, and write the library.
 
         Beside NAME.so (or NAME.tar) come NAME.json with the names, types and shapes of inputs and outputs, NAME-run.py and
-        NAME-README.md.  Raises UsageError for targets and file names that do not fit, InvalidModelError for operators that TVM
-        does not know, ProofError where the results differ, and MissingExtraError.
+        NAME-README.md, and for a GPU the source of its kernels, NAME.cu.  Raises UsageError for targets and file names that do
+        not fit, InvalidModelError for operators that TVM does not know, ProofError where the results differ, and
+        MissingExtraError.
         """
         options, link = self.check(path)
         from . import tvm_module
@@ -100,7 +105,7 @@ class TvmExporter(Exporter):
             if tvm_module.runs_here(target, architecture(options) in ("", platform.machine())):
                 step("comparing with ONNX Runtime")
                 difference = compared(graph, model, _runner(library if path.suffix == ".so" else executable), "TVM")
-            _write(library, path, _signature(model, options))
+            _write(library, path, _signature(model, options), _sources(executable, target))
         names = tvm_module.kernels(module)
         slow = tuple(tvm_module.unscheduled(module))
         return Compiled(str(path), options, spent, path.stat().st_size, len(names), slow, tuned, difference)
@@ -110,6 +115,10 @@ class TvmExporter(Exporter):
         if path.suffix not in self.suffixes:
             raise UsageError(f"{path}: the output is a library NAME.so, or NAME.tar with the objects to link elsewhere")
         options = target_options(self.target, self.threads)
+        if options["kind"] not in ("llvm", "c") and (self.tune_trials or self.tune_seconds or self.database):
+            raise UsageError(
+                f"--target {self.target}: schedules are tuned for processors, not for {options['kind']}; leave the tuning out"
+            )
         need("tvm")
         return options, linker(path, options)
 
@@ -137,9 +146,9 @@ def linker(path: Path, options: Mapping[str, Any]) -> Any:
     """How objects become the library; None for TVM's own way, a C++ compiler here.  Raises UsageError where nothing can link."""
     if path.suffix == ".tar":
         return None
-    family = architecture(dict(options))
+    family = architecture(options)
     if family not in ("", platform.machine()):
-        triple = str(options["mtriple"])
+        triple = str(host(options)["mtriple"])
         compiler = next((name for name in (f"{triple}-g++", f"{triple}-gcc") if shutil.which(name)), None)
         if compiler is None:
             raise UsageError(f"{path}: linking for {triple} needs {triple}-gcc; install it, or write a .tar of objects")
@@ -178,7 +187,15 @@ def _signature(model: ModelProto, options: Mapping[str, Any]) -> dict[str, Any]:
     return {"target": dict(options), "inputs": inputs, "outputs": [value.name for value in model.graph.output]}
 
 
-def _write(library: Path, path: Path, signature: Mapping[str, Any]) -> None:
+def _sources(executable: Any, target: Any) -> dict[str, str]:
+    """The source of a GPU's kernels by the suffix of its file; none for processors."""
+    from . import tvm_gpu
+
+    suffix = SOURCES.get(str(target.kind))
+    return {suffix: tvm_gpu.source(executable)} if suffix else {}
+
+
+def _write(library: Path, path: Path, signature: Mapping[str, Any], sources: Mapping[str, str]) -> None:
     """The library and what goes with it, each whole or not at all; the library last."""
     from .tvm_readme import readme
 
@@ -186,6 +203,9 @@ def _write(library: Path, path: Path, signature: Mapping[str, Any]) -> None:
     texts = json.dumps(signature, indent=2) + "\n", runner, readme(path.name, signature)
     for file, text in zip(_beside(path), texts, strict=True):
         with atomic_file(file) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    for suffix, text in sources.items():
+        with atomic_file(path.with_suffix(suffix)) as temporary:
             temporary.write_text(text, encoding="utf-8")
     with atomic_file(path) as temporary:
         shutil.copyfile(library, temporary)

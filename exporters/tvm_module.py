@@ -18,6 +18,7 @@ from graphprune.errors import InvalidModelError, UsageError
 from graphprune.graph import DEFAULT_DOMAINS, subgraphs
 from graphprune.model_file import fits_message, whole
 
+from . import tvm_gpu
 from .tvm_folding import simplified
 from .tvm_movement import moved_once
 from .tvm_operators import lowerings
@@ -78,6 +79,8 @@ def unsupported(model: ModelProto) -> set[str]:
 
 def lowered(module: Module, target: Any) -> Module:
     """Fused loop functions without a schedule, contractions packed for the target's vector unit.  Raises InvalidModelError."""
+    if tvm_gpu.is_gpu(target):
+        return tvm_gpu.lowered(module, target)
     try:
         return _lowered(module, target, relax.transform.ConvertLayout({"relax.nn.conv2d": ["NHWC", "OHWI"]}))
     except Exception:  # TVM raises many unrelated types; its layouts do not know every operator
@@ -113,6 +116,8 @@ def _lowered(module: Module, target: Any, layout: Any) -> Module:
 
 def scheduled(module: Module, target: Any) -> Module:
     """Give every loop function that has no schedule yet the default one."""
+    if tvm_gpu.is_gpu(target):
+        return tvm_gpu.scheduled(module, target)
     with target:
         return schedules(machine_of(target))(module)
 

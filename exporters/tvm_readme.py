@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .tvm_targets import host
+
 _PAGE = """# {name}
 
 Compiled by graphprune with TVM for `{target}`.
@@ -13,20 +15,29 @@ Compiled by graphprune with TVM for `{target}`.
 |---|---|---|---|
 {rows}
 
-It needs the runtime of the TVM that compiled it (`libtvm_runtime.so` and `libtvm_ffi.so`, a few megabytes), and no compiler.
+{needs}
 {link}
 ## Python
 
-`pip install apache-tvm apache-tvm-ffi numpy`; or apache-tvm-ffi and numpy, with a `libtvm_runtime.so` of your own that the
-variable `TVM_RUNTIME` names. Then:
+{install}
 
 ```sh
-TVM_USE_RUNTIME_LIB=1 python {stem}-run.py inputs.npz outputs.npz --threads 1
+{command}
 ```
 
 `{stem}-run.py` reads the arrays named above from the .npz, runs, and prints the median time. It is a page long: copy from it what
-you need. `TVM_NUM_THREADS` sets the number of threads in any program. Set it always: without it the runtime asks the system for
-the number of cores at every parallel loop, which takes some microseconds each time.
+you need.{more}
+"""
+
+_ON_PROCESSORS = {
+    "needs": """\
+It needs the runtime of the TVM that compiled it (`libtvm_runtime.so` and `libtvm_ffi.so`, a few megabytes), and no compiler.""",
+    "install": """\
+`pip install apache-tvm apache-tvm-ffi numpy`; or apache-tvm-ffi and numpy, with a `libtvm_runtime.so` of your own that the
+variable `TVM_RUNTIME` names. Then:""",
+    "command": "TVM_USE_RUNTIME_LIB=1 python {stem}-run.py inputs.npz outputs.npz --threads 1",
+    "more": """ `TVM_NUM_THREADS` sets the number of threads in any program. Set it always:
+without it the runtime asks the system for the number of cores at every parallel loop, which takes some microseconds each time.
 
 ## C++
 
@@ -37,14 +48,24 @@ Build it with the headers and libraries of the two packages:
 
 ```sh
 g++ -std=c++17 -O2 main.cpp -o main $(tvm-ffi-config --cxxflags --ldflags --libs) -ltvm_runtime
-```
-"""
+```""",
+}
+
+_ON_GPUS = {
+    "needs": """\
+It holds its kernels as source (`{kind}`; the same text is in the file beside it). TVM compiles that for the GPU of the machine
+that loads it, before the first run. So it needs the whole of the TVM that compiled it, the driver, and NVIDIA's compiler: the
+package `cuda-bindings`, or `nvcc` with `TVM_CUDA_COMPILE_MODE=nvcc`.""",
+    "install": "`pip install apache-tvm apache-tvm-ffi cuda-bindings numpy`, then:",
+    "command": "python {stem}-run.py inputs.npz outputs.npz",
+    "more": " The time includes the way of the inputs to the GPU and back.",
+}
 
 _LINK = """
 `{name}` is an archive of object files. Link them where there is a compiler for the target:
 
 ```sh
-mkdir objects && tar -xf {name} -C objects && {triple}-g++ -shared -fPIC -o {stem}.so objects/*
+mkdir objects && tar -xf {name} -C objects && {compiler} -shared -fPIC -o {stem}.so objects/*
 ```
 """
 
@@ -76,16 +97,18 @@ def readme(name: str, signature: Mapping[str, Any]) -> str:
     """The page for a library called `name`, in Markdown."""
     inputs = [(f"input {k}", entry["name"], entry["type"], str(entry["shape"])) for k, entry in enumerate(signature["inputs"])]
     outputs = [(f"output {k}", each, "", "") for k, each in enumerate(signature["outputs"])]
-    stem, _, kind = name.rpartition(".")
+    stem, _, suffix = name.rpartition(".")
     target = signature["target"]
-    triple = str(target.get("mtriple", "")) or "cc"
+    triple = host(target).get("mtriple")
+    parts = _ON_PROCESSORS if target["kind"] in ("llvm", "c") else _ON_GPUS
+    words = {"stem": stem, "kind": target["kind"], "program": program(stem, signature)}
     return _PAGE.format(
         name=name,
         stem=stem,
-        target=" ".join(str(target[key]) for key in ("kind", "mtriple", "mcpu") if key in target),
+        target=" ".join(str(target[key]) for key in ("kind", "mtriple", "mcpu", "arch") if key in target),
         rows="\n".join(f"| {a} | `{b}` | {c} | {d} |" for a, b, c, d in inputs + outputs),
-        link=_LINK.format(name=name, stem=stem, triple=triple) if kind == "tar" else "",
-        program=program(stem, signature),
+        link=_LINK.format(name=name, stem=stem, compiler=f"{triple}-g++" if triple else "c++") if suffix == "tar" else "",
+        **{part: text.format(**words) for part, text in parts.items()},
     )
 
 

@@ -1,7 +1,8 @@
 """Runs a library that `graphprune compile` wrote, with TVM's runtime alone: TVM_USE_RUNTIME_LIB=1 python NAME-run.py inputs.npz.
 
 Needs numpy and the packages apache-tvm-ffi and apache-tvm, or apache-tvm-ffi and a libtvm_runtime.so named by TVM_RUNTIME.  No
-compiler is loaded.  Start reading at `main`.
+compiler is loaded, but for a library that is for a GPU: its kernels are compiled on the machine that has one, by the whole
+apache-tvm.  Start reading at `main`.
 """
 
 from __future__ import annotations
@@ -12,10 +13,14 @@ import importlib.util
 import json
 import os
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+Run = Callable[[dict[str, Any]], dict[str, Any]]
 
 CPU, POOLED = 1, 2
 """DLPack's number of the processor, and TVM's of the allocator that keeps memory for the next run."""
@@ -49,14 +54,38 @@ def run(machine: Any, signature: dict[str, Any], feeds: dict[str, Any]) -> dict[
     """All outputs by name."""
     import tvm_ffi
 
-    arguments = []
+    found = machine["main"](*map(tvm_ffi.from_dlpack, _arrays(signature, feeds)))
+    return {name: np.from_dlpack(value) for name, value in _named(signature, found)}
+
+
+def on_device(library: Path, kind: str, signature: dict[str, Any]) -> Run:
+    """A function from inputs to all outputs by name that runs a library on a device such as `cuda`, by the whole of TVM."""
+    import tvm
+    from tvm import relax
+    from tvm.support import nvcc  # noqa: F401  (it tells TVM how CUDA source is compiled)
+
+    device = tvm.device(kind)
+    if not device.exist:
+        raise SystemExit(f"TVM finds no {kind} device here")
+    machine = relax.VirtualMachine(tvm.runtime.load_module(str(library)), device)
+
+    def call(feeds: dict[str, Any]) -> dict[str, Any]:
+        found = machine["main"](*(tvm.runtime.tensor(array, device) for array in _arrays(signature, feeds)))
+        return {name: value.numpy() for name, value in _named(signature, found)}
+
+    return call
+
+
+def _arrays(signature: dict[str, Any], feeds: dict[str, Any]) -> list[Any]:
     for entry in signature["inputs"]:
         if entry["name"] not in feeds:
             raise SystemExit(f"the inputs have no array {entry['name']!r}")
-        arguments.append(tvm_ffi.from_dlpack(np.array(feeds[entry["name"]], dtype=entry["type"], order="C")))
-    found = machine["main"](*arguments)
+    return [np.array(feeds[entry["name"]], dtype=entry["type"], order="C") for entry in signature["inputs"]]
+
+
+def _named(signature: dict[str, Any], found: Any) -> list[tuple[str, Any]]:
     values = list(found) if len(signature["outputs"]) > 1 or not hasattr(found, "__dlpack__") else [found]
-    return {name: np.from_dlpack(value) for name, value in zip(signature["outputs"], values, strict=True)}
+    return list(zip(signature["outputs"], values, strict=True))
 
 
 def main() -> None:
@@ -67,17 +96,24 @@ def main() -> None:
     parser.add_argument("outputs", type=Path, nargs="?", help="where to write the outputs, as .npz")
     parser.add_argument("--library", type=Path, default=Path(__file__).resolve().with_name(f"{stem}.so"))
     parser.add_argument("--threads", type=int, default=0, help="0: TVM decides")
+    parser.add_argument("--device", help="run there by the whole of TVM; by default what the library is for")
     parser.add_argument("--repeat", type=int, default=10, help="runs to time")
     options = parser.parse_args()
     signature = json.loads(options.library.with_suffix(".json").read_text(encoding="utf-8"))
-    machine = loaded(options.library, options.threads)
+    kind = signature["target"]["kind"]
+    device = options.device or (None if kind in ("llvm", "c") else kind)
+    call: Run = (
+        on_device(options.library, device, signature)
+        if device
+        else partial(run, loaded(options.library, options.threads), signature)
+    )
     with np.load(options.inputs, allow_pickle=False) as file:
         feeds = dict(file)
-    results = run(machine, signature, feeds)
+    results = call(feeds)
     times = []
     for _ in range(options.repeat):
         start = time.perf_counter()
-        run(machine, signature, feeds)
+        call(feeds)
         times.append(time.perf_counter() - start)
     if options.outputs is not None:
         np.savez(options.outputs, **results)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from graphprune.errors import UsageError
@@ -29,8 +30,17 @@ TARGETS: dict[str, dict[str, Any]] = {
         "mattr": ["+m", "+a", "+f", "+d", "+c", "+v"],
     },
     "c": {"kind": "c"},
+    "cuda": {
+        "kind": "cuda",
+        "arch": "sm_75",
+        "max_num_threads": 1024,
+        "max_shared_memory_per_block": 49152,
+        "thread_warp_size": 32,
+        "host": {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64"},
+    },
 }
-"""`native` is filled in on the machine that compiles; TVM takes no such word itself."""
+"""`native` is filled in on the machine that compiles; TVM takes no such word itself.  What `cuda` says is true of every GPU since
+2018 (Turing)."""
 
 REASSOCIATED = {"fast-math-reassoc": True}
 """LLVM may change the order of additions, which makes vectors of sums (a layer normalisation: 223 to 19 microseconds)."""
@@ -72,7 +82,13 @@ def _native() -> dict[str, Any]:
     return {"kind": "llvm", "mtriple": codegen.llvm_get_system_triple(), "mcpu": codegen.llvm_get_system_cpu()}
 
 
-def architecture(options: dict[str, Any]) -> str:
+def host(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The target of what the processor does: for a GPU that of its host."""
+    found: Mapping[str, Any] = options.get("host", options)
+    return found
+
+
+def architecture(options: Mapping[str, Any]) -> str:
     """The processor family of a target, as `platform.machine` calls it; empty where TVM writes source code."""
-    family = str(options.get("mtriple", "")).partition("-")[0]
+    family = str(host(options).get("mtriple", "")).partition("-")[0]
     return {"amd64": "x86_64", "arm64": "aarch64"}.get(family, family)

@@ -173,7 +173,7 @@ def difference_table(difference: Difference) -> Table:
 def compiled_table(facts: Mapping[str, Any]) -> Table:
     """What `compile` wrote: the entries that an exporter's record gives."""
     table = Table(title="compiled", title_justify="left", show_header=False)
-    target = " ".join(str(facts["target"][key]) for key in ("kind", "mtriple", "mcpu") if key in facts["target"])
+    target = " ".join(str(facts["target"][key]) for key in ("kind", "mtriple", "mcpu", "arch") if key in facts["target"])
     slow = f", {len(facts['unscheduled'])} without a schedule" if facts["unscheduled"] else ""
     tuned = f", {facts['tuned']} tuned" if facts["tuned"] else ""
     compared = "not run: another processor" if facts["difference"] is None else f"{facts['difference']:.1e} of scale"

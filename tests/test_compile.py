@@ -57,6 +57,7 @@ def test_a_missing_extra_is_named(graphprune_cli: Cli, model: Path, tmp_path: Pa
         (["--target", '{"mcpu": "znver4"}'], "names no kind"),
         (["--target", "[]"], "no target is called"),
         (["--tune-seconds", "-1"], "tune-seconds"),
+        (["--target", "cuda", "--tune-trials", "3"], "schedules are tuned for processors, not for cuda"),
         (["--input-shape", "x"], "is not of the form"),
     ],
 )
@@ -216,6 +217,41 @@ def test_objects_for_other_processors(graphprune_cli: Cli, model: Path, tmp_path
     everything = b"".join(objects.values())
     assert b"__tvm_ffi_fused_convolution" in everything
     assert b"__tvm_ffi__library_bin" in everything
+
+
+@with_tvm
+def test_kernels_for_a_gpu_are_source(graphprune_cli: Cli, model: Path, tmp_path: Path) -> None:
+    result = graphprune_cli("compile", model, "-o", tmp_path / "net.tar", "--target", "cuda", "--json", "-")
+    assert result.exit_code == 0, result.output
+    facts = json.loads(result.stdout)
+    assert facts["unscheduled"] == []
+    assert facts["difference"] is None
+    kernels = (tmp_path / "net.cu").read_text()
+    assert kernels.count("__global__") >= facts["kernels"] > 1
+    assert "blockIdx.x" in kernels
+    with tarfile.open(tmp_path / "net.tar") as archive:
+        objects = [archive.extractfile(member).read() for member in archive.getmembers() if member.isfile()]  # type: ignore[union-attr]
+    assert {data[:4] for data in objects} == {b"\x7fELF"}
+    assert any(kernels[-1000:].encode() in data for data in objects)
+    page = (tmp_path / "net-README.md").read_text()
+    assert "python net-run.py" in page
+    assert "cuda-bindings" in page
+    assert "```cpp" not in page
+
+
+@with_tvm
+def test_the_runner_on_a_device(graphprune_cli: Cli, model: Path, tmp_path: Path) -> None:
+    assert graphprune_cli("compile", model, "-o", tmp_path / "net.so").exit_code == 0
+    graph = load(plain())
+    random = random_inputs(graph, batch=3)
+    np.savez(tmp_path / "in.npz", **random)
+    command = [sys.executable, tmp_path / "net-run.py", tmp_path / "in.npz", tmp_path / "out.npz", "--repeat", "1", "--device"]
+    done = subprocess.run([*command, "cpu"], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(np.load(tmp_path / "out.npz")["y"], run(graph.model, random)["y"], atol=1e-5)
+    done = subprocess.run([*command, "cuda"], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "TVM finds no cuda device here" in done.stderr
 
 
 @with_tvm
