@@ -180,6 +180,20 @@ def test_latency_accuracy_coverage_and_scale_on_the_page(benchmarks: Any, tmp_pa
     assert "Exponent: 2.00." in text
 
 
+def test_what_is_slower_is_measured_again(benchmarks: Any) -> None:
+    runs = [[{"tool": "a", "ratios": [0.9, 1.1, 1.2]}, {"tool": "b", "ratios": [0.5]}], [{"tool": "a", "ratios": [0.95]}]]
+    confirmed = benchmarks.areas.area("speed")._confirmed
+    for second, expected in [
+        ([*runs[1], {"tool": "b", "ratios": [0.6]}], [[0.95], [0.5]]),
+        ([{"tool": "a", "ratios": [1.3]}, {"tool": "b", "ratios": [0.4]}], [[0.9, 1.1, 1.2], [0.4]]),
+        ([{"tool": "ONNX Runtime", "error": "killed"}], [[0.9, 1.1, 1.2], [0.5]]),
+    ]:
+        turns = iter([runs[0], second])
+        assert [row["ratios"] for row in confirmed(lambda turns=turns: next(turns))] == expected
+    once = iter([[{"tool": "a", "ratios": [1.02]}]])
+    assert confirmed(lambda: next(once)) == [{"tool": "a", "ratios": [1.02]}]
+
+
 def test_speed_on_the_page(benchmarks: Any, tmp_path: Path) -> None:
     def timed(network: str, target: str, batch: int, tool: str, *ratios: float) -> dict[str, Any]:
         base = {"network": network, "target": target, "batch": batch, "tool": tool}
