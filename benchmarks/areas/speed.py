@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,8 @@ over the original's, then that of Torch-Pruning with at most the same multiply-a
 channels that has no more of them, found by bisection). ONNX Runtime, one thread, exported by torch's old exporter,
 which leaves the batch open; the three networks take turns within one process, and each core has such a process; 10th
 percentiles of 15 samples, the median of three repeats with new sessions. **Bold** is slower than 1.02 times the
-original, in a second process, too: what a process is lucky or unlucky with lasts as long as it does. Files of `--data` are what their authors exported: there is no torch module of them to prune."""
+original, in a second process, too: what a process is unlucky with lasts as long as it does. Files of `--data` are what
+their authors exported: there is no torch module of them to prune."""
 
 
 def measure(settings: Settings) -> list[Row]:
@@ -94,7 +96,7 @@ def measured(settings: Settings, target: str, original: Path, module: Path | Non
     with settings.scratch() as scratch:
         made, rows = pruned(original, module, Path(scratch), target)
         for batch in batches if made else ():
-            rows += [{"batch": batch, **row} for row in _confirmed(lambda: timed(original, made, 1, REPEATS, batch))]
+            rows += [{"batch": batch, **row} for row in _confirmed(partial(timed, original, made, 1, REPEATS, batch))]
     return rows
 
 
