@@ -1,7 +1,7 @@
-"""Networks for GPUs: TVM's loops and its own schedules for them (dlight), and the source of the kernels.
+"""Networks for GPUs: TVM's own schedules (dlight), and the source of the kernels.
 
 The schedules that this project has are for the vectors and registers of processors.  Nothing here needs a GPU: without one TVM
-keeps the source in the library, and the machine that loads it compiles it.  Start reading at `lowered`.
+keeps the source in the library, and the machine that loads it compiles it.  Start reading at `scheduled`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import tvm
-from tvm import relax, s_tir
+from tvm import s_tir
 from tvm.s_tir import dlight
-
-from .tvm_folding import simplified
-from .tvm_movement import moved_once
 
 Module = Any
 
@@ -25,26 +22,6 @@ RULES = ("Matmul", "GEMV", "Reduction", "GeneralReduction", "Transpose", "Fallba
 def is_gpu(target: Any) -> bool:
     """Whether a target is programmed by blocks and threads of kernels."""
     return "gpu" in target.keys
-
-
-def lowered(module: Module, target: Any) -> Module:
-    """Fused loop functions without a schedule."""
-    passes = relax.transform
-    steps = [
-        passes.DecomposeOpsForInference(),
-        passes.CanonicalizeBindings(),
-        simplified,
-        passes.FoldConstant(),
-        moved_once,
-        passes.LegalizeOps(),
-        passes.AnnotateTIROpPattern(),
-        passes.FoldConstant(),
-        passes.FuseOps(),
-        passes.FuseTIR(),
-        passes.DeadCodeElimination(),
-    ]
-    with target:
-        return tvm.transform.Sequential(steps)(module)
 
 
 def scheduled(module: Module, target: Any) -> Module:

@@ -8,6 +8,7 @@ Start reading at `imported`, `lowered`, `scheduled` and `built`.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import tvm
@@ -78,20 +79,23 @@ def unsupported(model: ModelProto) -> set[str]:
 
 
 def lowered(module: Module, target: Any) -> Module:
-    """Fused loop functions without a schedule, contractions packed for the target's vector unit.  Raises InvalidModelError."""
-    if tvm_gpu.is_gpu(target):
-        return tvm_gpu.lowered(module, target)
+    """Fused loop functions without a schedule; for processors, contractions packed for the vector unit.
+
+    Raises InvalidModelError.
+    """
+    packed = {} if tvm_gpu.is_gpu(target) else lowerings(machine_of(target))
     try:
-        return _lowered(module, target, relax.transform.ConvertLayout({"relax.nn.conv2d": ["NHWC", "OHWI"]}))
+        if packed:
+            return _lowered(module, target, packed, relax.transform.ConvertLayout({"relax.nn.conv2d": ["NHWC", "OHWI"]}))
     except Exception:  # TVM raises many unrelated types; its layouts do not know every operator
         logging.getLogger(__name__).info("TVM cannot change the layout of this network; its convolutions will be slow")
     try:
-        return _lowered(module, target, relax.transform.CanonicalizeBindings())
+        return _lowered(module, target, packed, relax.transform.CanonicalizeBindings())
     except Exception as error:  # as above
         raise InvalidModelError(f"TVM cannot compile the model: {first_line(error)}") from error
 
 
-def _lowered(module: Module, target: Any, layout: Any) -> Module:
+def _lowered(module: Module, target: Any, packed: Mapping[str, Any], layout: Any) -> Module:
     passes = relax.transform
     steps = [
         passes.DecomposeOpsForInference(),
@@ -103,7 +107,7 @@ def _lowered(module: Module, target: Any, layout: Any) -> Module:
         simplified,
         passes.FoldConstant(),
         moved_once,
-        passes.LegalizeOps(lowerings(machine_of(target))),
+        passes.LegalizeOps(packed),
         passes.AnnotateTIROpPattern(),
         passes.FoldConstant(),
         passes.FuseOps(),

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal
 
-from .deferred import ranges
+from . import ranges
 from .errors import UsageError
 
 Normalization = Literal["pin", "kept"]

@@ -16,8 +16,8 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
+from . import ranges
 from .archives import check_regular
-from .deferred import ranges
 from .errors import UsageError
 from .graph import Array
 from .json_files import STRICT, parse, read_text
