@@ -26,10 +26,10 @@ from .reorder import reordered
 from .shape_inference import InputShapes
 from .targets import Target
 
-CLOSE = 0.05
+CLOSE = 0.03
 """A result is done when it is within this share below its target."""
 
-AIM = 0.975
+AIM = 0.985
 """Candidates are chosen for this share of the target, the middle of what counts as done."""
 
 TRIES = 9
