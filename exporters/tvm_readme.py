@@ -25,8 +25,8 @@ Compiled by graphprune with TVM for `{target}`.
 {command}
 ```
 
-`{stem}-run.py` reads the arrays named above from the .npz, runs, and prints the median time. It is a page long: copy from it what
-you need.{more}
+`{stem}-run.py` reads the arrays named above from the .npz, runs, and prints the median time. It is two pages long: copy from it
+what you need. Inputs have to begin at multiples of 64 bytes, which numpy does not see to.{more}
 """
 
 _ON_PROCESSORS = {

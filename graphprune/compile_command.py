@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from . import registry
+from .errors import UsageError
 from .terminal import JSON, MODEL, NUMBER, SHAPE, check_output, json_path, progress, report, sizes_of_inputs
 
 
@@ -36,7 +37,10 @@ def compile_(
     from .pipeline import load_whole
 
     check_output(output)
-    check_output(json_path(json_to))
+    facts = json_path(json_to)
+    check_output(facts)
+    if facts is not None and facts.resolve() == output.with_suffix(".json").resolve():
+        raise UsageError(f"--json {json_to}: the library's inputs and outputs are described there; choose another name")
     sizes = sizes_of_inputs(shapes)
     exporter = registry.load("exporters", "tvm")(
         target=target,

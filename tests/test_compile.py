@@ -22,6 +22,7 @@ from nets import net, plain, write
 from graphprune import bench
 from graphprune.errors import InvalidModelError, UsageError
 from graphprune.exporters.tvm_readme import program, readme
+from graphprune.exporters.tvm_run import ALIGNMENT, aligned
 from graphprune.exporters.tvm_targets import TARGETS, architecture, target_options
 from graphprune.exporters.tvm_tiles import Machine, depthwise_tile, product_tile
 from graphprune.pipeline import load
@@ -47,6 +48,12 @@ def test_a_missing_extra_is_named(graphprune_cli: Cli, model: Path, tmp_path: Pa
     result = graphprune_cli("bench", model, "--backend", "tvm")
     assert result.exit_code == 6
     assert not list(tmp_path.glob("m*.so"))
+
+
+def test_the_description_of_the_library_is_not_overwritten(graphprune_cli: Cli, model: Path, tmp_path: Path) -> None:
+    result = graphprune_cli("compile", model, "-o", tmp_path / "m.so", "--json", tmp_path / "m.json")
+    assert result.exit_code == 2
+    assert "the library's inputs and outputs are described there; choose another name" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -132,6 +139,19 @@ def test_the_runner_needs_neither_tvm_nor_graphprune_to_start() -> None:
     assert "graphprune." not in text
     done = subprocess.run([sys.executable, "-I", runner, "--help"], capture_output=True, text=True, check=True)
     assert "--threads" in done.stdout
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 3, 5), (1, 3, 32, 32)])
+@pytest.mark.parametrize("kind", ["float32", "int64", "bool", "float16"])
+def test_inputs_begin_where_vector_loads_need_it(shape: tuple[int, ...], kind: str) -> None:
+    array = (np.random.default_rng(0).standard_normal(shape) * 3).astype(kind)
+    for view in (array, array.T):
+        copies = [aligned(view) for _ in range(5)]
+        for copy in copies:
+            assert copy.size == 0 or copy.ctypes.data % ALIGNMENT == 0
+            assert copy.flags.c_contiguous
+            assert copy.dtype == view.dtype
+            np.testing.assert_array_equal(copy, view)
 
 
 # ---- with TVM -------------------------------------------------------------------------------------
