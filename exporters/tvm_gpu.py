@@ -12,6 +12,8 @@ from typing import Any
 from tvm import s_tir
 from tvm.s_tir import dlight
 
+from .tvm_targets import PROCESSORS
+
 Module = Any
 
 RULES = ("Matmul", "GEMV", "Reduction", "GeneralReduction", "Transpose", "Fallback")
@@ -48,7 +50,7 @@ def source(executable: Any) -> str:
     return "\n".join(each.inspect_source() for each in _modules(executable.mod) if each.kind not in _OF_THE_HOST)
 
 
-_OF_THE_HOST = ("relax.VMExecutable", "llvm", "c")
+_OF_THE_HOST = ("relax.VMExecutable", *PROCESSORS)
 
 
 def _modules(module: Any) -> Iterator[Any]:

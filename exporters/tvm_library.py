@@ -26,7 +26,7 @@ from graphprune.model_file import atomic_file
 
 from .agreement import Run, compared
 from .base import Exporter, Written
-from .tvm_targets import architecture, host, target_options
+from .tvm_targets import PROCESSORS, architecture, host, target_options
 
 SOURCES = {"cuda": ".cu", "opencl": ".cl", "metal": ".metal"}
 """What files of kernels are called."""
@@ -70,8 +70,7 @@ class TvmExporter(Exporter):
     def write(self, model: ModelProto, path: Path) -> Written:
         """Compile a normalised model.  Raises what `compile` raises."""
         compiled = self.compile(Graph(model), path)
-        kernels = [path.with_suffix(suffix) for kind, suffix in SOURCES.items() if kind == compiled.target["kind"]]
-        return Written((path, *_beside(path), *kernels), compiled.difference)
+        return Written((path, *_beside(path, compiled.target)), compiled.difference)
 
     def compile(self, graph: Graph, path: Path, step: Callable[[str], None] = lambda text: None) -> Compiled:
         """Compile a normalised model with the sizes its inputs declare, compare with ONNX Runtime, and write the library.
@@ -105,7 +104,7 @@ class TvmExporter(Exporter):
             if tvm_module.runs_here(target, architecture(options) in ("", platform.machine())):
                 step("comparing with ONNX Runtime")
                 difference = compared(graph, model, _runner(library if path.suffix == ".so" else executable), "TVM")
-            _write(library, path, _signature(model, options), _sources(executable, target))
+            _write(library, path, _signature(model, options), executable)
         names = tvm_module.kernels(module)
         slow = tuple(tvm_module.unscheduled(module))
         return Compiled(str(path), options, spent, path.stat().st_size, len(names), slow, tuned, difference)
@@ -115,7 +114,7 @@ class TvmExporter(Exporter):
         if path.suffix not in self.suffixes:
             raise UsageError(f"{path}: the output is a library NAME.so, or NAME.tar with the objects to link elsewhere")
         options = target_options(self.target, self.threads)
-        if options["kind"] not in ("llvm", "c") and (self.tune_trials or self.tune_seconds or self.database):
+        if options["kind"] not in PROCESSORS and (self.tune_trials or self.tune_seconds or self.database):
             raise UsageError(
                 f"--target {self.target}: schedules are tuned for processors, not for {options['kind']}; leave the tuning out"
             )
@@ -187,33 +186,26 @@ def _signature(model: ModelProto, options: Mapping[str, Any]) -> dict[str, Any]:
     return {"target": dict(options), "inputs": inputs, "outputs": [value.name for value in model.graph.output]}
 
 
-def _sources(executable: Any, target: Any) -> dict[str, str]:
-    """The source of a GPU's kernels by the suffix of its file; none for processors."""
-    from . import tvm_gpu
-
-    suffix = SOURCES.get(str(target.kind))
-    return {suffix: tvm_gpu.source(executable)} if suffix else {}
-
-
-def _write(library: Path, path: Path, signature: Mapping[str, Any], sources: Mapping[str, str]) -> None:
+def _write(library: Path, path: Path, signature: Mapping[str, Any], executable: Any) -> None:
     """The library and what goes with it, each whole or not at all; the library last."""
+    from .tvm_gpu import source
     from .tvm_readme import readme
 
     runner = Path(__file__).with_name("tvm_run.py").read_text(encoding="utf-8")
-    texts = json.dumps(signature, indent=2) + "\n", runner, readme(path.name, signature)
-    for file, text in zip(_beside(path), texts, strict=True):
+    files = _beside(path, signature["target"])
+    texts = [json.dumps(signature, indent=2) + "\n", runner, readme(path.name, signature)]
+    texts += [source(executable)] if len(files) > len(texts) else []
+    for file, text in zip(files, texts, strict=True):
         with atomic_file(file) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    for suffix, text in sources.items():
-        with atomic_file(path.with_suffix(suffix)) as temporary:
             temporary.write_text(text, encoding="utf-8")
     with atomic_file(path) as temporary:
         shutil.copyfile(library, temporary)
 
 
-def _beside(path: Path) -> tuple[Path, Path, Path]:
-    """What goes with a library: its signature, a program that runs it, a page."""
-    return path.with_suffix(".json"), path.with_name(f"{path.stem}-run.py"), path.with_name(f"{path.stem}-README.md")
+def _beside(path: Path, target: Mapping[str, Any]) -> list[Path]:
+    """What goes with a library: its signature, a program that runs it, a page; for a GPU the source of its kernels."""
+    kernels = [path.with_suffix(SOURCES[target["kind"]])] if target["kind"] in SOURCES else []
+    return [path.with_suffix(".json"), *(path.with_name(f"{path.stem}-{each}") for each in ("run.py", "README.md")), *kernels]
 
 
 def _runner(library: Any) -> Run:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .tvm_targets import host
+from graphprune.tables import target_in_words
+
+from .tvm_targets import PROCESSORS, host
 
 _PAGE = """# {name}
 
@@ -100,12 +102,12 @@ def readme(name: str, signature: Mapping[str, Any]) -> str:
     stem, _, suffix = name.rpartition(".")
     target = signature["target"]
     triple = host(target).get("mtriple")
-    parts = _ON_PROCESSORS if target["kind"] in ("llvm", "c") else _ON_GPUS
+    parts = _ON_PROCESSORS if target["kind"] in PROCESSORS else _ON_GPUS
     words = {"stem": stem, "kind": target["kind"], "program": program(stem, signature)}
     return _PAGE.format(
         name=name,
         stem=stem,
-        target=" ".join(str(target[key]) for key in ("kind", "mtriple", "mcpu", "arch") if key in target),
+        target=target_in_words(target),
         rows="\n".join(f"| {a} | `{b}` | {c} | {d} |" for a, b, c, d in inputs + outputs),
         link=_LINK.format(name=name, stem=stem, compiler=f"{triple}-g++" if triple else "c++") if suffix == "tar" else "",
         **{part: text.format(**words) for part, text in parts.items()},

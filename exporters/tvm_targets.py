@@ -42,6 +42,9 @@ TARGETS: dict[str, dict[str, Any]] = {
 """`native` is filled in on the machine that compiles; TVM takes no such word itself.  What `cuda` says is true of every GPU since
 2018 (Turing)."""
 
+PROCESSORS = ("llvm", "c")
+"""Kinds of targets without a host beside them; all others are GPUs."""
+
 REASSOCIATED = {"fast-math-reassoc": True}
 """LLVM may change the order of additions, which makes vectors of sums (a layer normalisation: 223 to 19 microseconds)."""
 

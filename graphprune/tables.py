@@ -170,15 +170,19 @@ def difference_table(difference: Difference) -> Table:
     return table
 
 
+def target_in_words(target: Mapping[str, Any]) -> str:
+    """What a library was compiled for."""
+    return " ".join(str(target[key]) for key in ("kind", "mtriple", "mcpu", "arch") if key in target)
+
+
 def compiled_table(facts: Mapping[str, Any]) -> Table:
     """What `compile` wrote: the entries that an exporter's record gives."""
     table = Table(title="compiled", title_justify="left", show_header=False)
-    target = " ".join(str(facts["target"][key]) for key in ("kind", "mtriple", "mcpu", "arch") if key in facts["target"])
     slow = f", {len(facts['unscheduled'])} without a schedule" if facts["unscheduled"] else ""
     tuned = f", {facts['tuned']} tuned" if facts["tuned"] else ""
     compared = "not run: another processor" if facts["difference"] is None else f"{facts['difference']:.1e} of scale"
     table.add_row("library", f"{facts['library']} ({amount(facts['bytes'])}B)")
-    table.add_row("target", target)
+    table.add_row("target", target_in_words(facts["target"]))
     table.add_row("kernels", f"{facts['kernels']}{tuned}{slow}")
     table.add_row("compiled in", f"{facts['seconds']:.1f} s")
     table.add_row("difference to ONNX Runtime", compared)

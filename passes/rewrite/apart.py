@@ -9,9 +9,9 @@ reading at `keep_apart`.
 
 from __future__ import annotations
 
-from onnx import ModelProto, helper
+from onnx import ModelProto
 
-from graphprune.graph import operator_name
+from graphprune.graph import attributes, operator_name
 
 VECTOR = 16
 """Values of float32 in the widest vector: rows of whole vectors need no masked store."""
@@ -28,7 +28,7 @@ def keep_apart(model: ModelProto) -> None:
         if value is None:
             continue
         dims = value.type.tensor_type.shape.dim
-        axis = next((helper.get_attribute_value(attribute) for attribute in node.attribute if attribute.name == "axis"), -1)
+        axis = attributes(node).get("axis", -1)
         if not dims or axis not in (-1, len(dims) - 1) or not _short(dims[-1].dim_value):
             continue
         named = next((dim for dim in dims if dim.dim_param), None)
