@@ -35,8 +35,8 @@ MOST_HELD = 256
 MAPPED_WHOLE = 2**28
 """Bytes of a held file that stays mapped as a whole: each new mapping of a weight takes as long as reading it."""
 
-PIECE = 2**24
-"""Elements that are in memory at a time while a weight is copied."""
+PIECE = 2**18
+"""Elements that are in memory at a time while a weight is copied: they stay in the processor's cache until they are written."""
 
 
 _HELD: dict[str, BinaryIO] = {}

@@ -38,7 +38,8 @@ that is left: the same request reaches more or less of a network. apple-upscale 
 only, each layer its own. Torch-Pruning and apple-upscale take torch modules, so they are not asked twice for two
 exporters; transformers are left out for them, because heads must be given to Torch-Pruning by hand, and apple-upscale
 prunes convolutions. It asks for torch 2.0.1 and runs here with the torch of all others, which may be the reason of a
-failure."""
+failure. Torch-Pruning leaves it to its users to set the width that vision transformers of torchvision reshape to; the
+benchmark does."""
 
 
 def networks(settings: Settings) -> list[str]:

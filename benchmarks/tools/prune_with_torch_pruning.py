@@ -39,6 +39,7 @@ def work(tool: Tool) -> None:
     def macs_at(share: float) -> float:
         module = copy.deepcopy(model)
         pruner_of(module, share).step()
+        fit(module)
         return float(torch_pruning.utils.count_ops_and_params(module, inputs)[0])
 
     if keep is None:
@@ -48,6 +49,7 @@ def work(tool: Tool) -> None:
         pruner = pruner_of(model, keep)
     with tool.phase("step"):
         pruner.step()
+    fit(model)
     with tool.phase("save"):
         networks.export(model, inputs, tool.output, export) if export else torch.save(model, tool.output)
     tool.facts |= {"params": sum(each.numel() for each in model.parameters()) / before, "threads": torch.get_num_threads()}
@@ -55,6 +57,12 @@ def work(tool: Tool) -> None:
         shape = tuple(model(*inputs).shape)
     if shape != (1, 1000):
         raise ValueError(f"the output had the shape (1, 1000), and has {shape}")
+
+
+def fit(module: Any) -> None:
+    """Set what Torch-Pruning leaves to its users, as its examples do: the width in the reshapes of vision transformers."""
+    if hasattr(module, "hidden_dim"):
+        module.hidden_dim = module.conv_proj.out_channels
 
 
 def widest(macs_of: Callable[[float], float], limit: float) -> float:
