@@ -73,7 +73,10 @@ def run(command: Command, limit: float) -> dict[str, Any]:
 
 
 def in_turns(commands: Mapping[str, Command], rounds: int, limit: float) -> list[dict[str, Any]]:
-    """Each command once a round, a row for each run with `tool`, its name, and `round`; what failed is not tried again."""
+    """Each command once a round, a row for each run with `tool`, its name, and `round`; what failed is not tried again.
+
+    Each begins when what the ones before it wrote is on the disk.
+    """
     rows: list[dict[str, Any]] = []
     failed: set[str] = set()
     for number in range(rounds):
@@ -81,6 +84,7 @@ def in_turns(commands: Mapping[str, Command], rounds: int, limit: float) -> list
         for name, command in commands.items():
             if name in failed:
                 continue
+            os.sync()
             row = {"tool": name, "round": number, **run(command, limit)}
             rows.append(row)
             if "error" in row:

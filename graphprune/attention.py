@@ -68,7 +68,8 @@ def attention(heads_of: Heads, mask: int, bias: int = -1, lengths: tuple[int, ..
         _note_attention_macs(site, result)
         _add_mask(site, mask, result, heads[0])
         _add_projection_bias(site, bias)
-        return [result, *_caches(site, key, value, heads[1])][: len(site.outputs)]
+        scores = [query[0], _head_axis(site, query, heads[0]), *[site.pinned(f"{site.operator} makes this axis")] * 2]
+        return [result, *_caches(site, key, value, heads[1]), scores][: len(site.outputs)]
 
     return infer
 
@@ -120,7 +121,7 @@ def _add_projection_bias(site: Site, index: int) -> None:
 
 
 def _caches(site: Site, key: Axes, value: Axes, heads: int) -> Results:
-    """present_key and present_value are [b, h, sequence, size]; anything further is pinned."""
+    """present_key and present_value are [b, h, sequence, size]."""
     text = f"{site.operator} makes this axis"
     caches: list[Axes] = []
     for axes in (key, value):
@@ -131,7 +132,7 @@ def _caches(site: Site, key: Axes, value: Axes, heads: int) -> Results:
             caches.append([axes[0], last, site.pinned(text), last])
         else:
             caches.append([axes[0], *_around(site.labels.split(last, heads, len(last) // heads), site.pinned(text))])
-    return [*caches, *(site.pinned_result(k, text) for k in range(3, len(site.outputs)))]
+    return caches
 
 
 def _around(pair: tuple[Ids, Ids], middle: int) -> Axes:
@@ -176,7 +177,8 @@ def packed_attention(site: Site) -> Results:
     sizes, heads = _projections(site), int(site.attribute("num_heads", 1))
     if weight is None or sizes is None or isinstance(weight[1], int) or site.has(4) or site.attribute("do_rotary", 0):
         return site.refuse(f"this form of {site.operator} has no rule")
-    if not site.is_constant(1) or any(size % heads for size in sizes):
+    makes_cache = len(site.outputs) > 1 and site.outputs[1]
+    if not site.is_constant(1) or any(size % heads for size in sizes) or makes_cache:
         return site.refuse(f"this form of {site.operator} has no rule")
     projected = site.settled(site.match("[b,S,i] [i,n] [n]? -> [b,S,n]", macs=1)[0])
     columns = weight[1]
@@ -195,7 +197,7 @@ def packed_attention(site: Site) -> Results:
     site.note_macs(pairs, [batch, (query, len(query))])
     site.note_macs(pairs, [batch, (value, len(value))])
     _add_mask(site, 5, result, heads)
-    return [result, *(site.pinned_result(k, f"{site.operator} makes this") for k in range(1, len(site.outputs)))]
+    return [result, *[None] * (len(site.outputs) - 1)]
 
 
 def _projections(node: Site | Edit) -> tuple[int, int, int] | None:

@@ -32,15 +32,16 @@ def hoist_branches(model: ModelProto, inferred: ModelProto) -> None:
     taken = {tensor.name for tensor in model.graph.initializer} | {value.name for value in model.graph.input}
     taken |= {name for node in model.graph.node for name in node.output}
     nodes: list[NodeProto] = []
+    titles = {node.name for node in model.graph.node}
     for node in model.graph.node:
-        nodes += _hoisted(model, node, taken) if operator_name(node) == "If" else [node]
+        nodes += _hoisted(model, node, taken, titles) if operator_name(node) == "If" else [node]
     replace_nodes(model.graph, nodes)
     if not any(entry.domain == DOMAIN for entry in model.opset_import):
         model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
 
 
-def _hoisted(model: ModelProto, node: NodeProto, taken: set[str]) -> list[NodeProto]:
-    """The nodes of both branches, and the node that stands for the If."""
+def _hoisted(model: ModelProto, node: NodeProto, taken: set[str], titles: set[str]) -> list[NodeProto]:
+    """The nodes of both branches, and the node that stands for the If; `titles` are the names that nodes have."""
     stand_in = NodeProto()
     stand_in.CopyFrom(node)
     stand_in.domain = DOMAIN
@@ -58,6 +59,7 @@ def _hoisted(model: ModelProto, node: NodeProto, taken: set[str]) -> list[NodePr
             copied = NodeProto()
             copied.CopyFrom(inner)
             _rename(copied, names)
+            copied.name = _new_name(copied.name, titles)
             copied.metadata_props.add(key=SCOPE, value=f"{node.name}/{branch}")
             nodes.append(copied)
         shell = GraphProto(name=graph.name, doc_string=graph.doc_string)
@@ -74,15 +76,17 @@ def _hoisted(model: ModelProto, node: NodeProto, taken: set[str]) -> list[NodePr
 def _new_names(graph: GraphProto, taken: set[str]) -> dict[str, str]:
     """New names for values of a branch that the main graph has already; all of the branch's names are then taken."""
     own = [tensor.name for tensor in graph.initializer] + [name for node in graph.node for name in node.output if name]
-    names = {}
-    for name in own:
-        number, new = 1, name
-        while new in taken:
-            number, new = number + 1, f"{name}_{number}"
-        taken.add(new)
-        if new != name:
-            names[name] = new
-    return names
+    new = {name: _new_name(name, taken) for name in own}
+    return {name: other for name, other in new.items() if name != other}
+
+
+def _new_name(name: str, taken: set[str]) -> str:
+    """A name that is not taken yet, the given one if possible; it is taken then."""
+    number, new = 1, name
+    while new in taken:
+        number, new = number + 1, f"{name}_{number}"
+    taken.add(new)
+    return new
 
 
 def _rename(node: NodeProto, names: dict[str, str]) -> None:

@@ -13,11 +13,11 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, ValueInfoProto
+from onnx import ModelProto
 
 from .branches import with_branches
 from .errors import CalibrationError
-from .graph import Array, Graph, operator_name
+from .graph import Array, Graph, operator_name, with_outputs
 from .linear import Linear, Rows
 from .node_view import NodeView
 from .operators import operator_table
@@ -199,7 +199,9 @@ def run_with(graph: Graph, names: list[str], runs: Runs) -> Iterator[Samples]:
     """The named values, outputs and inputs of each run.  Raises CalibrationError where ONNX Runtime cannot run the model."""
     inputs = {value.name for value in graph.inputs}
     with on_samples():
-        active = session(with_outputs(graph, [name for name in names if name not in inputs]))
+        active = session(
+            with_outputs(with_branches(graph.model), (name for name in names if name not in inputs), graph.element_types)
+        )
         outputs = [value.name for value in active.get_outputs()]
         for feeds in runs:
             yield dict(zip(outputs, active.run(outputs, feeds), strict=True)) | feeds
@@ -222,17 +224,3 @@ def rows_per_sample(node: Linear, samples: int) -> int:
     """How many rows to take of each sample."""
     wanted = min(MOST_ROWS, max(LEAST_ROWS, ROWS_PER_COLUMN * node.columns), MOST_PRODUCTS // (node.blocks * node.columns**2))
     return max(1, -(-wanted // max(1, samples)))
-
-
-def with_outputs(graph: Graph, names: list[str]) -> ModelProto:
-    """A copy of the model with further values as outputs."""
-    model = ModelProto()
-    model.CopyFrom(with_branches(graph.model))
-    known = {value.name for value in model.graph.output}
-    types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
-    for name in names:
-        if name not in known:
-            value = ValueInfoProto(name=name)
-            value.type.tensor_type.elem_type = types[name]
-            model.graph.output.append(value)
-    return model

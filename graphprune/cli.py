@@ -173,7 +173,7 @@ def analyze(model: Path, normalization: Normalization, experts: Experts, shapes:
     metavar="KIND=VALUE",
     help="macs=0.5, params=300K, bytes=2MB, channels=0.7, latency=8ms.",
 )
-@click.option("--recipe", default=DEFAULTS.recipe, metavar="fast|balanced|best", help="Names the passes left open.")
+@click.option("--recipe", default=DEFAULTS.recipe, metavar="fast|balanced|depth|best", help="Names the passes left open.")
 @click.option("--importance", default=DEFAULTS.importance, metavar="SPEC", help="How channels are scored.")
 @click.option("--selection", default=DEFAULTS.selection, metavar="SPEC", help="How the budget is spread.")
 @click.option("--repair", multiple=True, metavar="SPEC|none", help="How weights make up for what left; repeat for several.")
@@ -381,9 +381,6 @@ def list_(kind: str | None) -> None:
         for name in sorted(registry.registered(each)):
             spec, text = registry.describe(each, name)
             click.echo(f"{indent}{spec:<60} {text}")
-
-
-# ---- measuring ------------------------------------------------------------------------------------
 
 
 def _exporter() -> Any:

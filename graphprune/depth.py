@@ -28,7 +28,6 @@ from .groups import Group
 from .inference import Analysis
 from .labels import Ids, Labels
 from .linear import Linear
-from .masking import element_type
 from .site import Ledger
 from .tails import ANYWHERE, Tail, tail_of
 
@@ -54,7 +53,7 @@ class End:
     def tensor(self, graph: Graph, constant: Array) -> TensorProto:
         """An initializer with one number for each kept channel, to broadcast against the sum."""
         rank = len(graph.shape(self.tail.total) or ())
-        kind = helper.tensor_dtype_to_np_dtype(element_type(graph, self.tail.total))
+        kind = helper.tensor_dtype_to_np_dtype(graph.element_type(self.tail.total))
         shaped = constant.reshape([-1] + [1] * (rank - self.tail.axis - 1))
         return numpy_helper.from_array(shaped.astype(kind), f"{self.tail.total}_constant")
 

@@ -82,7 +82,8 @@ class Edit(NodeView):
         while len(self.node.input) <= index:
             self.node.input.append("")
         base = self.node.input[index] or f"{self.outputs[0]}_input{index}"
-        name = base if len(self.graph.uses.get(base, ())) == 1 else f"{base}_{self.node.name}_{index}"
+        shared = len(self.graph.uses.get(base, ())) != 1 or base in self.graph.read_elsewhere
+        name = f"{base}_{self.node.name}_{index}" if shared else base
         self.node.input[index] = name
         tensor = numpy_helper.from_array(np.array(values, order="C"), name)
         old = next((t for t in self.model.graph.initializer if t.name == name), None)
@@ -92,13 +93,15 @@ class Edit(NodeView):
             old.CopyFrom(tensor)
 
     def gather_output(self, index: int, axis: int, positions: Indices) -> None:
-        """Let a Gather along `axis` follow output `index` of the node."""
+        """Let a Gather along `axis` follow output `index` of the node, behind those that follow it already."""
         name = self.outputs[index]
-        raw = f"{name}_before_gather"
-        indices = f"{name}_kept"
-        self.node.output[index] = raw
+        last = next((node for node in self.appended if name in node.output), self.node)
+        suffix = "" if last is self.node else f"_{axis}"
+        raw, indices = f"{name}_before_gather{suffix}", f"{name}_kept{suffix}"
+        last.output[:] = [raw if output == name else output for output in last.output]
         self.model.graph.initializer.append(numpy_helper.from_array(positions.astype(np.int64), indices))
-        self.appended.append(helper.make_node("Gather", [raw, indices], [name], name=f"{self.node.name}_gather", axis=axis))
+        title = f"{self.node.name}_gather{suffix}"
+        self.appended.append(helper.make_node("Gather", [raw, indices], [name], name=title, axis=axis))
 
 
 def positions_in(kept: Indices, subset: Indices) -> Indices:

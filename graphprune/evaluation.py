@@ -17,7 +17,7 @@ from .graph import Array, Graph
 from .limits import lift
 from .model_file import whole
 from .runtime import session, trial
-from .samples import LABELS, read_samples
+from .samples import LABELS, labelled, read_samples, runs_of, sample_count
 from .sources import imported, is_import_string
 
 BATCH = 64
@@ -59,27 +59,20 @@ def _score(source: str, function: Callable[[ModelProto], float], model: ModelPro
     return score
 
 
-def accuracy(model: ModelProto, samples: dict[str, Array], tick: Callable[[], None] = lambda: None) -> float:
-    """The share of samples whose label is the arg max of the first output.
+def accuracy(model: ModelProto, samples: dict[str, Array]) -> float:
+    """The share of samples, with `labels`, whose label is the arg max of the first output.
 
-    Raises UsageError where there are no labels, or the first output is no matrix of scores.
+    Where the inputs prescribe a batch, samples that do not fill one are left out.  Raises UsageError where there are too few
+    for one, and where the first output is no matrix of scores.
     """
-    if "labels" not in samples:
-        raise UsageError("evaluation needs a key 'labels' in the .npz file")
     graph = Graph(model)
-    names = [value.name for value in graph.inputs]
-    shape = graph.inputs[0].type.tensor_type.shape
-    fixed = shape.dim[0].dim_value if shape.dim and shape.dim[0].HasField("dim_value") else 0
+    runs = runs_of(samples, graph, BATCH)
     trial(graph)
     active = session(model)
-    total = len(samples["labels"])
-    hits, batch = 0, fixed or BATCH
-    for start in range(0, total - total % batch if fixed else total, batch):
-        part = {name: samples[name][start : start + batch] for name in names}
-        scores = np.asarray(active.run(None, part)[0])
+    hits = 0
+    for feeds, labels in labelled(runs, samples[LABELS]):
+        scores = np.asarray(active.run(None, feeds)[0])
         if scores.ndim < 2:
             raise UsageError(f"the first output has shape {list(scores.shape)}; accuracy needs one score per class")
-        scores = scores.reshape(len(scores), -1)
-        hits += int((scores.argmax(axis=1) == samples["labels"][start : start + batch]).sum())
-        tick()
-    return hits / max(1, total - total % batch if fixed else total)
+        hits += int((scores.reshape(len(scores), -1).argmax(axis=1) == labels).sum())
+    return hits / sample_count(runs)

@@ -18,7 +18,7 @@ from .differentiable import Differentiable
 from .errors import CalibrationError
 from .extras import need
 from .graph import Array
-from .samples import Runs, sample_count
+from .samples import labelled
 
 Tensor = Any
 ByWeight = dict[str, Array]
@@ -64,21 +64,13 @@ def _losses(calibration: Calibration) -> Iterator[tuple[dict[str, Tensor], Tenso
     for weight in weights.values():
         weight.requires_grad_(True)
     noise = torch.Generator().manual_seed(calibration.seed)
-    for number, (feeds, labels) in enumerate(_batches(calibration.runs, calibration.labels)):
+    for number, (feeds, labels) in enumerate(labelled(calibration.runs, calibration.labels)):
         yield weights, _loss(network, feeds, labels, noise)
         calibration.tick((number + 1) / len(calibration.runs))
 
 
 def _by_weight(weights: dict[str, Tensor], found: Iterable[Tensor]) -> ByWeight:
     return {name: value.numpy() for name, value in zip(weights, found, strict=True)}
-
-
-def _batches(runs: Runs, labels: Array | None) -> Iterator[tuple[dict[str, Array], Array | None]]:
-    start = 0
-    for feeds in runs:
-        end = start + sample_count([feeds])
-        yield feeds, None if labels is None else labels[start:end]
-        start = end
 
 
 def _loss(network: Differentiable, feeds: dict[str, Array], labels: Array | None, noise: Any) -> Tensor:

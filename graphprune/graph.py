@@ -9,7 +9,7 @@ checked by `graphprune.normalize`.  Start reading at `Graph`.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from typing import Any, NamedTuple
 
@@ -76,6 +76,17 @@ class Graph:
         return outputs
 
     @cached_property
+    def element_types(self) -> dict[str, int]:
+        """The element type of each value that has one, initializers included."""
+        values = [*self.model.graph.value_info, *self.model.graph.input, *self.model.graph.output]
+        found = {value.name: value.type.tensor_type.elem_type for value in values}
+        return found | {name: tensor.data_type for name, tensor in self.initializers.items()}
+
+    def element_type(self, name: str) -> int:
+        """The element type of a value; float32 where it is not known."""
+        return self.element_types.get(name, TensorProto.FLOAT)
+
+    @cached_property
     def uses(self) -> dict[str, list[Use]]:
         """Where each value is read by a node of the main graph."""
         uses: dict[str, list[Use]] = defaultdict(list)
@@ -84,6 +95,12 @@ class Graph:
                 if name:
                     uses[name].append(Use(position, index))
         return dict(uses)
+
+    @cached_property
+    def read_elsewhere(self) -> set[str]:
+        """Values that are read otherwise than as an input of a node: the network's outputs, and what bodies of Loops capture."""
+        captured = {name for node in self.nodes for body in subgraphs(node) for name in captured_names(body)}
+        return captured | {value.name for value in self.outputs}
 
     @cached_property
     def producers(self) -> dict[str, int]:
@@ -142,6 +159,17 @@ def copy_fields(source: Any, target: Any, without: Sequence[str]) -> None:
             current.CopyFrom(value)
         else:
             setattr(target, field.name, value)
+
+
+def with_outputs(model: ModelProto, names: Iterable[str], types: Mapping[str, int]) -> ModelProto:
+    """A copy of a model with further values, of these element types, as outputs."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    known = {value.name for value in model.graph.output}
+    for name in names:
+        if name not in known:
+            copy.graph.output.add(name=name).type.tensor_type.elem_type = types[name]
+    return copy
 
 
 def canonical_domain(domain: str) -> str:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from .branches import keep_in_branch, with_branches
-from .graph import Graph
 from .inference import Analysis
 from .labels import Ids
 from .site import Chosen, Contraction
@@ -76,7 +75,7 @@ class Masking:
         name = f"graphprune_mask_{item.node}_{item.input}_{item.axis}"
         like = self.graph.nodes[item.node].input[item.input]
         source, node.input[item.input] = node.input[item.input], f"{name}_result"
-        if element_type(self.graph, like) in _FLOATS:
+        if self.graph.element_type(like) in _FLOATS:
             return [self._times_mask(source, like, item.axis, mask, name, f"{name}_result")]
         return self._at_zero_point(source, like, item, mask, name)
 
@@ -89,7 +88,7 @@ class Masking:
             helper.make_node("Cast", [source], [wide], name=wide, to=TensorProto.INT32),
             helper.make_node("Cast", [zero], [point], name=point, to=TensorProto.INT32),
             helper.make_node("Where", [condition, wide, point], [chosen], name=chosen),
-            helper.make_node("Cast", [chosen], [f"{name}_result"], name=name, to=element_type(self.graph, like)),
+            helper.make_node("Cast", [chosen], [f"{name}_result"], name=name, to=self.graph.element_type(like)),
         ]
 
     def _over_kept(self, node: NodeProto, position: int, taken: list[Ids]) -> list[NodeProto]:
@@ -136,7 +135,7 @@ class Masking:
     def _times_mask(self, source: str, like: str, axis: int, mask: Mask, name: str, result: str) -> NodeProto:
         """A node: `source`, a value with the rank and type of the original's value `like`, times a mask along an axis."""
         shaped = self._shaped(like, axis, mask)
-        factor = self._constant(name, shaped.astype(helper.tensor_dtype_to_np_dtype(element_type(self.graph, like))))
+        factor = self._constant(name, shaped.astype(helper.tensor_dtype_to_np_dtype(self.graph.element_type(like))))
         return helper.make_node("Mul", [source, factor], [result], name=name)
 
     def _shaped(self, like: str, axis: int, mask: Mask) -> Mask:
@@ -147,13 +146,3 @@ class Masking:
     def _constant(self, name: str, values: NDArray[np.generic]) -> str:
         self.model.graph.initializer.append(numpy_helper.from_array(values, name))
         return name
-
-
-def element_type(graph: Graph, name: str) -> int:
-    """The element type of a value; float32 where it is not known."""
-    if name in graph.initializers:
-        return graph.initializers[name].data_type
-    for value in [*graph.model.graph.value_info, *graph.model.graph.input, *graph.model.graph.output]:
-        if value.name == name:
-            return int(value.type.tensor_type.elem_type)
-    return int(TensorProto.FLOAT)

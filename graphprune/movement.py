@@ -14,7 +14,8 @@ from .edit import Edit, Indices, positions_in
 from .graph import Dim
 from .labels import Ids
 from .node_view import NodeView, normal_axis
-from .site import Axes, Axis, Results, Site
+from .shape_flow import copied_axes
+from .site import Axes, Axis, LooseAxis, Results, Site
 
 # ---- Concat, Split, Slice, Gather, Pad, Tile -----------------------------------------------------
 
@@ -63,7 +64,9 @@ def split(site: Site) -> Results:
         return [list(axes) for _ in site.outputs]
     sizes = _split_sizes(site, len(axis))
     if sizes is None:
-        return site.refuse("the sizes of Split are computed at run time")
+        text = "the sizes of Split are computed at run time"
+        site.pin(axis, text)
+        return [[*axes[:at], site.pinned(text), *axes[at + 1 :]] for _ in site.outputs]
     bounds = np.cumsum([0, *sizes])
     return [[*axes[:at], axis[bounds[k] : bounds[k + 1]], *axes[at + 1 :]] for k in range(len(sizes))]
 
@@ -93,27 +96,40 @@ def shrink_split(edit: Edit) -> None:
 def slice_(site: Site) -> Results:
     """Takes start:end:step of some axes; with bounds that are not constant those axes are pinned."""
     axes = site.axes(0)
-    bounds = _slice_bounds(site, len(axes)) if axes is not None else None
-    if axes is None or bounds is None:
-        return site.refuse("the bounds of Slice are computed at run time")
+    if axes is None:
+        return site.refuse_unknown()
+    sliced = _sliced_axes(site, len(axes))
+    if sliced is None:
+        return site.refuse("the axes of Slice are computed at run time")
+    bounds = _slice_bounds(site, len(axes))
     result = list(axes)
-    for at, (start, end, step) in bounds.items():
+    for at in sliced:
         axis = axes[at]
-        if not isinstance(axis, int):
+        if bounds is None:
+            text = "the bounds of Slice are computed at run time"
+            site.pin(axis, text)
+            result[at] = site.pinned(text)
+        elif not isinstance(axis, int):
+            start, end, step = bounds[at]
             result[at] = axis[np.arange(len(axis))[_python_slice(start, end, step)]]
     site.note_carrier(0)
     return [result]
 
 
+def _sliced_axes(node: NodeView, rank: int) -> list[int] | None:
+    """The axes that a Slice takes some of; None where they are computed at run time."""
+    starts, count = node.integers(1, "starts"), node.shape(1)
+    size = len(starts) if starts is not None else (count or (None,))[0]
+    axes = node.integers(3, "axes", list(range(size)) if isinstance(size, int) else None)
+    return None if axes is None else [normal_axis(axis, rank) for axis in axes]
+
+
 def _slice_bounds(node: NodeView, rank: int) -> dict[int, tuple[int, int, int]] | None:
-    starts, ends = node.integers(1, "starts"), node.integers(2, "ends")
-    if starts is None or ends is None:
+    axes, starts, ends = _sliced_axes(node, rank), node.integers(1, "starts"), node.integers(2, "ends")
+    steps = node.integers(4, "steps", [1] * len(starts or ()))
+    if axes is None or starts is None or ends is None or steps is None:
         return None
-    axes = node.integers(3, "axes", list(range(len(starts))))
-    steps = node.integers(4, "steps", [1] * len(starts))
-    if axes is None or steps is None:
-        return None
-    return {normal_axis(a, rank): bound for a, bound in zip(axes, zip(starts, ends, steps, strict=True), strict=True)}
+    return dict(zip(axes, zip(starts, ends, steps, strict=True), strict=True))
 
 
 def _python_slice(start: int, end: int, step: int) -> slice:
@@ -296,20 +312,30 @@ def unsqueeze(site: Site) -> Results:
 
 
 def expand(site: Site) -> Results:
-    """Broadcasts to a shape: axes that were there before are carried; of copies along a new axis any may leave."""
+    """Broadcasts to a shape: axes that were there before are carried; of copies along a new axis any may leave.
+
+    An axis whose size is copied from another value is that value's.
+    """
     axes, shape, target = site.axes(0), site.shape(0), site.output_shape()
-    if axes is None or shape is None or target is None:
+    copied = copied_axes(site, 1)
+    if axes is None or shape is None or target is None or copied is None:
         return site.refuse("the shape of Expand is computed at run time")
-    lead = len(target) - len(shape)
+    rank, fixed = len(target), site.constant(1) is not None
+    before: list[LooseAxis] = [*[site.pinned("an axis of size 1")] * (rank - len(axes)), *axes]
+    sizes = [*[1] * (rank - len(shape)), *shape]
+    sources = [*[None] * (rank - len(copied)), *copied]
+    return [[_expanded(site, *parts, fixed) for parts in zip(before, sizes, sources, target, strict=True)]]
+
+
+def _expanded(site: Site, axis: LooseAxis, size: Dim, source: LooseAxis | None, wanted: Dim, fixed: bool) -> LooseAxis:
+    """An axis of the result: of one of this size, to what `source` has or, where that is nothing, to a number."""
     text = "Expand to a shape that is computed at run time"
-    fixed = site.constant(1) is not None
-    result: Axes = []
-    for axis, size, wanted in zip([*[0] * lead, *axes], [*[1] * lead, *shape], target, strict=True):
-        if size == wanted:
-            result.append(axis if fixed else site.pin(axis, text))
-        else:
-            result.append(site.labels.fresh(wanted) if fixed and isinstance(wanted, int) else site.pinned(text))
-    return [result]
+    if source is not None:
+        return source if size == 1 else site.unify(axis, source)
+    if size == wanted and fixed:
+        return axis
+    site.pin(axis, text)
+    return site.labels.fresh(wanted) if fixed and size == 1 and isinstance(wanted, int) else site.pinned(text)
 
 
 def shrink_expand(edit: Edit) -> None:

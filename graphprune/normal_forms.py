@@ -73,16 +73,23 @@ def constant_reshapes(graph: Graph) -> bool:
         if operator_name(node) != "Reshape" or node.input[1] in graph.initializers:
             continue
         target = _traced_target(graph, node) or _inferred_target(graph.shape(node.input[0]), graph.shape(node.output[0]))
-        name = f"{node.output[0]}_shape"
-        if target is None or name in graph.initializers:
+        if target is None or not _takes(graph, node, target):
             continue
-        graph.model.graph.initializer.append(numpy_helper.from_array(np.asarray(target, np.int64), name))
-        node.input[1] = name
         kept = [attribute for attribute in node.attribute if attribute.name != "allowzero"]
         del node.attribute[:]
         node.attribute.extend(kept)
         changed = True
     return changed
+
+
+def _takes(graph: Graph, node: NodeProto, target: list[int]) -> bool:
+    """Give a node a constant target shape; whether the constant's name was free."""
+    name = f"{node.output[0]}_shape"
+    if name in graph.initializers:
+        return False
+    graph.model.graph.initializer.append(numpy_helper.from_array(np.asarray(target, np.int64), name))
+    node.input[1] = name
+    return True
 
 
 def constant_expands(graph: Graph) -> bool:
@@ -92,11 +99,7 @@ def constant_expands(graph: Graph) -> bool:
         if operator_name(node) != "Expand" or node.input[1] in graph.initializers:
             continue
         target = _expanded_target(graph, node)
-        name = f"{node.output[0]}_shape"
-        if target is not None and name not in graph.initializers:
-            graph.model.graph.initializer.append(numpy_helper.from_array(np.asarray(target, np.int64), name))
-            node.input[1] = name
-            changed = True
+        changed |= target is not None and _takes(graph, node, target)
     return changed
 
 
@@ -168,11 +171,16 @@ def unwrap_softmaxes(graph: Graph) -> bool:
         if source is None:
             continue
         softmax = graph.nodes[graph.producers[node.input[0]]]
-        plain = helper.make_node(softmax.op_type, [source], list(node.output), name=node.name, axis=-1)
-        plain.metadata_props.extend(node.metadata_props)
-        node.CopyFrom(plain)
+        _become(node, helper.make_node(softmax.op_type, [source], list(node.output), axis=-1))
         changed = True
     return changed
+
+
+def _become(node: NodeProto, other: NodeProto) -> None:
+    """Let a node be another one, with its own name, doc string and metadata."""
+    other.name, other.doc_string = node.name, node.doc_string
+    other.metadata_props.extend(node.metadata_props)
+    node.CopyFrom(other)
 
 
 def _wrapped_input(graph: Graph, node: NodeProto) -> str | None:
@@ -201,9 +209,7 @@ def unwrap_batched_transposes(graph: Graph) -> bool:
     for node in graph.nodes:
         source = _batched_transpose(graph, node) if operator_name(node) == "Reshape" else None
         if source is not None:
-            plain = helper.make_node("Transpose", [source], list(node.output), name=node.name, perm=[0, 1, 3, 2])
-            plain.metadata_props.extend(node.metadata_props)
-            node.CopyFrom(plain)
+            _become(node, helper.make_node("Transpose", [source], list(node.output), perm=[0, 1, 3, 2]))
             changed = True
     return changed
 
@@ -295,9 +301,7 @@ def gather_shuffles(graph: GraphProto, shapes: dict[str, Shape]) -> bool:
         axis, order = found
         graph.initializer.append(numpy_helper.from_array(order, name))
         constants.add(name)
-        gather = helper.make_node("Gather", [first.input[0], name], [last.output[0]], name=last.name, axis=axis)
-        gather.metadata_props.extend(last.metadata_props)
-        last.CopyFrom(gather)
+        _become(last, helper.make_node("Gather", [first.input[0], name], [last.output[0]], axis=axis))
         changed = True
     return changed
 

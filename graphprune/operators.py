@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import zip_longest
 from types import MappingProxyType
 
 from . import attention, contractions, indexing, linear, movement, quantization, recurrent, registry, regroup, statistics, taking
@@ -21,7 +22,7 @@ from .errors import UsageError
 from .linear import Linear
 from .node_view import NodeView, normal_axis
 from .quantization import CONV
-from .shape_flow import computed_dimensions, copied_dimensions
+from .shape_flow import computed_dimensions, copied_axes
 from .site import LooseAxis, Results, Site
 from .statistics import SPATIAL, pins
 
@@ -105,16 +106,13 @@ def resize(site: Site) -> Results:
     text = "Resize interpolates along this axis"
     result = [axis if a == b and a is not None else site.pin(axis, text) for axis, a, b in zip(axes, before, after, strict=True)]
     if site.has(3) and site.constant(3) is None:
-        sources = copied_dimensions(site.graph, site.inputs[3]) or []
-        at = site.attribute("axes", list(range(len(axes))))
-        entries = dict(zip(at, sources, strict=False))
-        for axis, ids in enumerate(result):
-            source = entries.get(axis)
-            known = site.ledger.loose.get(source[0]) if isinstance(source, tuple) else None
-            if isinstance(source, tuple) and known is not None:
-                site.unify(ids, known[source[1]])
-            elif axis in entries or not sources:
-                site.pin(ids, "Resize to a size that is computed at run time")
+        at = [normal_axis(int(k), len(axes)) for k in site.attribute("axes", range(len(axes)))]
+        sources = copied_axes(site, 3) or []
+        for k, source in zip_longest(at, sources[: len(at)]):
+            if source is None:
+                site.pin(result[k], "Resize to a size that is computed at run time")
+            else:
+                site.unify(result[k], source)
     return [result]
 
 
@@ -140,6 +138,15 @@ def branch(site: Site) -> Results:
         site.note_carrier(1 + k)
         site.note_carrier(1 + half + k)
     return results
+
+
+def constant_of_shape(site: Site) -> Results:
+    """Axes whose sizes are copied from another value are those of that value; all others are pinned."""
+    shape, text = site.output_shape(), "made by ConstantOfShape"
+    sources = copied_axes(site, 0)
+    if shape is None or sources is None:
+        return [site.pinned_result(0, text)]
+    return [[site.pinned(text) if axis is None else axis for axis in sources]]
 
 
 def shape_of(site: Site) -> Results:
@@ -313,7 +320,8 @@ _ENTRIES: list[Operator] = [
         "com.microsoft::QLinearConcat", partial(movement.concat, first=2, step=3), "[a,...] [b,...] -> [a+b,...] (along axis)"
     ),
     # over an axis
-    *each("Softmax LogSoftmax Hardmax com.microsoft::QLinearSoftmax", "pins axis, carries the others", pins("axis", -1)),
+    *each("Softmax LogSoftmax Hardmax", "pins axis, carries the others", pins("axis", -1)),
+    Operator("com.microsoft::QLinearSoftmax", statistics.quantised_softmax, "pins axis, carries the others"),
     Operator("TopK", statistics.top_k, "pins axis, carries the others"),
     Operator("CumSum", pins("", 0, index=1), "pins axis, carries the others"),
     *each("ArgMax ArgMin", "pins axis, carries the others", statistics.arg_reduction),
@@ -344,8 +352,9 @@ _ENTRIES: list[Operator] = [
     typed("RoiAlign", "[_,c,_,_] [_,_] [_] -> [_,c,_,_]"),
     Operator("graphprune::If", branch, "[...] [...] -> [...] (both branches)"),
     *each("Shape Size", "pins the sizes that are read", shape_of),
+    Operator("ConstantOfShape", constant_of_shape, "carries axes whose sizes are copied"),
     *each(
-        "ConstantOfShape EyeLike NonZero OneHot RandomNormal RandomNormalLike RandomUniform RandomUniformLike Range",
+        "EyeLike NonZero OneHot RandomNormal RandomNormalLike RandomUniform RandomUniformLike Range",
         "pinned",
         independent,
     ),

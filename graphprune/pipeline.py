@@ -86,6 +86,8 @@ class Result:
     proof: Proof | None
     scores: Mapping[str, Vector] = field(default_factory=dict)
     """The score of each unit by group, where a criterion scored them."""
+    replayed: Plan | None = None
+    """The plan that was given, where one was."""
 
     @cached_property
     def model(self) -> ModelProto:
@@ -95,7 +97,7 @@ class Result:
     @cached_property
     def plan(self) -> Plan:
         """The plan that leads to this model; made on first use, since it hashes the whole original."""
-        return make_plan(self.original, self.analysis, self.keep, self.weights, self.options)
+        return self.replayed or make_plan(self.original, self.analysis, self.keep, self.weights, self.options)
 
 
 @dataclass(frozen=True)
@@ -166,9 +168,7 @@ def prune(
     targets = [parse_target(text) for text in options.targets]
     if not targets and not options.ratios:
         raise UsageError("nothing to do: give a target such as macs=0.5, or a ratio for some layers")
-    scored = score(source, options, input_shapes, step)
-    result = _finish(scored.graph, *_decide(scored, targets, step), options, targets, input_shapes, step)
-    return replace(result, scores=scored.scores)
+    return _pruned(score(source, options, input_shapes, step), options, targets, step)
 
 
 def score(
@@ -197,7 +197,11 @@ def score(
 
 def prune_scored(scored: Scored, target: str, step: Step = lambda text: None) -> Result:
     """What `prune` gives for one target, from what `score` found.  Raises UsageError, UnreachableError or ProofError."""
-    options, targets = scored.options.updated({"targets": target}), [parse_target(target)]
+    return _pruned(scored, scored.options.updated({"targets": target}), [parse_target(target)], step)
+
+
+def _pruned(scored: Scored, options: Options, targets: Sequence[Target], step: Step) -> Result:
+    """What is left of a scored network for these targets."""
     result = _finish(scored.graph, *_decide(scored, targets, step), options, targets, scored.input_shapes, step)
     return replace(result, scores=scored.scores)
 
@@ -328,7 +332,7 @@ def apply_plan(source: Source, plan: Plan, verify: bool = True, weights: Mapping
     check_weights(analysis, plan, present, changed)
     options = Options(seed=recorded_option(plan, "seed"), verify=verify)
     result = _finish(graph, analysis, plan.keep, changed, options, (), None, lambda text: None)
-    return replace(result, options=plan.options)
+    return replace(result, options=plan.options, replayed=plan)
 
 
 def verify(

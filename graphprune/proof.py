@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, ValueInfoProto
+from onnx import ModelProto
 
 from .branches import has_branches, take_branch
 from .cutting import taken
 from .edit import KeptOf, kept_axes
 from .errors import InvalidModelError, ProofError, first_line
-from .graph import Array, Graph
+from .graph import Array, Graph, with_outputs
 from .inference import Analysis
 from .limits import stop_clock
 from .masking import masked_reference
@@ -118,7 +118,7 @@ class Comparison:
         self._graph = graph
         self._pruned = ModelProto()
         self._pruned.CopyFrom(pruned)
-        reference = _with_outputs(masked_reference(analysis, present), [*self.probes, *self.rounded], graph)
+        reference = self._with_inner_results(masked_reference(analysis, present))
         without_saturation(reference)
         if then is not None:
             take_branch(reference, then)
@@ -128,9 +128,9 @@ class Comparison:
 
     def run(self, steps: list[str]) -> Proof:
         """Compare all results; values in `steps` are compared where they arise and go on as the reference has them."""
-        result = _with_outputs(self._pruned, [*self.probes, *self.rounded], self._graph)
+        result = self._with_inner_results(self._pruned)
         without_saturation(result)
-        given(result, set(steps), _element_types(self._graph))
+        given(result, set(steps), self._graph.element_types)
         feeds = self._feeds | {name + SUFFIX: self._expected[name] for name in steps}
         actual = _run(result, feeds, "the pruned model")
         if not has_branches(self._graph.model):  # those that were not taken have not run yet
@@ -146,6 +146,12 @@ class Comparison:
         largest = errors[worst][0] if failed else max(error for error, _ in errors.values())
         return Proof(not failed, largest, worst, len(names), len(errors) - len(names), self.seed)
 
+    def _with_inner_results(self, model: ModelProto) -> ModelProto:
+        """The model with what is compared beside its outputs."""
+        result = with_outputs(model, [*self.probes, *self.rounded], self._graph.element_types)
+        del result.graph.value_info[:]
+        return result
+
 
 def _probes(analysis: Analysis, written: set[str]) -> list[str]:
     """Results of contractions to compare, up to a bounded number of elements."""
@@ -157,22 +163,6 @@ def _probes(analysis: Analysis, written: set[str]) -> list[str]:
     sizes = np.array([np.prod([d if isinstance(d, int) else 2 for d in graph.shape(n) or ()]) for n in names], float)
     stride = max(1, int(np.ceil(sizes.sum() / PROBED_ELEMENTS)))
     return names[::stride]
-
-
-def _with_outputs(model: ModelProto, names: list[str], graph: Graph) -> ModelProto:
-    copy = ModelProto()
-    copy.CopyFrom(model)
-    types = _element_types(graph)
-    del copy.graph.value_info[:]
-    for name in names:
-        value = ValueInfoProto(name=name)
-        value.type.tensor_type.elem_type = types[name]
-        copy.graph.output.append(value)
-    return copy
-
-
-def _element_types(graph: Graph) -> dict[str, int]:
-    return {value.name: value.type.tensor_type.elem_type for value in graph.model.graph.value_info}
 
 
 def _run_reference(

@@ -93,6 +93,8 @@ class Regroup:
                 following, more = self.queue.pop()
                 self.queue.append((self._merge([(axis, size), (following, more)]), size.times(more)))
             else:
+                for part, _ in parts:
+                    self.site.pin(part, "Reshape cuts this axis at a place that is not known")
                 return self.site.pin(axis, "Reshape cuts this axis at a place that is not known")
         return self._merge(parts) if parts else self.site.pinned("an axis of size 1")
 

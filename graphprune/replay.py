@@ -69,6 +69,8 @@ def replay(graph: Graph, plan: Plan) -> tuple[Analysis, NDArray[np.bool_]]:
     analysis = analysis_of(graph, normalization, mode, experts)
     if not all(group.keep for group in plan.groups):
         analysis = with_residuals(analysis)
+    if len(plan.keep) < len(plan.groups):
+        raise UsageError("the plan names a group twice; keep one entry of each")
     known = {group.id: group for group in analysis.groups}
     for entry in plan.groups:
         group = known.get(entry.id)

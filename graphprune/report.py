@@ -27,7 +27,7 @@ from .pipeline import Result
 from .plan import Plan
 from .profiling import NodeTimes
 from .strip import KEPT, MACS, TIME, WIDTH, strip
-from .tables import amount, recipe_line
+from .tables import amount, headline, recipe_line
 
 LONGEST = 1000
 """Longer texts are cut: a name in an untrusted model can have any length."""
@@ -36,19 +36,6 @@ LISTED = 200
 """Rows of a table whose length hangs on names in the model."""
 
 _INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A row of the headline table; `share` is after over before, `limit` what was asked for."""
-
-    title: str
-    before: str
-    after: str
-    share: float | None
-    limit: float | None = None
-    change: str = ""
-    """Stands for the share where that says little."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +81,7 @@ def prune_page(
         title=f"{name}, pruned",
         name=name,
         result=result,
-        figures=_figures(result, sizes, latency, accuracies),
+        figures=headline(result, sizes, latency, accuracies),
         proof=_sentence(str(result.proof)),
         recipe=_sentence(recipe_line(result)),
         latency=latency,
@@ -145,25 +132,6 @@ def analysis_page(analysis: Analysis, cost: Cost, name: str, run: Mapping[str, s
 
 
 # ---- what the templates show -----------------------------------------------------------------------
-
-
-def _figures(result: Result, sizes: tuple[int, int], latency: Sequence[Latency], accuracies: Sequence[float]) -> list[Figure]:
-    limits = {item.target.partition("=")[0]: item.limit / item.original for item in result.realised if item.original}
-    figures = []
-    for title, kind in (("MACs", "macs"), ("parameters", "params"), ("weight bytes", "bytes"), ("channels", "channels")):
-        before, after = result.before.of(kind), result.after.of(kind)
-        share = after / before if before else None
-        figures.append(Figure(title, amount(before), amount(after), share, limits.get(kind)))
-    figures.append(Figure("file size", f"{amount(sizes[0])}B", f"{amount(sizes[1])}B", sizes[1] / max(1, sizes[0])))
-    if latency:
-        old, new = (f"{item.median_ms:.3g} ms" for item in latency)
-        share = latency[1].median_ms / latency[0].median_ms
-        figures.append(Figure("latency", old, new, share, limits.get("latency")))
-    if accuracies:
-        old, new = (f"{value:.2%}" for value in accuracies)
-        points = f"{100 * (accuracies[1] - accuracies[0]):+.2f} points"
-        figures.append(Figure("accuracy", old, new, None, None, points))
-    return figures
 
 
 def _most_changed(groups: Sequence[Distribution]) -> list[Distribution]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from .graph import Array, Graph, operator_name, to_array
 
@@ -54,9 +54,7 @@ def given(model: ModelProto, values: Collection[str], types: dict[str, int]) -> 
             if name in values and name in written:
                 node.input[index] = name + SUFFIX
     for name in values:
-        value = ValueInfoProto(name=name + SUFFIX)
-        value.type.tensor_type.elem_type = types[name]
-        model.graph.input.append(value)
+        model.graph.input.add(name=name + SUFFIX).type.tensor_type.elem_type = types[name]
 
 
 def flips(expected: Array, actual: Array) -> tuple[float, float]:

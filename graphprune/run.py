@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 
     from .bench import Latency
     from .pipeline import Result
+    from .problem import Step
     from .profiling import NodeTimes
-
-Step = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Start reading at `read_samples`.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from pathlib import Path
 from tokenize import TokenError
@@ -136,6 +136,15 @@ def fixed_batch(graph: Graph) -> int:
 def sample_count(runs: Iterable[Mapping[str, Array]]) -> int:
     """The number of samples in some runs."""
     return sum(max((len(array) for array in run.values() if array.ndim), default=1) for run in runs)
+
+
+def labelled(runs: Runs, labels: Array | None) -> Iterator[tuple[dict[str, Array], Array | None]]:
+    """Each run with the labels of its samples; None where there are none."""
+    start = 0
+    for feeds in runs:
+        end = start + sample_count([feeds])
+        yield feeds, None if labels is None else labels[start:end]
+        start = end
 
 
 def run_size(graph: Graph, values: Iterable[str], limit: int, most: int = 64) -> int:

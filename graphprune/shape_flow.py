@@ -6,14 +6,26 @@ not.  Start reading at `copied_dimensions`.
 
 from __future__ import annotations
 
-from .graph import Graph
+from typing import TYPE_CHECKING
+
+from .graph import Graph, Use
 from .node_view import NodeView
+
+if TYPE_CHECKING:
+    from .site import LooseAxis, Site
 
 Source = int | tuple[str, int] | None
 """An entry of a shape vector: a constant, the size of an axis of a value, or unknown."""
 
-_COPIES = {"Cast", "Concat", "Gather", "Identity", "Slice", "Split", "Squeeze", "Unsqueeze"}
-_SHAPE_OPERANDS = {("Resize", 3), ("Reshape", 1), ("Expand", 1), ("ConstantOfShape", 0)}
+Entries = tuple[int | None, ...]
+"""Which axis of one value each entry of a vector is the size of; None for others."""
+
+LONGEST = 64
+"""Longer vectors are no shapes, and are not followed."""
+
+_COPIES = {"Cast", "Gather", "Identity", "Slice", "Squeeze", "Unsqueeze"}
+_SHAPE_OPERANDS = {("Resize", 3), ("Expand", 1), ("ConstantOfShape", 0)}
+"""Operands whose rules go by `copied_axes`."""
 
 
 def copied_dimensions(graph: Graph, name: str) -> list[Source] | None:
@@ -30,6 +42,8 @@ def copied_dimensions(graph: Graph, name: str) -> list[Source] | None:
         entries: list[Source] = [(node.inputs[0], axis) for axis in range(rank)]
         return entries[node.attribute("start", 0) : node.attribute("end", rank)] if rank else None
     if node.operator == "Concat":
+        if any((graph.shape(part) or (LONGEST,))[0] not in range(LONGEST) for part in node.inputs):
+            return None
         parts = [copied_dimensions(graph, part) for part in node.inputs]
         return None if any(part is None for part in parts) else [entry for part in parts for entry in part or ()]
     source = copied_dimensions(graph, node.inputs[0]) if node.operator in _COPIES else None
@@ -54,33 +68,56 @@ def picked_entries(reader: NodeView, count: int) -> list[int] | None:
     return None
 
 
+def copied_axes(site: Site, index: int) -> list[LooseAxis | None] | None:
+    """For each entry of the shape vector that is input `index` the axis whose size it copies; None where it copies none.
+
+    None where the entries cannot be told: `computed_dimensions` then has all sizes in it.
+    """
+    sources = copied_dimensions(site.graph, site.inputs[index])
+    if sources is None:
+        return None
+    known = [site.ledger.loose.get(source[0]) if isinstance(source, tuple) else None for source in sources]
+    return [
+        axes[source[1]] if axes is not None and isinstance(source, tuple) else None
+        for axes, source in zip(known, sources, strict=True)
+    ]
+
+
 def computed_dimensions(graph: Graph, position: int, rank: int) -> list[int]:
     """The dimensions of a Shape (or Size) node's input that something computes with, rather than copy them into a shape."""
     node = NodeView(graph, position)
     if node.operator != "Shape":
         return list(range(rank))
-    window = list(range(rank))[node.attribute("start", 0) : node.attribute("end", rank)]
-    outputs = {value.name for value in graph.outputs}
-    return sorted(_computed(graph, node.outputs[0], window, outputs, set()))
-
-
-def _computed(graph: Graph, name: str, entries: list[int], outputs: set[str], seen: set[str]) -> set[int]:
-    """The entries of a shape vector that reach anything but a shape operand."""
-    if name in outputs:
-        return set(entries)
-    if name in seen:
-        return set()
-    seen.add(name)
+    window = tuple(range(rank))[node.attribute("start", 0) : node.attribute("end", rank)]
+    todo: list[tuple[str, Entries]] = [(node.outputs[0], window)]
+    seen = set(todo)
     found: set[int] = set()
-    for use in graph.uses.get(name, []):
-        reader = NodeView(graph, use.node)
-        if (reader.operator, use.input) in _SHAPE_OPERANDS:
-            continue
-        if reader.operator not in _COPIES:
-            found |= set(entries)
-            continue
-        picked = picked_entries(reader, len(entries)) if reader.operator in ("Gather", "Slice") else None
-        passed = entries if picked is None else [entries[k] for k in picked]
-        for output in reader.outputs:
-            found |= _computed(graph, output, passed, outputs, seen)
-    return found
+    while todo:
+        name, entries = todo.pop()
+        readers = [_passed(graph, use, entries) for use in graph.uses.get(name, [])]
+        if name in graph.read_elsewhere or None in readers:
+            found |= {entry for entry in entries if entry is not None}
+        following = {reader for reader in readers if reader is not None and any(entry is not None for entry in reader[1])} - seen
+        seen |= following
+        todo += following
+    return sorted(found)
+
+
+def _passed(graph: Graph, use: Use, entries: Entries) -> tuple[str, Entries] | None:
+    """The vector that a reader copies these entries into, nothing of them where it is a shape; None where it computes."""
+    reader = NodeView(graph, use.node)
+    if (reader.operator, use.input) in _SHAPE_OPERANDS and copied_dimensions(graph, reader.inputs[use.input]) is not None:
+        return reader.outputs[0], ()
+    if reader.operator == "Concat":
+        shapes = [graph.shape(name) for name in reader.inputs]
+        sizes = [shape[0] for shape in shapes if shape and isinstance(shape[0], int)]
+        if len(sizes) < len(shapes) or sum(sizes) > LONGEST:
+            return None
+        parts = [entries if k == use.input else (None,) * size for k, size in enumerate(sizes)]
+        return reader.outputs[0], tuple(entry for part in parts for entry in part)
+    if use.input or reader.operator not in _COPIES:
+        return None
+    if reader.operator not in ("Gather", "Slice"):
+        return reader.outputs[0], entries
+    picked = picked_entries(reader, len(entries))
+    return None if picked is None else (reader.outputs[0], tuple(entries[k] for k in picked))

@@ -13,13 +13,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from .errors import ExitCode, GraphpruneError, UsageError
 from .event_log import EventLog
-from .run import Job, Step
+from .run import Job
 from .version import VERSION
+
+if TYPE_CHECKING:
+    from .problem import Step
 
 
 @dataclass(frozen=True)

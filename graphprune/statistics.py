@@ -16,7 +16,10 @@ from .site import Axes, Axis, Chosen, Results, Site
 SPATIAL = "[b,c,_...] -> [b,c,_...]"
 
 
-def pins(attribute: str, default: int, index: int = -1, everything_after: bool = False) -> Callable[[Site], Results]:
+_WHOLE = "{} compares or normalises over this axis"
+
+
+def pins(attribute: str, default: int, index: int = -1) -> Callable[[Site], Results]:
     """Carries all axes but the one named by an attribute (or by constant input `index`), which is needed whole."""
 
     def infer(site: Site) -> Results:
@@ -26,12 +29,21 @@ def pins(attribute: str, default: int, index: int = -1, everything_after: bool =
             return site.refuse(f"{site.operator} along an axis that is not known")
         if not axes:
             return [[] for _ in site.outputs]
-        first = normal_axis(at[0], len(axes))
-        for axis in axes[first:] if everything_after else axes[first : first + 1]:
-            site.compare(axis, f"{site.operator} compares or normalises over this axis")
+        site.compare(axes[normal_axis(at[0], len(axes))], _WHOLE.format(site.operator))
         return [list(axes) for _ in site.outputs]
 
     return infer
+
+
+def quantised_softmax(site: Site) -> Results:
+    """QLinearSoftmax of com.microsoft names an opset: before 13, all axes from `axis` on are normalised over."""
+    axes = site.axes(0)
+    if axes is None:
+        return site.refuse_unknown()
+    first = normal_axis(site.attribute("axis", -1), len(axes))
+    for axis in axes[first:] if site.attribute("opset", 0) < 13 else axes[first : first + 1]:
+        site.compare(axis, _WHOLE.format(site.operator))
+    return [list(axes)]
 
 
 def top_k(site: Site) -> Results:
@@ -124,7 +136,8 @@ def layer_norm(site: Site) -> Results:
         site.note_carrier(index)
     for axis in axes[first:]:
         site.take_statistic(axis, text)
-    return [list(axes), *(site.pinned_result(k, text) for k in range(1, len(site.outputs)))]
+    statistics = [*axes[:first], *(site.pinned("an axis of size 1") for _ in axes[first:])]
+    return [list(axes), statistics, statistics][: len(site.outputs)]
 
 
 def lp_norm(site: Site) -> Results:
@@ -148,7 +161,8 @@ def skip_layer_norm(site: Site) -> Results:
             site.unify((site.axes(index) or [total[-1]])[-1], total[-1])
             site.note_carrier(index)
     site.take_statistic(total[-1], text)
-    results: Results = [list(total), site.pinned_result(1, text), site.pinned_result(2, text), list(total)]
+    statistics = [*total[:-1], site.pinned("an axis of size 1")]
+    results: Results = [list(total), statistics, statistics, list(total)]
     return results[: len(site.outputs)]
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -33,6 +33,38 @@ def amount(value: float) -> str:
     return f"{value:.0f}"
 
 
+@dataclass(frozen=True)
+class Figure:
+    """One thing before and after; `share` is after over before, `limit` the share that was asked for."""
+
+    title: str
+    before: str
+    after: str
+    share: float | None
+    limit: float | None = None
+    change: str = "-"
+    """Stands for the share where there is none."""
+
+
+def headline(
+    result: Result, sizes: tuple[int, int], latency: Sequence[Latency] = (), accuracies: Sequence[float] = ()
+) -> list[Figure]:
+    """What a run comes down to."""
+    limits = {item.target.partition("=")[0]: item.limit / item.original for item in result.realised if item.original}
+    figures = []
+    for title, kind in (("MACs", "macs"), ("params", "params"), ("weight bytes", "bytes"), ("channels", "channels")):
+        before, after = result.before.of(kind), result.after.of(kind)
+        figures.append(Figure(title, amount(before), amount(after), after / before if before else None, limits.get(kind)))
+    figures.append(Figure("file size", f"{amount(sizes[0])}B", f"{amount(sizes[1])}B", sizes[1] / max(1, sizes[0])))
+    old, new = (item.median_ms for item in latency) if latency else (result.before.latency / 1e6, result.after.latency / 1e6)
+    if old:
+        figures.append(Figure("latency", f"{old:.3g} ms", f"{new:.3g} ms", new / old, limits.get("latency")))
+    if accuracies:
+        change = f"{accuracies[1] - accuracies[0]:+.2%}"
+        figures.append(Figure("accuracy", f"{accuracies[0]:.2%}", f"{accuracies[1]:.2%}", None, None, change))
+    return figures
+
+
 def prune_table(
     result: Result, sizes: tuple[int, int], latency: Sequence[Latency] = (), accuracies: Sequence[float] = ()
 ) -> Table:
@@ -40,18 +72,10 @@ def prune_table(
     table = Table(title="graphprune", title_justify="left")
     for name, justify in (("", "left"), ("before", "right"), ("after", "right"), ("kept", "right"), ("target", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    wished = {item.target.partition("=")[0]: f"<= {item.limit / item.original:.1%}" for item in result.realised if item.original}
-    rows = [("MACs", "macs"), ("params", "params"), ("weight bytes", "bytes"), ("channels", "channels")]
-    for title, kind in rows:
-        before, after = result.before.of(kind), result.after.of(kind)
-        share = f"{after / before:.1%}" if before else "-"
-        table.add_row(title, amount(before), amount(after), share, wished.get(kind, ""))
-    table.add_row("file size", amount(sizes[0]) + "B", amount(sizes[1]) + "B", f"{sizes[1] / max(1, sizes[0]):.1%}", "")
-    old, new = (item.median_ms for item in latency) if latency else (result.before.latency / 1e6, result.after.latency / 1e6)
-    if old:
-        table.add_row("latency", f"{old:.3g} ms", f"{new:.3g} ms", f"{new / old:.1%}", wished.get("latency", ""))
-    if accuracies:
-        table.add_row("accuracy", *(f"{value:.2%}" for value in accuracies), f"{accuracies[1] - accuracies[0]:+.2%}", "")
+    for figure in headline(result, sizes, latency, accuracies):
+        kept = figure.change if figure.share is None else f"{figure.share:.1%}"
+        asked = "" if figure.limit is None else f"<= {figure.limit:.1%}"
+        table.add_row(figure.title, figure.before, figure.after, kept, asked)
     return table
 
 

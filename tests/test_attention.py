@@ -122,6 +122,26 @@ def test_a_cache_of_the_past_pins() -> None:
     assert "this form of Attention has no rule" in pinned(model)["q:1"]
 
 
+def test_scores_that_are_a_result_belong_to_the_heads() -> None:
+    model = net(
+        """
+        scores (float[2,5,10] x) => (float[2,5,7] y, float[2,1,5,5] z)
+        <float[10,24] q, float[10,8] k, float[10,6] v, float[18,7] o, float[1,6,1,1] w> {
+            qp = MatMul(x, q)
+            kp = MatMul(x, k)
+            vp = MatMul(x, v)
+            a, nk, nv, s = Attention<q_num_heads = 6, kv_num_heads = 2>(qp, kp, vp)
+            y = MatMul(a, o)
+            t = Conv(s, w)
+            z = Relu(t)
+        }""",
+        opset=23,
+    )
+    assert sorted(groups(model).values()) == [2, 3, 3, 4]
+    assert any("w:1 consumer" in members(model, group) for group in groups(model))
+    halve(model, silence=True)
+
+
 @pytest.mark.parametrize("interleaved", [0, 1])
 def test_rotary_pairs_leave_together(interleaved: int) -> None:
     rotate = f"qr = RotaryEmbedding<num_heads = 6, interleaved = {interleaved}>(qp, c, s)"
@@ -216,3 +236,30 @@ def test_skip_normalisation_pins_what_it_averages_over(operator: str) -> None:
     assert groups(model) == {"m:1": 12}
     assert "statistics over this axis" in pinned(model)["q:1"]
     halve(model)
+
+
+def test_statistics_of_a_skip_normalisation_that_nobody_reads() -> None:
+    model = net(
+        """
+        skip (float[2,5,10] x) => (float[2,3,10] y) <float[8,5] w1, float[10] c, float[3,8] w2> {
+            p = MatMul(w1, x)
+            n, mean, inv = com.microsoft.SkipLayerNormalization(p, p, c)
+            y = MatMul(w2, n)
+        }""",
+        domains=("com.microsoft",),
+    )
+    assert groups(model) == {"w1:0": 8}
+    halve(model)
+
+
+def test_a_cache_that_projected_attention_makes_pins() -> None:
+    model = net(
+        """
+        packed (float[2,5,10] x) => (float[2,5,7] y) <float[10,36] w, float[36] b, float[12,7] o> {
+            a, present = com.microsoft.Attention<num_heads = 4>(x, w, b)
+            y = MatMul(a, o)
+        }""",
+        domains=("com.microsoft",),
+    )
+    assert groups(model) == {}
+    assert pinned(model)["w:1"] == "this form of com.microsoft::Attention has no rule"

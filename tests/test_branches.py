@@ -115,6 +115,21 @@ def test_branches_within_branches() -> None:
     assert [node.op_type for node in outer.node] == ["If", "Neg"]
 
 
+def test_branches_of_two_ifs_without_names() -> None:
+    """Each holds an If that writes the same value as the other one's."""
+
+    def nested(*operators: str) -> onnx.NodeProto:
+        graphs = [branch(name, [helper.make_node(op, ["a"], ["i"])], "i") for name, op in zip("pq", operators, strict=True)]
+        return helper.make_node("If", ["flag"], ["o"], then_branch=graphs[0], else_branch=graphs[1])
+
+    model = chooses(branch("yes", [nested("Tanh", "Relu")], "o"), branch("no", [nested("Neg", "Abs")], "o"), out=6)
+    assert groups(model) == {"w0:0": 6}
+    result = halve(model)
+    bodies = [attribute.g.node[0] for attribute in result.model.graph.node[1].attribute]
+    found = [[attribute.g.node[0].op_type for attribute in body.attribute] for body in bodies]
+    assert found == [["Tanh", "Relu"], ["Neg", "Abs"]]
+
+
 def test_what_the_rewrite_adds_stays_in_the_branch() -> None:
     """A strided Slice of kept channels becomes a Slice and a Gather."""
     slice_ = helper.make_node("Slice", ["a", "s", "e", "axis", "step"], ["t"], name="every second")

@@ -8,7 +8,8 @@ from nets import initializer, net, residual
 from onnx import ModelProto
 
 import graphprune
-from graphprune.calibration import linear_nodes, with_outputs
+from graphprune.calibration import linear_nodes
+from graphprune.graph import with_outputs
 from graphprune.linear import Linear
 from graphprune.runtime import random_inputs, run
 from graphprune.tails import tail_of
@@ -50,7 +51,7 @@ def only(model: ModelProto) -> tuple[graphprune.graph.Graph, Linear]:
 def test_rows_times_matrix_is_the_result(model: ModelProto) -> None:
     graph, node = only(model)
     feeds = random_inputs(graph, 1, batch=3)
-    values = run(with_outputs(graph, [node.result]), feeds) | feeds
+    values = run(with_outputs(graph.model, [node.result], graph.element_types), feeds) | feeds
     rng = np.random.default_rng(0)
     assert node.result_shape(values[node.data].shape) == values[node.result].shape
     picks = node.picks(values[node.result].shape, 7, rng)
@@ -101,7 +102,7 @@ def tail_values(model: ModelProto, position: int) -> None:
     tail = tail_of(graph, node)
     feeds = random_inputs(graph, 2, batch=3)
     names = [name for name in (node.result, tail.total, tail.other) if name]
-    values = run(with_outputs(graph, [name for name in names if name not in feeds]), feeds) | feeds
+    values = run(with_outputs(graph.model, [name for name in names if name not in feeds], graph.element_types), feeds) | feeds
     shape = [1] * values[node.result].ndim
     shape[node.result_axis] = -1
     expected = tail.gain.reshape(shape) * values[node.result] + tail.offset.reshape(shape)

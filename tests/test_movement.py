@@ -201,14 +201,62 @@ def test_the_two_slices_of_a_c2f_block() -> None:
         halve(model, channels=ratio)
 
 
-def test_slice_with_bounds_from_the_data_pins() -> None:
-    model = net("""
-        data (float[N,3,6,6] x, int64[1] end) => (float[N,8,6,6] y) <float[8,3,1,1] w1, int64[1] s = {0}, int64[1] at = {2}> {
-            a = Conv(x, w1)
-            y = Slice(a, s, end, at)
-        }""")
+BOUNDS = """
+    bounds (float[N,3,6,6] x, float[H] z, float[W] w) => (float[N,4,K,L] y)
+    <float[8,3,1,1] w1, float[4,8,1,1] w2, int64[1] at = {%d}, int64[1] zero = {0}, int64[2] both = {2, 3}, int64[2] none> {
+        a = Conv(x, w1)
+        end = Shape(z)
+        ends = Concat<axis = 0>(end, end)
+        further = Shape(w)
+        sizes = Concat<axis = 0>(end, further)
+        %s
+        y = Conv(b, w2)
+    }"""
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        "b = Slice(a, zero, end, at)",
+        "b = Slice(a, none, ends, both)",
+        "b = Slice(a, zero, end, at, end)",
+        "b, rest = Split<axis = 2>(a, sizes)",
+    ],
+)
+def test_bounds_from_the_data_pin_the_axes_that_are_cut_alone(rows: str) -> None:
+    model = net(BOUNDS % (2, rows))
+    assert groups(model) == {"w1:0": 8}
+    if "Split" not in rows:  # sizes of inputs that are made up do not add up to that of the axis
+        halve(model)
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ("b = Slice(a, zero, end, at)", "the bounds of Slice are computed at run time"),
+        ("b = Slice(a, zero, zero, end)", "the axes of Slice are computed at run time"),
+        ("b, rest = Split<axis = 1>(a, sizes)", "the sizes of Split are computed at run time"),
+    ],
+)
+def test_bounds_from_the_data_pin_channels(rows: str, reason: str) -> None:
+    model = net(BOUNDS % (1, rows))
     assert groups(model) == {}
-    assert "run time" in pinned(model)["w1:0"] or "output" in pinned(model)["w1:0"]
+    assert pinned(model)["w1:0"] == reason
+
+
+def test_a_slice_of_two_axes_that_are_no_ranges_any_more() -> None:
+    model = net("""
+        reverse (float[1,4,6] x) => (float[1,3,5] y)
+        <float[8,4] w1, float[6,10] w2, float[3,8] w3, float[10,5] w4, int64[2] s = {-1, -1}, int64[2] at = {1, 2},
+         int64[2] e = {-9223372036854775807, -9223372036854775807}, int64[2] back = {-1, -1}> {
+            p = MatMul(w1, x)
+            q = MatMul(p, w2)
+            f = Slice(q, s, e, at, back)
+            r = MatMul(w3, f)
+            y = MatMul(r, w4)
+        }""")
+    assert sorted(groups(model).values()) == [8, 10]
+    assert operators(halve(model).model).count("Gather") == 2
 
 
 def test_a_slice_that_is_no_range_any_more_becomes_a_gather() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,14 @@ def test_an_edited_plan_that_is_consistent_is_applied() -> None:
     assert result.proof.passed
 
 
+def test_a_group_that_the_plan_does_not_name_stays_whole() -> None:
+    whole = plan_that_keeps(residual(), {"stem:0": [0, 2, 7]})
+    plan = replace(whole, groups=[group for group in whole.groups if group.id == "stem:0"])
+    result = graphprune.apply_plan(residual(), plan)
+    assert shapes(result.model)["outer"] == [3, 6, 3, 3]
+    assert result.plan == plan
+
+
 # ---- what is refused ----------------------------------------------------------------------------
 
 
@@ -173,6 +182,10 @@ def negative(plan: dict[str, Any]) -> None:
 def duplicate(plan: dict[str, Any]) -> None:
     keep = group(plan)["keep"]
     keep[1] = keep[0]
+
+
+def named_twice(plan: dict[str, Any]) -> None:
+    plan["groups"].append(group(plan))
 
 
 def descending(plan: dict[str, Any]) -> None:
@@ -233,6 +246,7 @@ def unknown_role(plan: dict[str, Any]) -> None:
         (out_of_range, "the plan's group 'stem:0' keeps index 8, but its size is 8"),
         (negative, "not a valid plan: groups.0.keep.0: Input should be greater than or equal to 0"),
         (duplicate, "the plan's group 'stem:0' keeps an index twice"),
+        (named_twice, "the plan names a group twice"),
         (descending, "the plan contradicts itself"),
         (empty, "the plan keeps nothing of group 'stem:0'"),
         (contradiction, "the indices for tensor 'stem' are not those of its groups"),

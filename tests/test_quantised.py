@@ -161,3 +161,22 @@ def test_kernels_that_saturate_do_not_fail_the_proof() -> None:
     result = graphprune.prune(model, targets=["channels=0.5"], align=1)
     assert result.proof is not None
     assert result.proof.passed
+
+
+@pytest.mark.parametrize(("opset", "free"), [(12, {}), (13, {"w1:1": 8})])
+def test_quantised_softmax_follows_an_opset(opset: int, free: dict[str, int]) -> None:
+    model = net(
+        f"""
+        softmax (float[1,4,6] x) => (float[1,4,3] y)
+        <float[6,8] w1, float s = {{0.05}}, uint8 z = {{128}}, float t = {{0.00390625}}, uint8 o = {{0}}, float[8,3] w2> {{
+            h = MatMul(x, w1)
+            q = QuantizeLinear(h, s, z)
+            p = com.microsoft.QLinearSoftmax<axis = 1, opset = {opset}>(q, s, z, t, o)
+            d = DequantizeLinear(p, t, o)
+            y = MatMul(d, w2)
+        }}""",
+        domains=("com.microsoft",),
+    )
+    assert groups(model) == free
+    if free:
+        halve(model)

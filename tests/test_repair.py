@@ -289,6 +289,15 @@ def test_accuracy_counts_the_best_class() -> None:
     assert accuracy(model, {"x": eye, "labels": np.array([0, 1, 1])}) == pytest.approx(2 / 3)
 
 
+def test_accuracy_of_a_network_that_prescribes_a_batch() -> None:
+    model = net("f (float[2,3] x, float scale) => (float[2,3] y) { y = Mul(x, scale) }")
+    eye = np.eye(3, dtype=np.float32)
+    found = {"x": eye, "scale": np.array(2, np.float32), "labels": np.array([0, 0, 2])}
+    assert accuracy(model, found) == pytest.approx(1 / 2)
+    with pytest.raises(UsageError, match="runs on batches of 2, but there are only 1 samples"):
+        accuracy(model, {"x": eye[:1], "scale": np.array(2, np.float32), "labels": np.array([0])})
+
+
 # ---- samples that cannot serve ------------------------------------------------------------------
 
 

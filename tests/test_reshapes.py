@@ -114,6 +114,18 @@ def test_a_reshape_across_axes_with_no_common_boundary() -> None:
         graphprune.prune(model, targets=["channels=0.5"], align=1)
 
 
+def test_channels_joined_with_a_part_of_an_axis_of_unknown_size() -> None:
+    """[N, 8, L] to [N, 16, L / 2]: where L is cut nobody knows, so the channels that are joined with it stay."""
+    model = net("""
+        halves (float[1,3,L] x) => (float[1,4,K] y) <float[8,3,1] w1, float[4,16,1] w2, int64[3] shape = {0,16,-1}> {
+            a = Conv(x, w1)
+            c = Reshape(a, shape)
+            y = Conv(c, w2)
+        }""")
+    assert groups(model) == {}
+    assert pinned(model)["w1:0"] == "Reshape cuts this axis at a place that is not known"
+
+
 def test_leading_axis_joined_with_the_dynamic_batch() -> None:
     """[N, T, C] to [N T, C] and back: the channel axis stays free, tokens join the batch."""
     model = net("""

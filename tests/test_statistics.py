@@ -205,3 +205,15 @@ def test_quantised_activations_and_weights() -> None:
         *("w1:0 producer", "s1:0 carrier", "z1:0 carrier", "b1:0 carrier", "t1:0 carrier", "u1:0 carrier", "w2:1 consumer"),
     }
     halve(model)
+
+
+def test_mean_and_deviation_of_a_layer_normalisation() -> None:
+    model = net("""
+        statistics (float[1,3,4,6] x) => (float[1,2,4,6] y) <float[8,3,1,1] w1, float[6] g, float[6] o, float[2,8,1,1] w2> {
+            c = Conv(x, w1)
+            n, mean, inv = LayerNormalization<axis = -1>(c, g, o)
+            d = Sub(n, mean)
+            y = Conv(d, w2)
+        }""")
+    assert members(model, "w1:0") == FREE
+    halve(model)

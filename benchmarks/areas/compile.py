@@ -27,13 +27,13 @@ PEERS = (PEER, PEER_THREADS, ONNXSIM)
 BUSY = ", busy"
 
 HOW = """Each tool prunes every layer to half of its channels by the L1 norm, without a proof, each run in a process of its own;
-a round is all tools on all networks, so that ranges hold what a machine changes within minutes. *Whole process* is from
-the start of Python to the end, reading and writing files included: `graphprune prune` for ours; for Torch-Pruning a
-script that imports torch, loads the pickled module, builds the dependency graph, prunes, and saves the module; for
-onnxsim one that loads, prunes and saves. *In process* is what is left when Python's start, imports, loading and saving
-are left out: `graphprune.prune` on a loaded model, Torch-Pruning's build and step, onnxsim's
-`apply_structured_pruning`. Figures are medians, with the smallest and the largest of the rounds; ratios are taken round
-by round.
+a round is all tools on all networks, so that ranges hold what a machine changes within minutes. A run begins when what
+earlier ones wrote is on the disk. *Whole process* is from the start of Python to the end, reading and writing files
+included: `graphprune prune` for ours; for Torch-Pruning a script that imports torch, loads the pickled module, builds
+the dependency graph, prunes, and saves the module; for onnxsim one that loads, prunes and saves. *In process* is what
+is left when Python's start, imports, loading and saving are left out: `graphprune.prune` on a loaded model,
+Torch-Pruning's build and step, onnxsim's `apply_structured_pruning`. Figures are medians, with the smallest and the
+largest of the rounds; ratios are taken round by round.
 
 Torch-Pruning runs thousands of tiny tensor operations. With more than one thread each of them waits for a thread that
 another program may have displaced. By hand on 2026-11-21, ResNet-50 on two cores: 0.6 s with two threads in the

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, ValueInfoProto
+from onnx import TensorProto
 
 from graphprune.errors import ProofError, UsageError, first_line
-from graphprune.graph import Array, Graph
+from graphprune.graph import Array, Graph, with_outputs
 from graphprune.inference import Analysis
 from graphprune.labels import Ids
 from graphprune.runtime import run
@@ -40,17 +40,10 @@ class Reading:
 
 def read_values(graph: Graph, feeds: Mapping[str, Array], what: str) -> Reading:
     """Run a graph and note all that it computes.  Raises ProofError where ONNX Runtime cannot run it."""
-    model = ModelProto()
-    model.CopyFrom(graph.model)
-    types = {value.name: value.type.tensor_type.elem_type for value in graph.model.graph.value_info}
-    outputs = {value.name for value in model.graph.output}
-    for name in (name for node in graph.nodes for name in node.output):
-        if types.get(name) in FLOATS and name not in outputs:
-            value = ValueInfoProto(name=name)
-            value.type.tensor_type.elem_type = types[name]
-            model.graph.output.append(value)
+    types = graph.element_types
+    names = [name for node in graph.nodes for name in node.output if types.get(name) in FLOATS]
     try:
-        found = run(model, feeds)
+        found = run(with_outputs(graph.model, names, types), feeds)
     except Exception as error:  # onnxruntime raises many unrelated types
         raise ProofError(f"ONNX Runtime cannot run {what}: {first_line(error)}") from error
     weights = {name: graph.constant(name) for name, tensor in graph.initializers.items() if tensor.data_type in FLOATS}

@@ -99,7 +99,8 @@ def _copy_with_cut_weights(graph: Graph, kept_of: KeptOf, gone: Container[int]) 
     """The model with every weight cut, never copying what is dropped; weights that only nodes in `gone` read are left out."""
     model = copy_model(graph.model, without=["initializer", "value_info"])
     for name, tensor in graph.initializers.items():
-        if gone and name in graph.uses and all(use.node in gone for use in graph.uses[name]):
+        readers = graph.uses.get(name, ())
+        if gone and readers and name not in graph.read_elsewhere and all(use.node in gone for use in readers):
             continue
         cuts = kept_axes(kept_of, name, len(tensor.dims))
         copy = model.graph.initializer.add()

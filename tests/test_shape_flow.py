@@ -1,0 +1,167 @@
+"""Sizes that are read at run time: what only copies them follows by itself, what computes with them pins."""
+
+from __future__ import annotations
+
+import pytest
+from halving import groups, halve, members, pinned, shapes
+from nets import net
+from onnx import ModelProto
+
+import graphprune
+
+COMPUTED = "its size is computed with at run time"
+
+
+def joined(rows: str, extra: str = "") -> ModelProto:
+    """A convolution to 8 channels whose shape is read, beside something of 8 channels that is made with it."""
+    return net(f"""
+        joined (float[1,3,H,W] x) => (float[1,4,A,B] y) <float[8,3,1,1] w1, float[4,16,1,1] w2, int64[1] one = {{1}}{extra}> {{
+            c = Conv(x, w1)
+            s = Shape(c)
+            {rows}
+            cat = Concat<axis = 1>(c, e)
+            y = Conv(cat, w2)
+        }}""")
+
+
+def divided(rows: str, extra: str = "") -> ModelProto:
+    """A convolution to 8 channels that is divided by something computed from its shape `s`."""
+    return net(f"""
+        divided (float[N,3,H,4] x) => (float[N,2,A,4] y)
+        <float[8,3,1,1] w1, float[2,8,1,1] w2, int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] two = {{2}}{extra}> {{
+            c = Conv(x, w1)
+            s = Shape(c)
+            {rows}
+            z = Div(c, f)
+            y = Conv(z, w2)
+        }}""")
+
+
+# ---- copies -------------------------------------------------------------------------------------
+
+
+def test_zeros_like() -> None:
+    model = joined("e = ConstantOfShape(s)")
+    assert members(model, "w1:0") == {"w1:0 producer", "w2:1 consumer"}
+    assert shapes(halve(model).model)["w2"] == [4, 8, 1, 1]
+
+
+def test_expand_as() -> None:
+    model = joined("p = GlobalAveragePool(x)\n g = Conv(p, w3)\n e = Expand(g, s)", ", float[8,3,1,1] w3")
+    assert members(model, "w1:0") == {"w1:0 producer", "w3:0 producer", "w2:1 consumer"}
+    halve(model)
+
+
+def test_a_number_expanded_to_the_shape_of_a_value() -> None:
+    model = joined("e = Expand(half, s)", ", float half = {0.5}")
+    assert groups(model) == {"w1:0": 8}
+    halve(model)
+
+
+def test_sizes_that_go_through_slices_and_concats() -> None:
+    rows = "k = Slice(s, one, two)\n h = Slice(s, two, four)\n t = Concat<axis = 0>(one, k, h)\n e = ConstantOfShape(t)"
+    model = joined(rows, ", int64[1] two = {2}, int64[1] four = {4}")
+    assert groups(model) == {"w1:0": 8}
+    halve(model)
+
+
+def test_resize_to_the_size_of_another_value() -> None:
+    model = joined('d = Conv(x, w3)\n e = Resize<mode = "nearest">(d, , , s)', ", float[8,3,1,1] w3")
+    assert members(model, "w1:0") == {"w1:0 producer", "w3:0 producer", "w2:1 consumer"}
+    halve(model)
+
+
+def test_resize_of_named_axes_leaves_the_others() -> None:
+    rows = 'h = Slice(s, two, four)\n t = Mul(h, two)\n e = Resize<mode = "nearest", axes = [-2, -1]>(c, , , t)'
+    model = net(
+        f"""
+        resized (float[1,3,H,W] x) => (float[1,4,A,B] y)
+        <float[8,3,1,1] w1, float[4,8,1,1] w2, int64[1] two = {{2}}, int64[1] four = {{4}}> {{
+            c = Conv(x, w1)
+            s = Shape(c)
+            {rows}
+            y = Conv(e, w2)
+        }}""",
+        opset=18,
+    )
+    assert groups(model) == {"w1:0": 8}
+    halve(model)
+
+
+# ---- computations -------------------------------------------------------------------------------
+
+
+def test_view_as() -> None:
+    """A Reshape to the shape of another value: nothing says which indices it takes."""
+    model = joined("d = Conv(x, w3)\n f = Flatten(d)\n e = Reshape(f, s)", ", float[8,3,1,1] w3")
+    assert groups(model) == {}
+    assert pinned(model)["w1:0"] == COMPUTED
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        "u = Gather(s, one)\n f = Cast<to = 1>(u)",
+        "n = Slice(s, zero, one)\n k = Slice(s, one, two)\n u = Concat<axis = 0>(n, k)\n p = ReduceProd(u)\n f = Cast<to = 1>(p)",
+        "n = Slice(s, one, three)\n u = Concat<axis = 0>(seven, n)\n p = Slice(u, one, two)\n f = Cast<to = 1>(p)",
+        "a, b, d, e = Split<axis = 0>(s)\n f = Cast<to = 1>(b)",
+        "u = Slice(s, two, zero, zero, back)\n t = ConstantOfShape(u)\n f = ReduceSum<keepdims = 0>(t)",
+    ],
+)  # fmt: skip
+def test_a_number_of_channels_that_is_computed_with(rows: str) -> None:
+    model = divided(rows, ", int64[1] three = {3}, int64[1] seven = {7}, int64[1] back = {-1}")
+    assert groups(model) == {}
+    assert pinned(model)["w1:0"] == COMPUTED
+
+
+def test_other_sizes_may_be_computed_with() -> None:
+    rows = "n = Slice(s, one, three)\n u = Concat<axis = 0>(seven, n)\n p = Slice(u, two, three)\n f = Cast<to = 1>(p)"
+    model = divided(rows, ", int64[1] three = {3}, int64[1] seven = {7}")
+    assert groups(model) == {"w1:0": 8}
+    halve(model)
+
+
+def test_a_loop_that_computes_with_sizes() -> None:
+    body = """<body = b (int64 i, bool ci, float[1] st) => (bool co, float[1] next) {
+        co = Identity(ci)
+        g = Cast<to = 1>(s)
+        p = ReduceProd<keepdims = 0>(g)
+        next = Add(st, p)
+    }>"""
+    model = divided(f"f = Loop(trips, go, start) {body}", ", int64 trips = {2}, bool go = {1}, float[1] start = {1.0}")
+    assert groups(model) == {}
+    assert pinned(model)["w1:0"] == COMPUTED
+
+
+# ---- shapes that others read, too ---------------------------------------------------------------
+
+
+def test_a_target_shape_that_a_loop_reads_as_well() -> None:
+    model = net("""
+        shared (float[1,3,4,4] x, float[1,128] v) => (float[1,2,16] y, float[A,B,C] z)
+        <float[8,3,1,1] w1, float[2,8,1] w2, int64[3] k = {1, 8, 16}, int64 trips = {2}, bool go = {1},
+         int64[3] k0 = {1, 4, 32}> {
+            h = Conv(x, w1)
+            r = Reshape(h, k)
+            y = Conv(r, w2)
+            v0 = Reshape(v, k0)
+            z = Loop(trips, go, v0) <body = b (int64 i, bool ci, float[D0,D1,D2] st) => (bool co, float[E0,E1,E2] next) {
+                co = Identity(ci)
+                next = Reshape(st, k)
+            }>
+        }""")
+    assert groups(model) == {"w1:0": 8}
+    halve(model)
+
+
+def test_expand_of_an_axis_of_unknown_size() -> None:
+    """It may have the target's size already: then these are no copies."""
+    model = net("""
+        unknown (float[N,6] x) => (float[1,3] y) <float[6,8] w1, int64[2] t = {2, 8}, int64[2] flat = {1, 16}, float[16,3] w2> {
+            h = MatMul(x, w1)
+            e = Expand(h, t)
+            r = Reshape(e, flat)
+            y = MatMul(r, w2)
+        }""")
+    assert [group.size for group in graphprune.analyze(model).groups] == [8]
+    halve(model)
