@@ -58,7 +58,7 @@ def _hoisted(model: ModelProto, node: NodeProto, taken: set[str], titles: set[st
         for inner in graph.node:
             copied = NodeProto()
             copied.CopyFrom(inner)
-            _rename(copied, names)
+            rename(copied, names)
             copied.name = _new_name(copied.name, titles)
             copied.metadata_props.add(key=SCOPE, value=f"{node.name}/{branch}")
             nodes.append(copied)
@@ -89,13 +89,14 @@ def _new_name(name: str, taken: set[str]) -> str:
     return new
 
 
-def _rename(node: NodeProto, names: dict[str, str]) -> None:
+def rename(node: NodeProto, names: dict[str, str]) -> None:
+    """Give values that a node and its bodies read or write other names, in place."""
     for field in (node.input, node.output):
         for index, name in enumerate(field):
             field[index] = names.get(name, name)
     for graph in subgraphs(node):
         for inner in graph.node:
-            _rename(inner, names)
+            rename(inner, names)
         for value in graph.output:
             value.name = names.get(value.name, value.name)
 

@@ -34,6 +34,7 @@ from .terminal import (
     SHAPE,
     THREADS,
     check_output,
+    check_outputs,
     circumstances,
     file_size,
     json_path,
@@ -78,6 +79,14 @@ class Commands(click.Group):
         module, _, name = ELSEWHERE[cmd_name].partition(":")
         command: click.Command = getattr(import_module(f"graphprune.{module}"), name)
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a verb; interrupted from the keyboard it ends as shells expect, not with click's exit code."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("Aborted!", err=True)
+            ctx.exit(int(ExitCode.INTERRUPTED))
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run a command; never lets a traceback out unless GRAPHPRUNE_DEBUG is set."""
@@ -248,8 +257,9 @@ def prune(
 
     files = {"output": output, "plan": plan_to, "report": report_to, "save-config": save_config or config_beside(output)}
     written = [path for path in files.values() if path is not None]
-    for path in (*written, events, json_path(json_to)):
-        check_output(path)
+    others = [*written[1:], events, json_path(json_to)]
+    check_outputs([output, *others], [eval, options["calibration"]])
+    check_outputs(others, [model])
     server = server_of(mlflow, mlflow_experiment)
     where = circumstances() if report_to else {}
     job = runs.Job(str(model), Options(**options, repair=named_repairs(repair)), shapes, eval, measure, require)
@@ -295,14 +305,14 @@ def apply(model: Path, plan: Path, output: Path, no_verify: bool, json_to: str |
     from .plan import read_plan, read_weights
     from .provenance import record
 
-    check_output(output)
-    check_output(json_path(json_to))
+    check_outputs([output, json_path(json_to)], [plan])
+    before = file_size(model)
     with progress("applying the plan"):
         result = pipeline.apply_plan(model, read_plan(plan), not no_verify, read_weights(plan))
     _exporter().write(record(result.cut, result.plan), output)
     from . import tables
 
-    sizes = file_size(model), file_size(output)
+    sizes = before, file_size(output)
     report([tables.prune_table(result, sizes)], lambda: tables.prune_json(result, sizes), json_to)
     if json_to != "-" and result.proof is not None:
         click.echo(str(result.proof))

@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
 import os
 from functools import lru_cache
 from pathlib import Path
 
+from .companion_files import files_of
 from .configuration import PATHS, values_of
 from .errors import InvalidModelError
-from .model_file import all_tensors
 from .provenance import file_digest
 from .run import Job
 from .sources import is_import_string
 from .version import VERSION
 
-_WORD = b"location"
-"""What every tensor with external data has in its entry."""
+PADDLE, PADDLE_WEIGHTS = (".pdmodel", ".json"), ".pdiparams"
+"""What a Paddle model may be called, and where it has its weights."""
 
 
 def job_digest(job: Job) -> str:
@@ -52,7 +51,7 @@ def _digest(path: Path) -> str:
     if not path.is_file() and not path.is_dir():
         raise InvalidModelError(f"{path}: there is no such file or folder")
     try:
-        found = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else _with_external(path)
+        found = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else _with_weights(path)
         parts = [f"{os.path.relpath(each, path)} {_file(each, each.stat().st_mtime_ns, each.stat().st_size)}" for each in found]
     except OSError as error:
         raise InvalidModelError(f"{path}: cannot be read: {error.strerror}") from error
@@ -65,26 +64,7 @@ def _file(path: Path, time: int, size: int) -> str:
     return file_digest(path)
 
 
-def _with_external(path: Path) -> list[Path]:
-    """A file and those that an ONNX model in it names for its weights."""
-    if path.suffix != ".onnx" or not _mentions(path, _WORD):
-        return [path]
-    from google.protobuf.message import DecodeError
-    from onnx import ModelProto
-
-    model = ModelProto()
-    try:
-        model.ParseFromString(path.read_bytes())
-    except DecodeError:
-        return [path]  # the job will say so
-    names = {entry.value for tensor in all_tensors(model.graph) for entry in tensor.external_data if entry.key == "location"}
-    folder = path.parent.resolve()
-    inside = [each for each in ((folder / name).resolve() for name in sorted(names)) if each.is_relative_to(folder)]
-    return [path, *(each for each in inside if each.is_file())]
-
-
-def _mentions(path: Path, word: bytes) -> bool:
-    if not path.stat().st_size:
-        return False
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return data.find(word) >= 0
+def _with_weights(path: Path) -> list[Path]:
+    """A file and those that hold its weights."""
+    beside = path.with_suffix(PADDLE_WEIGHTS)
+    return [*files_of(path), *([beside] if path.suffix in PADDLE and beside.is_file() else ())]

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
-from .graph import canonical_domain, element_count, node_reads
+from .external import is_external
+from .graph import canonical_domain, element_count, node_reads, to_array
 from .limits import factor, paused
 
 if TYPE_CHECKING:
@@ -86,7 +89,8 @@ class Folding:
         self._ties = _ties(model)
         try:
             wrapped = ir.serde.deserialize_model(model)
-            fold_constants(wrapped, input_size_limit=FOLD_LIMIT, output_size_limit=FOLD_LIMIT, should_fold=self._should_fold)
+            with _readable(wrapped, model):
+                fold_constants(wrapped, input_size_limit=FOLD_LIMIT, output_size_limit=FOLD_LIMIT, should_fold=self._should_fold)
             return ir.serde.serialize_model(wrapped)
         except (ir.serde.SerdeError, ValueError, TypeError, AttributeError, KeyError, IndexError, RuntimeError):
             return None
@@ -105,6 +109,28 @@ class Folding:
             return False
         self._left -= work
         return True if node.op_type == "ConstantOfShape" else None
+
+
+@contextmanager
+def _readable(wrapped: ir.Model, model: ModelProto) -> Iterator[None]:
+    """Meanwhile weights that are still in a file are read where they are asked for; onnx_ir cannot tell where they are.
+
+    What cannot be read would be computed with as if it were absent.
+    """
+    import onnx_ir as ir
+
+    def reader(tensor: TensorProto) -> ir.LazyTensor:
+        kind, shape = ir.DataType(tensor.data_type), ir.Shape(tensor.dims)
+        return ir.LazyTensor(lambda: ir.Tensor(to_array(tensor), kind, name=tensor.name), kind, shape, name=tensor.name)
+
+    values = wrapped.graph.initializers
+    places = {tensor.name: values[tensor.name].const_value for tensor in model.graph.initializer if is_external(tensor)}
+    for tensor in model.graph.initializer:
+        if tensor.name in places:
+            values[tensor.name].const_value = reader(tensor)
+    yield
+    for name in places.keys() & values.keys():
+        values[name].const_value = places[name]
 
 
 def _elements_written(node: ir.Node, read: int) -> int | None:

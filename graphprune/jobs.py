@@ -22,6 +22,7 @@ from pydantic import AfterValidator, BaseModel, Field, create_model
 from .configuration import STRICT, configuration, fields_of, job_fields, job_of, located, validated
 from .document import Document, read_document
 from .errors import UsageError
+from .result_folder import is_result
 from .run import Job
 from .sources import is_import_string
 from .targets import UNITS
@@ -170,7 +171,8 @@ def _models(document: Document, patterns: tuple[str, ...], folder: Path) -> list
         if (folder / pattern).exists():
             hits = [pattern]
         else:
-            hits = [name for name in sorted(glob.glob(pattern, root_dir=folder, recursive=True)) if (folder / name).is_file()]
+            names = sorted(glob.glob(pattern, root_dir=folder, recursive=True))
+            hits = [name for name in names if (folder / name).is_file() and not is_result(folder / name)]
         if not hits:
             raise UsageError(f"{document.where(('models', number))}: {pattern!r} matches no file in {folder}")
         found |= dict.fromkeys(os.path.normpath(folder / name) for name in hits)

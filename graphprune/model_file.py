@@ -37,6 +37,12 @@ MAPPED = 2**22
 LARGE = 2**17
 """Bytes of a weight that is left in its file, and written in pieces."""
 
+_SIZED_BY = ("Range", "Resize", "Upsample")
+"""Operators whose results have sizes that hang on the values of floating-point operands."""
+
+_PACKED = 4
+"""The most elements that one number of a field other than raw data holds: those of 2 bits."""
+
 _SIZED = {kind for kind in TensorProto.DataType.values() if kind not in (TensorProto.UNDEFINED, TensorProto.STRING)}
 
 
@@ -67,6 +73,7 @@ def read_model(path: Path) -> ModelProto:
     stay, granted, known = not fits_message(model), Counter[Path](), dict[str, Path]()
     left = {place.index for place in places}
     inner = [each for function in model.functions for each in tensors_of(function.node)]
+    may_stay = len(model.graph.initializer)
     for number, tensor in enumerate([*all_tensors(model.graph), *inner]):  # the initializers come first
         _check_dims(tensor, path)
         if number in left:
@@ -76,7 +83,7 @@ def read_model(path: Path) -> ModelProto:
             more = min(byte_count(tensor), source.stat().st_size - granted[source])  # tensors may name the same bytes
             granted[source] += more
             grant(more)
-            if stay and element_count(tensor) > SHAPE_SIZED:
+            if stay and number < may_stay and element_count(tensor) > SHAPE_SIZED:
                 point_to(tensor, str(source))
                 continue
             load_external(tensor, source)
@@ -203,6 +210,11 @@ def load_weights(model: ModelProto) -> ModelProto:
     return model
 
 
+def serialised_size(model: ModelProto) -> int:
+    """Bytes of a model with its weights, those in files included."""
+    return int(model.ByteSize()) + sum(byte_count(tensor) for tensor in model.graph.initializer if is_external(tensor))
+
+
 def _check_dims(tensor: TensorProto, path: Path) -> None:
     if any(size < 0 for size in tensor.dims):
         raise InvalidModelError(f"{path}: tensor {tensor.name!r} has a negative dimension")
@@ -216,7 +228,7 @@ def _check_size(tensor: TensorProto, path: Path) -> None:
         return
     stored = sum(len(values) for values in (tensor.float_data, tensor.int32_data, tensor.int64_data))
     stored += len(tensor.double_data) + len(tensor.uint64_data) + len(tensor.string_data)
-    if element_count(tensor) > 2 * max(stored, 0):
+    if element_count(tensor) > _PACKED * stored:
         raise InvalidModelError(f"{path}: tensor {tensor.name!r} declares {element_count(tensor)} elements and holds {stored}")
 
 
@@ -309,7 +321,7 @@ def serialised(model: ModelProto) -> Iterator[bytes | memoryview]:
 def _write_external(model: ModelProto, path: Path, data_path: Path, location: str, layout: Layout) -> None:
     skeleton, tensors = copy_model(model, without=["initializer"]), [as_raw(tensor) for tensor in model.graph.initializer]
     lengths = [byte_count(tensor) for tensor in tensors]
-    placement = layout(tensors, lengths)
+    placement = layout(tensors, lengths, {name for node in model.graph.node if node.op_type in _SIZED_BY for name in node.input})
     with data_path.open("wb") as data:
         data.write(placement.header)
         for number, tensor in enumerate(tensors):
@@ -332,7 +344,12 @@ def _write_external(model: ModelProto, path: Path, data_path: Path, location: st
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """A temporary file in the folder of `path` that replaces it on success and vanishes otherwise."""
+    """A temporary file in the folder of `path` that replaces it on success and vanishes otherwise; links are followed.
+
+    Raises UsageError where it cannot be written, or is no regular file.
+    """
+    check_regular(path, UsageError)
+    path = path.resolve()
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         os.close(handle)

@@ -133,8 +133,8 @@ def read_plan(path: Path) -> Plan:
 
 
 def weights_path(plan: Path) -> Path:
-    """The companion file of a plan: its name with `.weights.safetensors` for the last suffix."""
-    return plan.with_suffix(".weights.safetensors")
+    """The companion file of a plan: its name, without `.json`, and `.weights.safetensors`."""
+    return plan.with_name(plan.name.removesuffix(".json") + ".weights.safetensors")
 
 
 def weights_digest(weights: Mapping[str, Array]) -> str:
@@ -151,6 +151,7 @@ def weights_digest(weights: Mapping[str, Array]) -> str:
 
 def write_weights(plan: Path, weights: Mapping[str, Array]) -> None:
     """Write the companion file of a plan, or remove an old one where there are no weights."""
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     path = weights_path(plan)
@@ -158,7 +159,10 @@ def write_weights(plan: Path, weights: Mapping[str, Array]) -> None:
         path.unlink(missing_ok=True)
         return
     with atomic_file(path) as temporary:
-        save_file({name: np.ascontiguousarray(array) for name, array in weights.items()}, temporary)
+        try:
+            save_file({name: np.ascontiguousarray(array) for name, array in weights.items()}, temporary)
+        except SafetensorError as error:
+            raise UsageError(f"{path}: cannot write there: {error}") from error
 
 
 def read_weights(plan: Path) -> dict[str, Array]:

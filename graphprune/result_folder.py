@@ -34,6 +34,11 @@ def write_result(outcome: Outcome, job: Job, folder: Path, place: Path, facts: d
     write_text(folder / CONFIG, rendered(values, place / CONFIG))
 
 
+def is_result(path: Path) -> bool:
+    """Whether a file is in the folder of a result."""
+    return all((path.parent / name).is_file() for name in (MODEL, RESULT, CONFIG))
+
+
 def read_result(folder: Path) -> dict[str, Any] | None:
     """The JSON of a result; None where there is none, or somebody has broken it."""
     try:

@@ -81,11 +81,10 @@ class Outcome:
         """Bytes of the source and of the file that was written; what the latter would be where it was not."""
         if not self.unmet:
             return self.source_bytes, file_size(output)
-        from .model_file import fits_message, weight_bytes
+        from .model_file import serialised_size
         from .provenance import record
 
-        model = record(self.result.model, self.result.plan)
-        return self.source_bytes, model.ByteSize() if fits_message(model) else weight_bytes(model)
+        return self.source_bytes, serialised_size(record(self.result.cut, self.result.plan))
 
     def as_json(self, sizes: tuple[int, int]) -> dict[str, Any]:
         """For scripts."""

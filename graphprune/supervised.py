@@ -27,6 +27,12 @@ OBJECTS = 200_000
 
 PASSED_ON = (signal.SIGTERM, signal.SIGHUP)
 
+PATIENCE = 5
+"""Seconds that the process which works has to end in."""
+
+BY_SIGNAL = 128
+"""Exit codes above it are those of a process that a signal ended, as shells have them."""
+
 
 def main() -> None:
     """Run the command line; with GRAPHPRUNE_LIMITS=off, or where no file is named (`--help`), without a second process."""
@@ -38,13 +44,27 @@ def main() -> None:
     child = os.fork()
     if child == 0:
         _die_with(parent)
+        for number in PASSED_ON:
+            signal.signal(number, _leave)
         limits.begin()
         _leave_after(_command)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to both
     for number in PASSED_ON:
-        signal.signal(number, lambda received, _: os.kill(child, received))
+        signal.signal(number, lambda received, _: _pass_on(received, child))
     _, status = os.waitpid(child, 0)
     sys.exit(_code(os.waitstatus_to_exitcode(status)))
+
+
+def _pass_on(number: int, child: int) -> None:
+    """Let the process that works end, or end it where it does not within a while."""
+    os.kill(child, number)
+    signal.signal(signal.SIGALRM, lambda *_: os.kill(child, signal.SIGKILL))
+    signal.alarm(PATIENCE)
+
+
+def _leave(number: int, _: object) -> NoReturn:
+    """Leave by an exception, so that temporary files go."""
+    raise SystemExit(BY_SIGNAL + number)
 
 
 def _command() -> None:
@@ -92,9 +112,9 @@ def _die_with(parent: int) -> None:
 
 def _code(code: int) -> int:
     """The exit code of the command; where a signal ended it that of an unreadable model, after a message."""
-    if code >= 0:
+    if code >= 0 and code - BY_SIGNAL not in PASSED_ON:
         return code
-    number = signal.Signals(-code)
+    number = signal.Signals(-code if code < 0 else code - BY_SIGNAL)
     if number in (signal.SIGINT, *PASSED_ON):
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)

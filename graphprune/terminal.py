@@ -10,7 +10,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from .archives import check_regular
 from .errors import UsageError
 from .options import MOST_THREADS, Options
 
@@ -120,11 +121,29 @@ def check_output(path: Path | None) -> None:
         raise UsageError(f"{path}: the folder {path.parent} does not exist")
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise UsageError(f"{path}: cannot write there")
+    check_regular(path, UsageError)
+
+
+def check_outputs(outputs: Iterable[Path | None], inputs: Iterable[str | Path | None]) -> None:
+    """As `check_output` for several files; refuse those that are the same, and those that are read as well."""
+    read = {Path(each).resolve() for each in inputs if each is not None}
+    seen: set[Path] = set()
+    for path in outputs:
+        check_output(path)
+        if path is None:
+            continue
+        if path.resolve() in seen:
+            raise UsageError(f"{path}: two results would be written there; give each a file of its own")
+        if path.resolve() in read:
+            raise UsageError(f"{path}: this command reads it; write the result to another file")
+        seen.add(path.resolve())
 
 
 def file_size(path: Path) -> int:
     """The size of an ONNX file with its external data."""
-    return sum(p.stat().st_size for p in (path, path.with_name(path.name + ".data")) if p.exists())
+    from .companion_files import files_of
+
+    return sum(each.stat().st_size for each in files_of(path))
 
 
 def model_name(path: Path) -> str:
@@ -134,7 +153,13 @@ def model_name(path: Path) -> str:
 
 def source_size(path: Path, model: Any) -> int:
     """The size of an ONNX file; for a model of another framework that of what it was converted to."""
-    return file_size(path) if path.suffix == ".onnx" else int(model.ByteSize())
+    from .model_file import serialised_size
+
+    return file_size(path) if path.suffix == ".onnx" else serialised_size(model)
+
+
+_SIZE = re.compile("0*[1-9][0-9]{0,17}")
+"""A size that fits 64 bits."""
 
 
 def sizes_of_inputs(texts: tuple[str, ...]) -> dict[str, list[int]]:
@@ -143,7 +168,7 @@ def sizes_of_inputs(texts: tuple[str, ...]) -> dict[str, list[int]]:
     for text in texts:
         name, equals, sizes = text.rpartition("=")
         parts = sizes.split(",")
-        if not equals or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        if not equals or not all(_SIZE.fullmatch(part.strip()) for part in parts):
             raise UsageError(f"--input-shape {text!r} is not of the form NAME=1,3,224,224")
         shapes[name] = [int(part) for part in parts]
     return shapes

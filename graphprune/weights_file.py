@@ -7,7 +7,7 @@ onnx package; https://github.com/huggingface/safetensors).  Start reading at `in
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,10 @@ TYPES: dict[int, str] = {
     TensorProto.UINT8: "U8",
     TensorProto.UINT16: "U16",
 }
-"""The types of weights that safetensors knows; integers of 64 bits are shapes and indices and stay in the model."""
+"""The types of weights that safetensors knows.
+
+Integers of 64 bits are shapes and indices and stay in the model, as small ones of 32 bits do, which may be some.
+"""
 
 META = "__metadata__"
 
@@ -56,7 +59,7 @@ def as_raw(tensor: TensorProto) -> TensorProto:
     return result
 
 
-def on_pages(tensors: Sequence[TensorProto], lengths: Sequence[int]) -> Placement:
+def on_pages(tensors: Sequence[TensorProto], lengths: Sequence[int], sizes: Collection[str]) -> Placement:
     """Each tensor that is not small begins a page, so that it can be mapped into memory."""
     starts, end = {}, 0
     for number, length in enumerate(lengths):
@@ -66,12 +69,13 @@ def on_pages(tensors: Sequence[TensorProto], lengths: Sequence[int]) -> Placemen
     return Placement(b"", starts)
 
 
-def in_safetensors(tensors: Sequence[TensorProto], lengths: Sequence[int]) -> Placement:
+def in_safetensors(tensors: Sequence[TensorProto], lengths: Sequence[int], sizes: Collection[str]) -> Placement:
     """One tensor after the other, behind a header with their names, types and shapes that fills whole pages."""
     header: dict[str, Any] = {META: {"format": "onnx"}}
     offsets, end = {}, 0
     for number, (tensor, length) in enumerate(zip(tensors, lengths, strict=True)):
-        if tensor.data_type in TYPES and tensor.name not in header and length:
+        is_size = length < SMALL and (tensor.name in sizes or tensor.data_type == TensorProto.INT32)
+        if tensor.data_type in TYPES and tensor.name not in header and length and not is_size:
             header[tensor.name] = {
                 "dtype": TYPES[tensor.data_type],
                 "shape": list(tensor.dims),
@@ -85,8 +89,11 @@ def in_safetensors(tensors: Sequence[TensorProto], lengths: Sequence[int]) -> Pl
     return Placement(len(text).to_bytes(8, "little") + text, {number: first + offset for number, offset in offsets.items()})
 
 
-Layout = Callable[[Sequence[TensorProto], Sequence[int]], Placement]
-"""From tensors and their numbers of bytes to where they go; tensors without a place stay in the model."""
+Layout = Callable[[Sequence[TensorProto], Sequence[int], Collection[str]], Placement]
+"""From tensors, their numbers of bytes and the names of those that sizes are computed from to where they go.
+
+Tensors without a place stay in the model.
+"""
 
 LAYOUTS: dict[str, Layout] = {"data": on_pages, "safetensors": in_safetensors}
 """The kinds of files beside a model, by their suffix."""

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from onnx import ModelProto
 
-from graphprune.model_file import load_what_fits, read_model
+from graphprune.errors import InvalidModelError
+from graphprune.model_file import fits_message, load_weights, read_model
 from graphprune.shape_inference import InputShapes
 
 
@@ -30,10 +31,14 @@ class Importer(ABC):
 
 
 def read_written(path: Path) -> ModelProto:
-    """Read what a converter wrote to a folder that will be gone: no weight stays in the file."""
+    """Read what a converter wrote to a folder that will be gone: no weight stays in the file.
+
+    Raises InvalidModelError where the weights are 2 GB or more.
+    """
     model = read_model(path)
-    load_what_fits(model)
-    return model
+    if not fits_message(model):
+        raise InvalidModelError("models of 2 GB and more are not converted here: export ONNX, and prune that file")
+    return load_weights(model)
 
 
 def is_from(source: object, package: str) -> bool:

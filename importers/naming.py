@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
 
+from graphprune.branches import rename
+
 Array = NDArray[np.generic]
 
 
@@ -52,7 +54,6 @@ def _rename(model: ModelProto, names: dict[str, str]) -> None:
     for tensor in model.graph.initializer:
         tensor.name = names.get(tensor.name, tensor.name)
     for node in model.graph.node:
-        for index, name in enumerate(node.input):
-            node.input[index] = names.get(name, name)
+        rename(node, names)
     for value in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
         value.name = names.get(value.name, value.name)

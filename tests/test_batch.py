@@ -15,6 +15,7 @@ from filelock import FileLock
 from nets import plain, residual, write
 
 from graphprune.batch import Record, _mark_front
+from graphprune.contents import content_digest
 
 Cli = Callable[..., Result]
 
@@ -167,6 +168,14 @@ def test_odd_names_stay_inside_the_folder(place: Path, graphprune_cli: Cli) -> N
     assert len(list((place / "out" / "results").iterdir())) == 1
 
 
+def test_results_are_no_models_of_the_next_run(place: Path, graphprune_cli: Cli) -> None:
+    path = jobs(place, "models: ['**/*.onnx']\n" + HALF)
+    found = [graphprune_cli("batch", path, *more) for more in ([], ["--resume"])]
+    assert [each.exit_code for each in found] == [0, 0], found[1].stderr
+    results = list(place.rglob("results/*/model.onnx"))
+    assert len(results) == len(list(place.glob("*.onnx")))
+
+
 def test_a_dry_run_lists_the_jobs(place: Path, graphprune_cli: Cli) -> None:
     result = graphprune_cli("batch", jobs(place, "models: ['*.onnx']\n" + HALF), "--dry-run")
     assert result.exit_code == 0
@@ -192,3 +201,12 @@ def test_the_front() -> None:
     records += [Record("other model", "n", "", "done", macs=0.9, accuracy=0.1), Record("failed", "m", "", "failed")]
     _mark_front(records)
     assert [record.pareto for record in records] == [*(on for *_, on in points), True, None]
+
+
+def test_weights_of_a_paddle_model_count_as_its_contents(tmp_path: Path) -> None:
+    model, weights = tmp_path / "n.pdmodel", tmp_path / "n.pdiparams"
+    model.write_bytes(b"program")
+    weights.write_bytes(b"one")
+    before = content_digest(str(model))
+    weights.write_bytes(b"another")
+    assert content_digest(str(model)) != before

@@ -293,6 +293,23 @@ def test_an_unexpected_error_is_one_line(graphprune_cli: Cli, model: Path, out: 
     assert "Traceback" in graphprune_cli("prune", model, "-o", out, *HALF).stderr
 
 
+def test_an_interrupted_run(graphprune_cli: Cli, model: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("graphprune.pipeline.prune", interrupted)
+    result = graphprune_cli("prune", model, "-o", out, "--target", "channels=0.5")
+    assert result.exit_code == 130
+    assert result.stderr.endswith("Aborted!\n")
+
+
+@pytest.mark.parametrize("sizes", ["99999999999999999999,3", "\u00b2,3", "0,3", "-1", ""])
+def test_input_shapes_that_are_none(graphprune_cli: Cli, model: Path, out: Path, sizes: str) -> None:
+    result = graphprune_cli("import", model, "-o", out, "--input-shape", f"x={sizes}")
+    assert result.exit_code == 2
+    assert "is not of the form NAME=1,3,224,224" in result.stderr
+
+
 def test_help_and_version(graphprune_cli: Cli) -> None:
     assert graphprune_cli("--version").stdout.strip() == f"graphprune, version {graphprune.__version__}"
     for verb in main.commands:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from nets import net
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, TensorProto, numpy_helper
 
 import graphprune
 from graphprune import external, model_file
@@ -174,3 +174,22 @@ def test_what_fails_in_a_thread_is_raised() -> None:
         in_threads(lambda starts: 1 // (starts.start - starts.start), 2000, 2000)
     with pytest.raises(ZeroDivisionError):
         list(ahead(1 // k for k in (1, 0)))
+
+
+@pytest.mark.usefixtures("large")
+def test_weights_of_a_loop_are_read_at_once(tmp_path: Path) -> None:
+    """They cannot be left in a file: what is written names places for initializers alone."""
+    model = net("""looped (float[1,80] x) => (float[1,80] y) <int64 trips = {2}, bool go = {1}> {
+        y = Loop(trips, go, x) <body = b (int64 i, bool c, float[1,80] s) => (bool d, float[1,80] n) {
+            d = Identity(c)
+            n = MatMul(s, w)
+        }>
+    }""")
+    inner = numpy_helper.from_array(np.random.default_rng(0).standard_normal((80, 80)).astype(np.float32), "w")
+    model.graph.node[0].attribute[0].g.initializer.append(inner)
+    path = on_disk(model, tmp_path)
+    body = read_model(path).graph.node[0].attribute[0].g
+    np.testing.assert_array_equal(numpy_helper.to_array(body.initializer[0]), numpy_helper.to_array(inner))
+    (tmp_path / "elsewhere").mkdir()
+    write_model(read_model(path), tmp_path / "elsewhere" / "out.onnx")
+    read_model(tmp_path / "elsewhere" / "out.onnx")

@@ -184,6 +184,19 @@ def test_parameters_are_recognised_by_their_values(small: onnx.ModelProto) -> No
     onnx.checker.check_model(small)
 
 
+def test_parameters_that_a_branch_reads_are_renamed_there_too() -> None:
+    model = net("""branches (float[2,3] x, bool f) => (float[2,4] y) <float[3,4] v> {
+        y = If(f) <then_branch = t () => (float[2,4] p) { p = MatMul(x, v) }, else_branch = e () => (float[2,4] q) {
+            a = Neg(x)
+            q = MatMul(a, v)
+        }>
+    }""")
+    name_initializers(model, [("fc.weight", numpy_helper.to_array(model.graph.initializer[0]))])
+    bodies = [attribute.g for attribute in model.graph.node[0].attribute]
+    assert [list(body.node[-1].input) for body in bodies] == [["x", "fc.weight"], ["a", "fc.weight"]]
+    onnx.checker.check_model(model)
+
+
 def test_parameters_that_are_not_unique_keep_the_converters_name(small: onnx.ModelProto) -> None:
     w1 = numpy_helper.to_array(small.graph.initializer[0])
     name_initializers(small, [("one", w1), ("other", w1)])

@@ -280,6 +280,18 @@ def test_a_signal_to_the_parent_reaches_the_child(tmp_path: Path) -> None:
     assert parent.wait(10) == -signal.SIGTERM
 
 
+def test_a_signal_while_a_file_is_written_leaves_nothing(tmp_path: Path) -> None:
+    text = "import time\nfrom graphprune import model_file\n"
+    text += "with model_file.atomic_file(model_file.Path('out')):\n    open('started', 'w')\n    time.sleep(60)\n"
+    (tmp_path / "slow.py").write_text(text)
+    parent = subprocess.Popen([*COMMAND, "analyze", "slow:model"], cwd=tmp_path)
+    while not (tmp_path / "started").exists():
+        time.sleep(0.05)
+    parent.terminate()
+    assert parent.wait(10) == -signal.SIGTERM
+    assert {each.name for each in tmp_path.iterdir()} - {"__pycache__"} == {"slow.py", "started"}
+
+
 def test_exit_codes_and_output_pass_through(tmp_path: Path) -> None:
     path = write(plain(), tmp_path / "m.onnx")
     assert supervised("inspect", path).returncode == 0

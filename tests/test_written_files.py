@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from click.testing import Result
 from nets import initializer, net, plain, write
@@ -16,7 +18,8 @@ from onnx import ModelProto, numpy_helper
 import graphprune
 from graphprune import model_file, registry
 from graphprune.errors import UsageError
-from graphprune.model_file import content_hash, read_model, write_model
+from graphprune.model_file import atomic_file, content_hash, read_model, write_model
+from graphprune.plan import weights_path
 from graphprune.runtime import random_inputs, run
 
 Cli = Callable[..., Result]
@@ -203,3 +206,71 @@ def test_only_known_places_for_weights(tmp_path: Path, graphprune_cli: Cli) -> N
     assert found.exit_code == 2
     assert "weights" in found.stderr
     assert "safetensors" in found.stderr
+
+
+def test_sizes_stay_in_the_model_where_shape_inference_reads_them(tmp_path: Path) -> None:
+    model = net("""resized (float[1,3,4,4] x) => (float[1,8,7,8] y)
+        <float[8,3,1,1] w, float[8] b, float[4] scales = {1.0, 1.0, 2.0, 2.0}, int32[1] one = {1},
+         int32[1] many = {99}, int32[1] at = {2}> {
+            a = Conv(x, w, b)
+            c = Resize<mode = "nearest">(a, , scales)
+            y = Slice(c, one, many, at)
+        }""")
+    path = tmp_path / "m.onnx"
+    write_model(model, path, "safetensors")
+    inside = [t.name for t in onnx.load(path, load_external_data=False).graph.initializer if t.HasField("raw_data")]
+    assert inside == ["scales", "one", "many", "at"]
+    session = onnxruntime.InferenceSession(str(path))
+    assert session.run(None, {"x": np.ones((1, 3, 4, 4), np.float32)})[0].shape == (1, 8, 7, 8)
+
+
+@pytest.mark.parametrize("weights", ["inside", "data", "safetensors"])
+def test_the_size_of_a_model_is_that_of_all_its_files(weights: str, tmp_path: Path, graphprune_cli: Cli) -> None:
+    path, out = tmp_path / "m.onnx", tmp_path / "out.onnx"
+    files = write_model(mixed(), path, weights)
+    out.with_name("out.onnx.data").write_bytes(b"of another model" * 1000)
+    found = graphprune_cli("prune", path, "-o", out, "--target", "channels=0.5", "--align", "1", "--no-verify", "--json", "-")
+    facts = json.loads(found.stdout)
+    assert facts["before"]["file_bytes"] == sum(file.stat().st_size for file in files)
+    assert facts["after"]["file_bytes"] == out.stat().st_size
+
+
+def test_links_are_followed_and_devices_are_not_replaced(tmp_path: Path, graphprune_cli: Cli) -> None:
+    path = write(plain(), tmp_path / "m.onnx")
+    target, link, pipe = tmp_path / "target.json", tmp_path / "link.json", tmp_path / "pipe"
+    link.symlink_to(target)
+    os.mkfifo(pipe)
+    assert graphprune_cli("analyze", path, "--json", link).exit_code == 0
+    assert link.is_symlink()
+    assert json.loads(target.read_text())
+    found = graphprune_cli("prune", path, "-o", tmp_path / "o.onnx", "--target", "channels=0.5", "--align", "1", "--json", pipe)
+    assert found.exit_code == 2
+    assert "pipe: not a regular file" in found.stderr
+    with pytest.raises(UsageError, match="not a regular file"), atomic_file(pipe):
+        pass
+    assert pipe.is_fifo()
+
+
+def test_results_do_not_overwrite_each_other_or_what_is_read(tmp_path: Path, graphprune_cli: Cli) -> None:
+    path, out = write(plain(), tmp_path / "m.onnx"), tmp_path / "o.onnx"
+    prune = ["prune", path, "-o", out, "--target", "channels=0.5", "--align", "1"]
+    for more, message in (
+        (["--plan", out], "two results would be written there"),
+        (["--plan", tmp_path / "r", "--report", tmp_path / "r"], "two results would be written there"),
+        (["--json", path], "this command reads it"),
+    ):
+        found = graphprune_cli(*prune, *more)
+        assert found.exit_code == 2
+        assert message in found.stderr
+    assert not out.exists()
+    assert graphprune_cli(*prune, "--plan", tmp_path / "p").exit_code == 0
+    found = graphprune_cli("apply", path, tmp_path / "p", "-o", tmp_path / "p")
+    assert found.exit_code == 2
+    assert "this command reads it" in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "companion"), [("p.json", "p.weights.safetensors"), ("plan_0.5", "plan_0.5.weights.safetensors")]
+)
+def test_each_plan_has_weights_of_its_own(name: str, companion: str) -> None:
+    assert weights_path(Path(name)) == Path(companion)
