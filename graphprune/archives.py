@@ -6,7 +6,6 @@ Start reading at `check_archive`.
 from __future__ import annotations
 
 import stat
-import zipfile
 from pathlib import Path, PurePosixPath
 
 from .errors import GraphpruneError, InvalidModelError
@@ -28,6 +27,8 @@ def check_archive(path: Path) -> None:
 
     What is no zip file passes: whoever reads it says so.
     """
+    import zipfile  # with its compressors: most commands read no archive
+
     check_regular(path, InvalidModelError)
     try:
         with zipfile.ZipFile(path) as archive:

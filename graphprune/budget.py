@@ -89,6 +89,11 @@ class Problem:
         return {group.id: sorted(units.tolist()) for group, units in zip(self.groups, rankings, strict=True)}
 
     @property
+    def kinds(self) -> list[str]:
+        """What the targets are about; multiply-accumulates where there are none."""
+        return sorted({target.kind for target in self.targets}) or ["macs"]
+
+    @property
     def limits(self) -> list[tuple[Target, float]]:
         """The targets, each with the cost that it allows."""
         return [(target, target.limit(self.model.original)) for target in self.targets]

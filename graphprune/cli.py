@@ -268,10 +268,10 @@ def prune(
             step = recorder.also(bar.describe)
             outcome = runs.run(job, step)
             times = runs.layer_times(job, outcome, step) if report_to else None
+        model_files = () if outcome.unmet else outcome.write(output, plan_to)
         if not outcome.unmet:
-            outcome.write(output, plan_to)
             write_config(job, files)
-        sizes = outcome.sizes(output)
+        sizes = outcome.sizes(model_files)
         if report_to is not None and not outcome.unmet:
             from .report import prune_page
 
@@ -309,10 +309,10 @@ def apply(model: Path, plan: Path, output: Path, no_verify: bool, json_to: str |
     before = file_size(model)
     with progress("applying the plan"):
         result = pipeline.apply_plan(model, read_plan(plan), not no_verify, read_weights(plan))
-    _exporter().write(record(result.cut, result.plan), output)
+    found = _exporter().write(record(result.cut, result.plan), output)
     from . import tables
 
-    sizes = before, file_size(output)
+    sizes = before, sum(each.stat().st_size for each in found.files)
     report([tables.prune_table(result, sizes)], lambda: tables.prune_json(result, sizes), json_to)
     if json_to != "-" and result.proof is not None:
         click.echo(str(result.proof))

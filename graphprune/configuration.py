@@ -108,7 +108,7 @@ def _problem(item: Any, model: type[BaseModel]) -> str:
 @cache
 def configuration() -> type[BaseModel]:
     """The model of a configuration file: one field for each option of `prune`."""
-    return _model("Configuration", "Options of `graphprune prune`.", job_fields() | fields_of(Destinations))
+    return model_of("Configuration", "Options of `graphprune prune`.", job_fields() | fields_of(Destinations))
 
 
 def job_fields() -> dict[str, Any]:
@@ -127,7 +127,8 @@ def fields_of(cls: Any, without: tuple[str, ...] = ()) -> dict[str, Any]:
     return found
 
 
-def _model(name: str, text: str, found: Mapping[str, Any]) -> type[BaseModel]:
+def model_of(name: str, text: str, found: Mapping[str, Any]) -> type[BaseModel]:
+    """A strict model of a part of a file."""
     model: type[BaseModel] = create_model(name, __config__=STRICT, __doc__=text, **found)
     return model
 
@@ -139,14 +140,15 @@ def checked_type(name: str, hint: Any) -> Any:
     if hint in (tuple[str, ...], tuple[str, ...] | None):
         several = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
         hint = Annotated[tuple[str, ...], BeforeValidator(_listed), WithJsonSchema(several)]
-    return Annotated[hint, AfterValidator(partial(_checked, _CHECKS[name]))] if name in _CHECKS else hint
+    return Annotated[hint, AfterValidator(partial(checked, _CHECKS[name]))] if name in _CHECKS else hint
 
 
 def _listed(value: Any) -> Any:
     return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
 
 
-def _checked(check: Callable[[Any], object], value: Any) -> Any:
+def checked(check: Callable[[Any], object], value: Any) -> Any:
+    """The value, for pydantic; what `check` refuses by a UsageError is refused by a ValueError."""
     try:
         check(value)
     except UsageError as error:

@@ -57,13 +57,8 @@ def gemm(site: Site, inputs: tuple[int, int, int] = (0, 1, 2)) -> Results:
     left = "k,m" if site.attribute("transA", 0) else "m,k"
     right = "n,k" if site.attribute("transB", 0) else "k,n"
     result = site.match(f"[{left}] [{right}] -> [m,n]", macs=1, inputs=inputs[:2])
-    bias, axes = site.loose_axes(inputs[2]), result[0]
-    if bias is None or axes is None:
-        return result
-    for axis, dim, wanted in zip(reversed(bias), reversed(site.shape(inputs[2]) or ()), reversed(axes), strict=False):
-        if dim != 1:
-            site.unify(axis, wanted)
-    site.note_carrier(inputs[2])
+    if result[0] is not None and site.has(inputs[2]):
+        site.align_right(inputs[2], result[0])
     return result
 
 

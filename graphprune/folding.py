@@ -5,7 +5,6 @@ Start reading at `Folding.fold`.
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from onnx import ModelProto, TensorProto
 from .external import is_external
 from .graph import canonical_domain, element_count, node_reads, to_array
 from .limits import factor, paused
+from .quiet import quiet
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -29,6 +29,9 @@ WORK = 2**24
 
 SLOW = 256
 """Operators that onnx computes in Python take about this much longer for each element than those of numpy."""
+
+_LOGGER = "onnxscript.optimizer._constant_folding"
+"""Warns of what cannot be computed, which then stays as it is."""
 
 NEVER_FOLDED = ("QuantizeLinear", "DequantizeLinear")
 
@@ -83,19 +86,14 @@ class Folding:
             import onnx_ir as ir
             from onnxscript.optimizer import fold_constants
 
-        logger = logging.getLogger("onnxscript.optimizer._constant_folding")
-        level = logger.level
-        logger.setLevel(logging.ERROR)  # it warns of what it cannot compute, which then stays as it is
         self._ties = _ties(model)
         try:
             wrapped = ir.serde.deserialize_model(model)
-            with _readable(wrapped, model):
+            with quiet(_LOGGER), _readable(wrapped, model):
                 fold_constants(wrapped, input_size_limit=FOLD_LIMIT, output_size_limit=FOLD_LIMIT, should_fold=self._should_fold)
             return ir.serde.serialize_model(wrapped)
         except (ir.serde.SerdeError, ValueError, TypeError, AttributeError, KeyError, IndexError, RuntimeError):
             return None
-        finally:
-            logger.setLevel(level)
 
     def _should_fold(self, node: ir.Node) -> bool | None:
         if node.op_type in NEVER_FOLDED or any(value.name in self._ties for value in node.outputs):

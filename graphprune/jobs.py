@@ -12,14 +12,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Ge, Gt
-from pydantic import AfterValidator, BaseModel, Field, create_model
+from pydantic import AfterValidator, BaseModel, Field
 
-from .configuration import STRICT, configuration, fields_of, job_fields, job_of, located, validated
+from .configuration import checked, checked_type, configuration, fields_of, job_fields, job_of, located, model_of, validated
 from .document import Document, read_document
 from .errors import UsageError
 from .result_folder import is_result
@@ -113,8 +113,8 @@ def read_jobs(path: Path) -> Batch:
 def batch_file() -> type[BaseModel]:
     """The model of a file of jobs."""
     job = job_fields()
-    entry = _part("Job", "Keys of one job.", job)
-    options = _part("Options", "Options of all jobs.", {name: field for name, field in job.items() if name != "model"})
+    entry = model_of("Job", "Keys of one job.", job)
+    options = model_of("Options", "Options of all jobs.", {name: field for name, field in job.items() if name != "model"})
     lists: dict[str, Any] = {
         name: (Annotated[list[hint], Field(min_length=1)], Field(None, alias=field.alias))  # type: ignore[valid-type]
         for name, (hint, field) in job.items()
@@ -123,39 +123,24 @@ def batch_file() -> type[BaseModel]:
     lists["include"] = (list[entry], Field(None, description="More jobs, or more keys for those that match."))  # type: ignore[valid-type]
     lists["exclude"] = (list[entry], Field(None, description="Jobs that are left out: those that match."))  # type: ignore[valid-type]
     whole: dict[str, Any] = {
-        "models": (job["keep"][0], Field((), description="Files, patterns such as models/*.onnx, or import strings.")),
+        "models": (
+            checked_type("models", tuple[str, ...]),
+            Field((), description="Files, patterns such as models/*.onnx, or import strings."),
+        ),
         "options": (options, Field(None, description="Keys that all jobs have in common.")),
-        "matrix": (_part("Matrix", "One job for each combination.", lists), Field(None, description="Lists of values by key.")),
+        "matrix": (
+            model_of("Matrix", "One job for each combination.", lists),
+            Field(None, description="Lists of values by key."),
+        ),
         "limits": (_limits(), Field(None, description="What one job may take: time (seconds), memory (4GB), retries.")),
     }
-    whole["models"] = (tuple_of_texts(), whole["models"][1])
-    return _part("Batch", "Jobs of `graphprune batch`.", whole)
-
-
-def tuple_of_texts() -> Any:
-    """The type of a list of strings, or one string."""
-    from .configuration import checked_type
-
-    return checked_type("models", tuple[str, ...])
+    return model_of("Batch", "Jobs of `graphprune batch`.", whole)
 
 
 def _limits() -> type[BaseModel]:
     found = fields_of(Limits)
-    found["memory"] = (Annotated[str, AfterValidator(_memory)] | None, found["memory"][1])
-    return _part("Limits", "What one job may take.", found)
-
-
-def _memory(text: str) -> str:
-    try:
-        parse_bytes(text)
-    except UsageError as error:
-        raise ValueError(str(error)) from error
-    return text
-
-
-def _part(name: str, text: str, found: Mapping[str, Any]) -> type[BaseModel]:
-    model: type[BaseModel] = create_model(name, __config__=STRICT, __doc__=text, **found)
-    return model
+    found["memory"] = (Annotated[str, AfterValidator(partial(checked, parse_bytes))] | None, found["memory"][1])
+    return model_of("Limits", "What one job may take.", found)
 
 
 # ---- expansion ----------------------------------------------------------------------------------

@@ -84,7 +84,7 @@ def read_model(path: Path) -> ModelProto:
             granted[source] += more
             grant(more)
             if stay and number < may_stay and element_count(tensor) > SHAPE_SIZED:
-                point_to(tensor, str(source))
+                point_to(tensor, held(source) if may_hold() else str(source))
                 continue
             load_external(tensor, source)
         _check_size(tensor, path)

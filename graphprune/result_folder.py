@@ -26,9 +26,8 @@ def write_result(outcome: Outcome, job: Job, folder: Path, place: Path, facts: d
 
     Where a requirement is not met there is neither model nor plan.
     """
-    if not outcome.unmet:
-        outcome.write(folder / MODEL, folder / PLAN)
-    result = outcome.as_json(outcome.sizes(folder / MODEL)) | facts
+    files = () if outcome.unmet else outcome.write(folder / MODEL, folder / PLAN)
+    result = outcome.as_json(outcome.sizes(files)) | facts
     write_text(folder / RESULT, json.dumps(result, sort_keys=True, indent=2) + "\n")
     values = values_of(job) | {"output": str(place / MODEL), "plan": str(place / PLAN)}
     write_text(folder / CONFIG, rendered(values, place / CONFIG))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import RequirementError, UsageError
 from .options import Options
 from .requirements import Checked, Requirement, check, needs, parse_requirements
-from .terminal import file_size, sizes_of_inputs, source_size, write_text
+from .terminal import sizes_of_inputs, source_size, write_text
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -66,21 +66,23 @@ class Outcome:
         """The requirements that are not met."""
         return [item for item in self.requirements if not item.passed]
 
-    def write(self, output: Path, plan: Path | None) -> None:
-        """Write the model, with its provenance, and the plan with repaired weights.  Raises UsageError."""
+    def write(self, output: Path, plan: Path | None) -> Sequence[Path]:
+        """Write the model, with its provenance, and the plan with repaired weights; the model's files.  Raises UsageError."""
         from . import registry
         from .plan import write_weights
         from .provenance import record
 
-        registry.load("exporters", "onnx")().write(record(self.result.cut, self.result.plan), output)
+        written = registry.load("exporters", "onnx")().write(record(self.result.cut, self.result.plan), output)
         if plan is not None:
             write_weights(plan, self.result.weights)
             write_text(plan, self.result.plan.to_json())
+        files: Sequence[Path] = written.files
+        return files
 
-    def sizes(self, output: Path) -> tuple[int, int]:
-        """Bytes of the source and of the file that was written; what the latter would be where it was not."""
-        if not self.unmet:
-            return self.source_bytes, file_size(output)
+    def sizes(self, files: Sequence[Path]) -> tuple[int, int]:
+        """Bytes of the source and of the files that were written; what those would have where none was."""
+        if files:
+            return self.source_bytes, sum(each.stat().st_size for each in files)
         from .model_file import serialised_size
         from .provenance import record
 

@@ -271,6 +271,14 @@ class Site(NodeView):
             return self.pin(b, text)
         return self.labels.unify_axes(a, b)
 
+    def align_right(self, index: int, axes: Sequence[LooseAxis]) -> None:
+        """Input `index` is broadcast to a value with these axes: unify what is not of size 1, and note it as a carrier."""
+        own = zip(reversed(self.loose_axes(index) or ()), reversed(self.shape(index) or ()), strict=False)
+        for (axis, dim), wanted in zip(own, reversed(axes), strict=False):
+            if dim != 1:
+                self.unify(axis, wanted)
+        self.note_carrier(index)
+
     def vector(self, axis: Axis, size: int) -> Ids:
         """An axis as a vector of labels."""
         return np.full(size, axis, np.int32) if isinstance(axis, int) else axis

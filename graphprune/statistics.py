@@ -128,12 +128,7 @@ def layer_norm(site: Site) -> Results:
     first = normal_axis(site.attribute("axis", -1), len(axes))
     text = f"{site.operator} takes its statistics over this axis: removing channels would change them"
     for index in range(1, len(site.inputs)):
-        for axis, dim, wanted in zip(
-            reversed(site.loose_axes(index) or ()), reversed(site.shape(index) or ()), reversed(axes), strict=False
-        ):
-            if dim != 1:
-                site.unify(axis, wanted)
-        site.note_carrier(index)
+        site.align_right(index, axes)
     for axis in axes[first:]:
         site.take_statistic(axis, text)
     statistics = [*axes[:first], *(site.pinned("an axis of size 1") for _ in axes[first:])]

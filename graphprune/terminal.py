@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from .archives import check_regular
 from .errors import UsageError
 from .options import MOST_THREADS, Options
 
@@ -121,6 +120,8 @@ def check_output(path: Path | None) -> None:
         raise UsageError(f"{path}: the folder {path.parent} does not exist")
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise UsageError(f"{path}: cannot write there")
+    from .archives import check_regular
+
     check_regular(path, UsageError)
 
 
@@ -153,9 +154,12 @@ def model_name(path: Path) -> str:
 
 def source_size(path: Path, model: Any) -> int:
     """The size of an ONNX file; for a model of another framework that of what it was converted to."""
-    from .model_file import serialised_size
+    from .model_file import serialised_size, weight_bytes
 
-    return file_size(path) if path.suffix == ".onnx" else serialised_size(model)
+    if path.suffix != ".onnx":
+        return serialised_size(model)
+    own = path.stat().st_size
+    return own if own >= weight_bytes(model) else file_size(path)  # weights that are all inside need no look at others
 
 
 _SIZE = re.compile("0*[1-9][0-9]{0,17}")

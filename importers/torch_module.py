@@ -6,7 +6,6 @@ Torch's own exporter does the work (`torch.onnx.export`, dynamo); parameters kee
 
 from __future__ import annotations
 
-import logging
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,7 @@ from onnx import ModelProto
 from graphprune.archives import check_archive
 from graphprune.errors import InvalidModelError, UsageError, first_line
 from graphprune.extras import require
+from graphprune.quiet import quiet
 from graphprune.shape_inference import InputShapes
 
 from .base import Importer, has_suffix, is_from
@@ -82,17 +82,12 @@ def _load_archive(torch: Any, path: Path) -> Any:
 
 
 def _exported(torch: Any, model: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> ModelProto:
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with quiet("torch.onnx"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about torch's own internals; what fails raises
             program = torch.onnx.export(model, arguments, kwargs=keywords or None, dynamo=True, verbose=False)
     except Exception as error:
         raise InvalidModelError(f"torch cannot export the model to ONNX: {first_line(error.__cause__ or error)}") from error
-    finally:
-        logger.setLevel(level)
     proto: ModelProto = program.model_proto
     name_initializers(proto, _parameters(model))  # the exporter transposes the weights of linear layers and renames them
     return proto

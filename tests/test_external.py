@@ -193,3 +193,15 @@ def test_weights_of_a_loop_are_read_at_once(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     write_model(read_model(path), tmp_path / "elsewhere" / "out.onnx")
     read_model(tmp_path / "elsewhere" / "out.onnx")
+
+
+@pytest.mark.usefixtures("large")
+def test_a_result_that_replaces_its_original_can_be_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(wide(), path, save_as_external_data=True, location="model.onnx.data", size_threshold=0)
+    result = graphprune.prune(path, targets=["channels=0.5"], align=1)
+    for target in (path, tmp_path / "again.onnx"):
+        write_model(result.cut, target)
+    wanted, found = weights(read_model(path)), weights(read_model(tmp_path / "again.onnx"))
+    for name, array in wanted.items():
+        np.testing.assert_array_equal(found[name], array)

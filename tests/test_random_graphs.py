@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,13 +13,17 @@ import oracle
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from nets import write
 from onnx import ModelProto
 from random_graphs import Network, networks
 
 import graphprune
+from graphprune import model_file
+from graphprune.branches import with_branches
 from graphprune.cost import CostModel
 from graphprune.depth import with_residuals
 from graphprune.errors import UnreachableError
+from graphprune.model_file import whole
 from graphprune.options import Mode
 from graphprune.plan import parse_plan
 from graphprune.replay import analysis_of, make_plan
@@ -76,6 +82,23 @@ def test_repaired_random_networks(network: Network, options: dict[str, Any]) -> 
     again = graphprune.apply_plan(network.model, plan, verify=False, weights=result.weights)
     assert again.model.SerializeToString(deterministic=True) == result.model.SerializeToString(deterministic=True)
     _check_cost(result)
+
+
+@settings(max_examples=60)
+@given(network=networks(), stays=st.booleans())
+def test_a_normal_form_computes_what_its_file_does(network: Network, stays: bool) -> None:
+    """The proof compares with the normal form, so nothing else sees a mistake in it; weights are read, or stay in the file."""
+    oracle_runs(network.model)
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        path = write(network.model, Path(folder) / "m.onnx")
+        patch.setattr(model_file, "MAPPED", 0 if stays else 2**40)
+        patch.setattr(model_file, "LARGE", 16)
+        normal = whole(with_branches(graphprune.load(path).model))
+    feeds = oracle.random_feeds(network.model)
+    found = oracle.run(normal, feeds)
+    for name, expected in oracle.run(network.model, feeds).items():
+        scale = max(1.0, float(np.abs(expected).max(initial=0)))
+        np.testing.assert_allclose(found[name] / scale, expected / scale, atol=1e-5, rtol=0)
 
 
 @settings(max_examples=60)

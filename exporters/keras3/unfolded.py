@@ -11,7 +11,6 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +20,7 @@ from onnx import ModelProto, numpy_helper
 from graphprune.errors import InvalidModelError, UsageError, first_line
 from graphprune.graph import Array, Graph
 from graphprune.normalize import fix_input_shapes, normalize
+from graphprune.quiet import quiet
 
 Model = Any
 Layer = Any
@@ -118,7 +118,7 @@ def unfolded(model: Model, shapes: Sequence[tuple[int, ...]]) -> Unfolded:
     variables = {f"v{number}": each for number, each in enumerate(floats)}
     trace = _Trace(model, variables)
     try:
-        with _quiet(), warnings.catch_warnings():
+        with quiet("tf2onnx", logging.CRITICAL), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the converter about numpy
             proto = trace.converted()
     except Exception as error:  # what a layer's code raises can be anything
@@ -139,17 +139,6 @@ def _recurrent(model: Model) -> list[Layer]:
     import keras
 
     return [each for each in layers_of(model) if isinstance(each, keras.layers.RNN)]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    logger = logging.getLogger("tf2onnx")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 class _Trace:

@@ -7,7 +7,6 @@ every index of every parameter is used.  Start reading at `unfolded`.
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,9 +15,10 @@ from typing import Any
 
 from onnx import ModelProto, helper
 
-from graphprune.errors import InvalidModelError, UsageError
+from graphprune.errors import InvalidModelError, UsageError, first_line
 from graphprune.graph import Graph
 from graphprune.normalize import normalize
+from graphprune.quiet import quiet
 
 Module = Any
 Tensor = Any
@@ -114,18 +114,11 @@ def _state(module: Module) -> Iterator[tuple[str, Tensor]]:
 def _exported(module: Module, call: Call) -> ModelProto:
     import torch
 
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), evaluating(module):
+        with quiet("torch.onnx"), warnings.catch_warnings(), evaluating(module):
             warnings.simplefilter("ignore")  # about torch's own internals; what fails raises
             program = torch.export.export(module, call.positional, dict(call.named))
             found: ModelProto = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False).model_proto
     except Exception as error:
-        cause = error.__cause__ or error
-        first = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
-        raise InvalidModelError(f"torch cannot export the module: {first}") from error
-    finally:
-        logger.setLevel(level)
+        raise InvalidModelError(f"torch cannot export the module: {first_line(error.__cause__ or error)}") from error
     return found

@@ -32,7 +32,7 @@ class Blocks(Selection):
 
     def path(self, problem: Problem) -> KeepPath:
         """From all branches at level 1 to none at level 0."""
-        kinds = sorted({target.kind for target in problem.targets}) or ["macs"]
+        kinds = problem.kinds
         model = problem.model
         everything = np.ones(len(model.analysis.ledger.labels), dtype=bool)
         whole = model.cost(everything)

@@ -42,7 +42,7 @@ class _Descent:
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        self.kinds = sorted({target.kind for target in problem.targets}) or ["macs"]
+        self.kinds = problem.kinds
         self.counts: Counts = problem.upper.copy()
         self.orders = [np.argsort(-scores, kind="stable") for scores in problem.scores]
         self.slopes = [hull_slopes(errors) for errors in map(self._curve, range(len(problem.groups)))]

@@ -41,7 +41,7 @@ class _Program:
     def __init__(self, problem: Problem, rounds: int) -> None:
         need("solver")
         self.problem, self.rounds = problem, rounds
-        self.kinds = sorted({target.kind for target in problem.targets}) or ["macs"]
+        self.kinds = problem.kinds
         self.orders = [np.argsort(-scores, kind="stable") for scores in problem.scores]
         self.choices = [
             np.arange(low, high + 1)[:: -int(step)]
