@@ -16,9 +16,9 @@ from annotated_types import Ge, Gt
 
 from graphprune.errors import UsageError
 from graphprune.json_files import STRICT, parse, read_text
-from graphprune.plan import Index
 from graphprune.version import VERSION
 
+Index = Annotated[int, Ge(0)]
 Size = Annotated[int, Gt(0)]
 
 
@@ -28,7 +28,7 @@ class Cut:
 
     __pydantic_config__: ClassVar[dict[str, object]] = STRICT
 
-    shape: list[Annotated[int, Ge(0)]]
+    shape: list[Index]
     keep: dict[str, list[Index]]
 
     @property
