@@ -80,14 +80,6 @@ class Commands(click.Group):
         command: click.Command = getattr(import_module(f"graphprune.{module}"), name)
         return command
 
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run a verb; interrupted from the keyboard it ends as shells expect, not with click's exit code."""
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            click.echo("Aborted!", err=True)
-            ctx.exit(int(ExitCode.INTERRUPTED))
-
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run a command; never lets a traceback out unless GRAPHPRUNE_DEBUG is set."""
         try:

@@ -22,7 +22,6 @@ class ExitCode(IntEnum):
     REQUIREMENT = 8
     JOBS_FAILED = 9
     NOT_LOGGED = 10
-    INTERRUPTED = 130
 
 
 class GraphpruneError(Exception):

@@ -44,8 +44,9 @@ def main() -> None:
     child = os.fork()
     if child == 0:
         _die_with(parent)
-        for number in PASSED_ON:
-            signal.signal(number, _leave)
+        for number in (signal.SIGINT, *PASSED_ON):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, _leave)
         limits.begin()
         _leave_after(_command)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to both
@@ -64,6 +65,8 @@ def _pass_on(number: int, child: int) -> None:
 
 def _leave(number: int, _: object) -> NoReturn:
     """Leave by an exception, so that temporary files go."""
+    if number == signal.SIGINT:
+        print("Aborted!", file=sys.stderr)
     raise SystemExit(BY_SIGNAL + number)
 
 

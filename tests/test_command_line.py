@@ -293,16 +293,6 @@ def test_an_unexpected_error_is_one_line(graphprune_cli: Cli, model: Path, out: 
     assert "Traceback" in graphprune_cli("prune", model, "-o", out, *HALF).stderr
 
 
-def test_an_interrupted_run(graphprune_cli: Cli, model: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*arguments: object, **options: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("graphprune.pipeline.prune", interrupted)
-    result = graphprune_cli("prune", model, "-o", out, "--target", "channels=0.5")
-    assert result.exit_code == 130
-    assert result.stderr.endswith("Aborted!\n")
-
-
 @pytest.mark.parametrize("sizes", ["99999999999999999999,3", "\u00b2,3", "0,3", "-1", ""])
 def test_input_shapes_that_are_none(graphprune_cli: Cli, model: Path, out: Path, sizes: str) -> None:
     result = graphprune_cli("import", model, "-o", out, "--input-shape", f"x={sizes}")

@@ -292,6 +292,18 @@ def test_a_signal_while_a_file_is_written_leaves_nothing(tmp_path: Path) -> None
     assert {each.name for each in tmp_path.iterdir()} - {"__pycache__"} == {"slow.py", "started"}
 
 
+def test_an_interrupted_run(tmp_path: Path) -> None:
+    """A terminal sends the signal to both processes."""
+    (tmp_path / "slow.py").write_text("import time\ndef model():\n    open('started', 'w')\n    time.sleep(60)\n")
+    words = [*COMMAND, "analyze", "slow:model"]
+    parent = subprocess.Popen(words, cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "started").exists():
+        time.sleep(0.05)
+    os.killpg(parent.pid, signal.SIGINT)
+    assert parent.communicate(timeout=10)[1].endswith("Aborted!\n")
+    assert parent.returncode == 130
+
+
 def test_exit_codes_and_output_pass_through(tmp_path: Path) -> None:
     path = write(plain(), tmp_path / "m.onnx")
     assert supervised("inspect", path).returncode == 0
