@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from graphprune.groups import Group
 from graphprune.layers import layers_of
 from graphprune.pipeline import prune
 from graphprune.strip import KEPT, MACS, WIDTH, strip
+from graphprune.tables import Figure, headline
 
 Cli = Callable[..., Result]
 HALF = ["--target", "channels=0.5", "--align", "1"]
@@ -99,6 +101,13 @@ def test_the_headline_has_what_was_measured(graphprune_cli: Cli, tmp_path: Path)
     assert "Times are ONNX Runtime's own" in page.words
     assert len(page.all("svg", class_="bullet")) == 6
     assert any(text == "ms" for text in page.text("text"))
+
+
+def test_the_headline_has_the_latency_that_a_target_measured() -> None:
+    result = prune(residual(), targets=["channels=0.5"], align=1, verify=False)
+    timed = replace(result, before=replace(result.before, latency=2e6), after=replace(result.after, latency=1e6))
+    assert headline(timed, (1, 1))[-1] == Figure("latency", "2 ms", "1 ms", 0.5)
+    assert "latency" in Page(report.prune_page(timed, "m", (1, 1), RUN)).text("th")
 
 
 def test_a_report_without_the_proof_says_so() -> None:
