@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -271,21 +272,26 @@ def test_the_child_ends_with_its_parent(tmp_path: Path) -> None:
     raise AssertionError("the child lives on")
 
 
-def test_a_signal_to_the_parent_reaches_the_child(tmp_path: Path) -> None:
-    (tmp_path / "slow.py").write_text("import time\ndef model():\n    open('started', 'w')\n    time.sleep(60)\n")
-    parent = subprocess.Popen([*COMMAND, "analyze", "slow:model"], cwd=tmp_path)
-    while not (tmp_path / "started").exists():
+def begun(folder: Path, work: str = "time.sleep(60)", **options: Any) -> subprocess.Popen[str]:
+    """`analyze` in a process that another one watches, when it has begun some long work."""
+    (folder / "slow.py").write_text(
+        f"import time\nfrom pathlib import Path\ndef model():\n    Path('started').touch()\n    {work}\n"
+    )
+    parent = subprocess.Popen([*COMMAND, "analyze", "slow:model"], cwd=folder, text=True, **options)
+    while not (folder / "started").exists():
         time.sleep(0.05)
+    return parent
+
+
+def test_a_signal_to_the_parent_reaches_the_child(tmp_path: Path) -> None:
+    parent = begun(tmp_path)
     parent.terminate()
     assert parent.wait(10) == -signal.SIGTERM
 
 
 def test_a_signal_while_a_file_is_written_leaves_nothing(tmp_path: Path) -> None:
-    text = "import time\nfrom graphprune import model_file\n"
-    text += "with model_file.atomic_file(model_file.Path('out')):\n    open('started', 'w')\n    time.sleep(60)\n"
-    (tmp_path / "slow.py").write_text(text)
-    parent = subprocess.Popen([*COMMAND, "analyze", "slow:model"], cwd=tmp_path)
-    while not (tmp_path / "started").exists():
+    parent = begun(tmp_path, "from graphprune.model_file import atomic_file\n    with atomic_file(Path('out')): time.sleep(60)")
+    while not list(tmp_path.glob(".out.*")):
         time.sleep(0.05)
     parent.terminate()
     assert parent.wait(10) == -signal.SIGTERM
@@ -294,11 +300,7 @@ def test_a_signal_while_a_file_is_written_leaves_nothing(tmp_path: Path) -> None
 
 def test_an_interrupted_run(tmp_path: Path) -> None:
     """A terminal sends the signal to both processes."""
-    (tmp_path / "slow.py").write_text("import time\ndef model():\n    open('started', 'w')\n    time.sleep(60)\n")
-    words = [*COMMAND, "analyze", "slow:model"]
-    parent = subprocess.Popen(words, cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "started").exists():
-        time.sleep(0.05)
+    parent = begun(tmp_path, start_new_session=True, stderr=subprocess.PIPE)
     os.killpg(parent.pid, signal.SIGINT)
     assert parent.communicate(timeout=10)[1].endswith("Aborted!\n")
     assert parent.returncode == 130
