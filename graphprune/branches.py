@@ -13,7 +13,7 @@ from collections import defaultdict
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
-from .graph import operator_name, subgraphs
+from .graph import free_name, operator_name, subgraphs
 
 DOMAIN = "graphprune"
 SCOPE = "graphprune.branch"
@@ -59,7 +59,7 @@ def _hoisted(model: ModelProto, node: NodeProto, taken: set[str], titles: set[st
             copied = NodeProto()
             copied.CopyFrom(inner)
             rename(copied, names)
-            copied.name = _new_name(copied.name, titles)
+            copied.name = free_name(copied.name, titles)
             copied.metadata_props.add(key=SCOPE, value=f"{node.name}/{branch}")
             nodes.append(copied)
         shell = GraphProto(name=graph.name, doc_string=graph.doc_string)
@@ -76,17 +76,8 @@ def _hoisted(model: ModelProto, node: NodeProto, taken: set[str], titles: set[st
 def _new_names(graph: GraphProto, taken: set[str]) -> dict[str, str]:
     """New names for values of a branch that the main graph has already; all of the branch's names are then taken."""
     own = [tensor.name for tensor in graph.initializer] + [name for node in graph.node for name in node.output if name]
-    new = {name: _new_name(name, taken) for name in own}
+    new = {name: free_name(name, taken) for name in own}
     return {name: other for name, other in new.items() if name != other}
-
-
-def _new_name(name: str, taken: set[str]) -> str:
-    """A name that is not taken yet, the given one if possible; it is taken then."""
-    number, new = 1, name
-    while new in taken:
-        number, new = number + 1, f"{name}_{number}"
-    taken.add(new)
-    return new
 
 
 def rename(node: NodeProto, names: dict[str, str]) -> None:

@@ -43,6 +43,7 @@ from .terminal import (
     progress,
     report,
     sizes_of_inputs,
+    total_size,
     write_json,
     write_text,
 )
@@ -250,8 +251,8 @@ def prune(
     files = {"output": output, "plan": plan_to, "report": report_to, "save-config": save_config or config_beside(output)}
     written = [path for path in files.values() if path is not None]
     others = [*written[1:], events, json_path(json_to)]
-    check_outputs([output, *others], [eval, options["calibration"]])
-    check_outputs(others, [model])
+    in_place = output.resolve() == model.resolve()
+    check_outputs([output, *others], [eval, options["calibration"], None if in_place else model])
     server = server_of(mlflow, mlflow_experiment)
     where = circumstances() if report_to else {}
     job = runs.Job(str(model), Options(**options, repair=named_repairs(repair)), shapes, eval, measure, require)
@@ -304,7 +305,7 @@ def apply(model: Path, plan: Path, output: Path, no_verify: bool, json_to: str |
     found = _exporter().write(record(result.cut, result.plan), output)
     from . import tables
 
-    sizes = before, sum(each.stat().st_size for each in found.files)
+    sizes = before, total_size(found.files)
     report([tables.prune_table(result, sizes)], lambda: tables.prune_json(result, sizes), json_to)
     if json_to != "-" and result.proof is not None:
         click.echo(str(result.proof))

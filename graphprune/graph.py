@@ -172,6 +172,16 @@ def with_outputs(model: ModelProto, names: Iterable[str], types: Mapping[str, in
     return copy
 
 
+def free_name(name: str, taken: set[str]) -> str:
+    """The name, or with the first number at which it is not taken; it is taken then."""
+    number, free = 0, name
+    while free in taken:
+        number += 1
+        free = f"{name}_{number}"
+    taken.add(free)
+    return free
+
+
 def canonical_domain(domain: str) -> str:
     """ONNX's two spellings of the default domain, as one."""
     return "" if domain in DEFAULT_DOMAINS else domain

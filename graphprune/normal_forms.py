@@ -10,7 +10,7 @@ from collections import defaultdict
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
-from .graph import Dim, Graph, Shape, Use, attributes, element_count, operator_name
+from .graph import Dim, Graph, Shape, Use, attributes, element_count, free_name, operator_name
 from .shape_flow import copied_dimensions
 
 
@@ -38,7 +38,7 @@ def unshare_initializers(graph: GraphProto) -> bool:
             if not owners:
                 owners[tied] = name
             elif tied not in owners:
-                owners[tied] = _copy(graph, tensors[name], _fresh_name(name, taken))
+                owners[tied] = _copy(graph, tensors[name], free_name(name, taken))
                 changed = True
             node.input[use.input] = owners[tied]
     return changed
@@ -53,14 +53,6 @@ def _copy(graph: GraphProto, tensor: TensorProto, name: str) -> str:
     copy.CopyFrom(tensor)
     copy.name = name
     return name
-
-
-def _fresh_name(base: str, taken: set[str]) -> str:
-    number = 1
-    while f"{base}_{number}" in taken:
-        number += 1
-    taken.add(f"{base}_{number}")
-    return f"{base}_{number}"
 
 
 def constant_reshapes(graph: Graph) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import RequirementError, UsageError
 from .options import Options
 from .requirements import Checked, Requirement, check, needs, parse_requirements
-from .terminal import sizes_of_inputs, source_size, write_text
+from .terminal import sizes_of_inputs, source_size, total_size, write_text
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -82,7 +82,7 @@ class Outcome:
     def sizes(self, files: Sequence[Path]) -> tuple[int, int]:
         """Bytes of the source and of the files that were written; what those would have where none was."""
         if files:
-            return self.source_bytes, sum(each.stat().st_size for each in files)
+            return self.source_bytes, total_size(files)
         from .model_file import serialised_size
         from .provenance import record
 

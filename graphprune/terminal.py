@@ -144,7 +144,12 @@ def file_size(path: Path) -> int:
     """The size of an ONNX file with its external data."""
     from .companion_files import files_of
 
-    return sum(each.stat().st_size for each in files_of(path))
+    return total_size(files_of(path))
+
+
+def total_size(files: Iterable[Path]) -> int:
+    """The size of some files."""
+    return sum(each.stat().st_size for each in files)
 
 
 def model_name(path: Path) -> str:
