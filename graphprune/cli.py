@@ -130,15 +130,12 @@ def main() -> None:
 def import_(source: str, output: Path, format_: str | None, shapes: tuple[str, ...]) -> None:
     """Normalise a model; names in a plan are names in this file."""
     from .branches import with_branches
-    from .normalize import fix_input_shapes, normalize
-    from .sources import read_source
+    from .pipeline import load_fixed
 
     check_output(output)
     sizes = sizes_of_inputs(shapes)
     with progress("importing"):
-        model = read_source(source, format_, sizes)
-        fix_input_shapes(model, sizes)
-        graph = normalize(model)
+        graph = load_fixed(source, sizes, format_)
     _exporter().write(with_branches(graph.model), output)
     click.echo(f"{output}: {len(graph.nodes)} nodes, {len(graph.initializers)} initializers")
 

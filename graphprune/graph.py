@@ -9,7 +9,7 @@ checked by `graphprune.normalize`.  Start reading at `Graph`.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from typing import Any, NamedTuple
 
@@ -51,6 +51,8 @@ class Graph:
         self.shapes: dict[str, Shape] = shapes if shapes is not None else {}
         self.sized: dict[str, Shape] = sized if sized is not None else self.shapes
         """The shapes for typical sizes of the dynamic dimensions and one sample: what costs are counted with."""
+        self.given: Callable[[], ModelProto] | None = None
+        """Gives the model as it was before it was normalised, where that is at hand (`graphprune.given`)."""
         self._arrays: dict[str, Array] = {}
 
     @property

@@ -299,7 +299,7 @@ def _lift_constants(graph: GraphProto) -> None:
     """Turn Constant nodes of the main graph into initializers of the same name."""
     rest = []
     for node in graph.node:
-        tensor = _constant_tensor(node)
+        tensor = constant_tensor(node)
         if tensor is None:
             rest.append(node)
         else:
@@ -311,7 +311,8 @@ def _lift_constants(graph: GraphProto) -> None:
         graph.node.extend(rest)
 
 
-def _constant_tensor(node: NodeProto) -> TensorProto | None:
+def constant_tensor(node: NodeProto) -> TensorProto | None:
+    """The value of a Constant node, without a name; None for other nodes."""
     if operator_name(node) != "Constant" or len(node.attribute) != 1:
         return None
     attribute = node.attribute[0]

@@ -24,14 +24,15 @@ from .cost import Cost, CostModel
 from .depth import with_residuals
 from .errors import ProofError, UnreachableError, UsageError
 from .evidence import Evidence
-from .graph import Array, Graph
+from .given import check_normal_form, reader_of
+from .graph import Array, Graph, copy_model
 from .inference import Analysis, infer
-from .model_file import load_what_fits, read_model
+from .model_file import fits_message, load_what_fits, read_model
 from .normalize import fix_input_shapes, normalize
 from .options import Experts, Normalization, Options
 from .plan import Plan
 from .problem import Step, check_passes, check_supported, formulate, seeded
-from .proof import Proof, prove
+from .proof import Proof, contraction_results, prove
 from .recipes import MADE_UP_MACS, resolved
 from .reorder import reordered
 from .repairing import Patient, with_weights
@@ -39,7 +40,7 @@ from .replay import analysis_of, check_weights, make_plan, recorded_option, repl
 from .runtime import trial
 from .samples import read_calibration, run_size
 from .shape_inference import InputShapes
-from .sources import read_source
+from .sources import is_onnx_file, read_source
 from .synthetic import random_runs
 from .targets import Target, parse_target
 from .weights import Vector
@@ -116,27 +117,48 @@ class Scored:
         return {group.id: scores for group, scores in zip(self.problem.groups, self.problem.scores, strict=True)}
 
 
-def load(source: Source, input_shapes: InputShapes | None = None) -> Graph:
-    """Read (or copy) a model and bring it into normal form.  Raises InvalidModelError."""
+def load(source: Source, input_shapes: InputShapes | None = None, format_: str | None = None) -> Graph:
+    """Read (or copy) a model and bring it into normal form.  Raises InvalidModelError.
+
+    `format_` names the importer where the source does not tell.
+    """
     if isinstance(source, Graph):
         return source
     if isinstance(source, ModelProto):
-        model = ModelProto()
-        model.CopyFrom(source)
-    else:
-        model = read_source(source, shapes=input_shapes)
-    return normalize(model, input_shapes)
+        return normalize(copy_model(source, without=()), input_shapes)
+    given = reader_of(source) if is_onnx_file(source, format_) else None
+    model = read_source(source, format_, input_shapes)
+    if given is None and fits_message(model):
+        given = partial(ModelProto.FromString, model.SerializeToString())
+    graph = normalize(model, input_shapes)
+    graph.given = given
+    return graph
+
+
+def _load_for_proof(source: Source, input_shapes: InputShapes | None = None, format_: str | None = None) -> Graph:
+    """`load`; a model of the caller's stays at hand, and must not change until the proof."""
+    graph = load(source, input_shapes, format_)
+    if isinstance(source, ModelProto):
+        graph.given = lambda: source
+    return graph
+
+
+def load_fixed(source: Source, input_shapes: InputShapes | None = None, format_: str | None = None) -> Graph:
+    """`load`, with the given sizes of inputs fixed and the normal form compared with what was given.
+
+    Raises InvalidModelError, or ProofError where the two compute something else.
+    """
+    graph = _load_for_proof(source, input_shapes, format_)
+    check_normal_form(graph, (), shapes=input_shapes)
+    if not input_shapes:
+        return graph
+    fix_input_shapes(graph.model, input_shapes)
+    return normalize(graph.model, input_shapes)
 
 
 def load_whole(source: Source, input_shapes: InputShapes | None = None) -> Graph:
-    """What exporters take: a model with the given sizes of inputs fixed and all weights read, run once within limits.
-
-    Raises InvalidModelError.
-    """
-    graph = load(source, input_shapes)
-    if input_shapes:
-        fix_input_shapes(graph.model, input_shapes)
-        graph = load(graph.model, input_shapes)
+    """What exporters take: `load_fixed` with all weights read, run once within limits.  Raises what that raises."""
+    graph = load_fixed(source, input_shapes)
     load_what_fits(graph.model)
     trial(graph, input_shapes)
     return graph
@@ -184,7 +206,7 @@ def score(
     options = resolved(options)
     check_passes(options)
     step("reading and normalising")
-    graph = load(source, input_shapes)
+    graph = _load_for_proof(source, input_shapes)
     step("finding groups")
     analysis = analysis_of(graph, options.normalization, options.mode, options.experts)
     selection = registry.load("selection", registry.name_of("selection", options.selection))
@@ -277,7 +299,9 @@ def _finish(
     proof = None
     if options.verify:
         step("proving")
+        reservation = check_normal_form(graph, contraction_results(analysis), options.seed, input_shapes)
         proof = _passed(prove(changed, present, rewritten, kept_of, options.seed, input_shapes))
+        proof = replace(proof, reservation=reservation)
     recorded = options.as_dict()
     return Result(rewritten, graph, analysis, keep, weights, recorded, before, after, realised, proof)
 
@@ -326,7 +350,7 @@ def apply_plan(source: Source, plan: Plan, verify: bool = True, weights: Mapping
     `weights` are those that repair passes changed (`graphprune.plan.read_weights`).  Raises UsageError where plan or weights
     do not fit the model, ProofError where the result is wrong.
     """
-    graph = load(source)
+    graph = _load_for_proof(source)
     analysis, present = replay(graph, plan)
     changed = dict(weights or {})
     check_weights(analysis, plan, present, changed)
@@ -348,13 +372,15 @@ def verify(
     `weights` are those that repair passes changed.  Raises UsageError where the plan does not fit the model, ProofError where
     one of the models cannot be run.
     """
-    graph = load(source)
+    graph = _load_for_proof(source)
     analysis, present = replay(graph, plan)
     model = pruned if isinstance(pruned, ModelProto) else read_model(Path(pruned))
     changed = dict(weights or {})
     check_weights(analysis, plan, present, changed)
     kept_of = shrink_pass().kept_indices(analysis, present)
-    return prove(with_weights(analysis, changed, kept_of), present, model, kept_of, seed, input_shapes)
+    reservation = check_normal_form(graph, contraction_results(analysis), seed, input_shapes)
+    proof = prove(with_weights(analysis, changed, kept_of), present, model, kept_of, seed, input_shapes)
+    return replace(proof, reservation=reservation)
 
 
 def _passed(proof: Proof) -> Proof:

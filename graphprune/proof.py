@@ -8,6 +8,7 @@ Start reading at `prove`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -53,11 +54,14 @@ class Proof:
     seed: int
     layer_by_layer: bool = False
     """Whether each inner result was computed from the reference's values rather than its own."""
+    reservation: str = ""
+    """Why the original's normal form could not be compared with the model as it was given (`graphprune.given`)."""
 
     def __str__(self) -> str:
         verdict = "equal to the masked original" if self.passed else f"NOT equal to the masked original at {self.worst!r}"
         verdict += ", layer by layer" if self.layer_by_layer else ""
-        return f"proof: {verdict} (max error {self.max_error:.1e}, {self.outputs} outputs, {self.inner} inner results)"
+        counts = f"(max error {self.max_error:.1e}, {self.outputs} outputs, {self.inner} inner results)"
+        return f"proof: {verdict} {counts}" + (f"; {self.reservation}" if self.reservation else "")
 
 
 def prove(
@@ -75,66 +79,78 @@ def prove(
     other.  Raises ProofError where one of the models cannot be run; a difference is reported in
     the result.
     """
-    proof = _proof(Comparison(analysis, present, pruned, kept_of, seed, shapes))
-    for then in (True, False) if has_branches(analysis.graph.model) else ():
+    graph, inner = analysis.graph, contraction_results(analysis)
+    masked = masked_reference(analysis, present)
+    proof = Comparison(graph, masked, pruned, kept_of, inner, seed, shapes).proof()
+    if not has_branches(graph.model):  # those that were not taken have not run yet
+        stop_clock()
+        return proof
+    for then in (True, False):
         if not proof.passed:
             break
         try:
-            forced = Comparison(analysis, present, pruned, kept_of, seed, shapes, then)
+            forced = Comparison(graph, masked, pruned, kept_of, inner, seed, shapes, then)
         except ProofError:  # this branch cannot run on these inputs: it is there for others
             continue
-        other = _proof(forced)
+        other = forced.proof()
         proof = other if not other.passed or other.max_error > proof.max_error else proof
     return proof
 
 
-def _proof(comparison: Comparison) -> Proof:
-    proof = comparison.run(comparison.rounded)
-    if proof.passed or not np.isfinite(proof.max_error):
-        return proof
-    local = comparison.run([*comparison.rounded, *comparison.probes])
-    return replace(local, layer_by_layer=True) if local.passed else proof
-
-
 class Comparison:
-    """The reference's results on random inputs, and what it takes to compare a pruned model with them."""
+    """The results of a reference on random inputs, and what it takes to compare another model with them."""
 
     def __init__(
         self,
-        analysis: Analysis,
-        present: NDArray[np.bool_],
-        pruned: ModelProto,
+        graph: Graph,
+        reference: ModelProto,
+        model: ModelProto,
         kept_of: KeptOf,
+        inner: Iterable[str],
         seed: int,
         shapes: InputShapes | None,
         then: bool | None = None,
+        title: str = "the pruned model",
     ) -> None:
-        """With `then` every If takes that branch."""
-        graph = analysis.graph
-        written = {name for node in pruned.graph.node for name in node.output}
+        """`graph` has the types of the reference's values, `inner` are results to compare.
+
+        With `then` every If takes that branch; `title` is what messages call the other model.  Raises ProofError where the
+        reference cannot be run.
+        """
+        written = {name for node in model.graph.node for name in node.output}
         self.rounded = [name for name in rounded_values(graph) if name in written]
-        self.probes = [name for name in _probes(analysis, written) if name not in self.rounded]
+        self.probes = _bounded(graph, [name for name in inner if name in written and name not in self.rounded])
         self.seed = seed
+        self._title = title
         self._graph = graph
-        self._pruned = ModelProto()
-        self._pruned.CopyFrom(pruned)
-        reference = self._with_inner_results(masked_reference(analysis, present))
+        self._model = ModelProto()
+        self._model.CopyFrom(model)
+        reference = self._with_inner_results(reference)
         without_saturation(reference)
         if then is not None:
             take_branch(reference, then)
-            take_branch(self._pruned, then)
+            take_branch(self._model, then)
         self._feeds, expected = _run_reference(graph, reference, seed, shapes)
         self._expected = {name: taken(array, kept_axes(kept_of, name, np.ndim(array))) for name, array in expected.items()}
 
+    def proof(self) -> Proof:
+        """The comparison of the whole, or, where that differs, layer by layer.
+
+        Raises ProofError where the model cannot be run.
+        """
+        proof = self.run(self.rounded)
+        if proof.passed or not np.isfinite(proof.max_error):
+            return proof
+        local = self.run([*self.rounded, *self.probes])
+        return replace(local, layer_by_layer=True) if local.passed else proof
+
     def run(self, steps: list[str]) -> Proof:
         """Compare all results; values in `steps` are compared where they arise and go on as the reference has them."""
-        result = self._with_inner_results(self._pruned)
+        result = self._with_inner_results(self._model)
         without_saturation(result)
         given(result, set(steps), self._graph.element_types)
         feeds = self._feeds | {name + SUFFIX: self._expected[name] for name in steps}
-        actual = _run(result, feeds, "the pruned model")
-        if not has_branches(self._graph.model):  # those that were not taken have not run yet
-            stop_clock()
+        actual = _run(result, feeds, self._title)
         names = list(dict.fromkeys(value.name for value in self._graph.outputs))
         missing = [name for name in names if name not in actual]
         if missing:
@@ -153,13 +169,16 @@ class Comparison:
         return result
 
 
-def _probes(analysis: Analysis, written: set[str]) -> list[str]:
-    """Results of contractions to compare, up to a bounded number of elements."""
-    graph = analysis.graph
+def contraction_results(analysis: Analysis) -> list[str]:
+    """What the contractions of a network give: what is compared on the way."""
+    return list(dict.fromkeys(analysis.graph.nodes[term.node].output[0] for term in analysis.mac_terms))
+
+
+def _bounded(graph: Graph, names: Iterable[str]) -> list[str]:
+    """Those of inner results that have a type, up to a bounded number of elements."""
     outputs = {value.name for value in graph.outputs}
     typed = {value.name for value in graph.model.graph.value_info}
-    names = [graph.nodes[term.node].output[0] for term in analysis.mac_terms]
-    names = [name for name in dict.fromkeys(names) if name in written and name in typed and name not in outputs]
+    names = [name for name in names if name in typed and name not in outputs]
     sizes = np.array([np.prod([d if isinstance(d, int) else 2 for d in graph.shape(n) or ()]) for n in names], float)
     stride = max(1, int(np.ceil(sizes.sum() / PROBED_ELEMENTS)))
     return names[::stride]

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from onnx import ModelProto
 
@@ -30,13 +30,18 @@ def read_source(source: object, format_: str | None = None, shapes: InputShapes 
     `source` is a path, an import string or an object of a framework, perhaps with example inputs: (module, inputs).  `shapes` are
     the shapes of inputs for formats that trace a model.  Raises UsageError, InvalidModelError or MissingExtraError.
     """
-    if format_ in (None, "onnx") and isinstance(source, str | Path) and Path(source).suffix == ".onnx":
+    if is_onnx_file(source, format_):
         return read_model(Path(source))
     if isinstance(source, str | Path) and is_import_string(source):
         source = _built(str(source))
     with paused():  # frameworks take their time
         model: ModelProto = _importer(source, format_).read(source, shapes or {})
     return model
+
+
+def is_onnx_file(source: object, format_: str | None = None) -> TypeGuard[str | Path]:
+    """Whether a source is a path that is read as ONNX by its name alone."""
+    return format_ in (None, "onnx") and isinstance(source, str | Path) and Path(source).suffix == ".onnx"
 
 
 def _importer(source: object, name: str | None) -> Any:
