@@ -38,6 +38,10 @@ class Exporter(ABC):
             raise UsageError(f"{path}: the format {self.name!r} writes NAME{' or NAME'.join(self.suffixes)}")
         return None
 
+    def files(self, path: Path) -> tuple[Path, ...]:
+        """What `write` may write: the file and those beside it."""
+        return (path,)
+
     @abstractmethod
     def write(self, model: ModelProto, path: Path) -> Written:
         """Write the artefact of a normalised model, whole or not at all.

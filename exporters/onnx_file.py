@@ -21,6 +21,10 @@ class OnnxExporter(Exporter):
     suffixes: ClassVar[tuple[str, ...]] = (".onnx",)
     weights: Literal["inside", "data", "safetensors"] = "inside"
 
+    def files(self, path: Path) -> tuple[Path, ...]:
+        """The model, and its weights where they are beside it."""
+        return (path,) if self.weights == "inside" else (path, path.with_name(f"{path.name}.{self.weights}"))
+
     def write(self, model: ModelProto, path: Path) -> Written:
         """Write the files atomically.  Raises UsageError."""
         return Written(tuple(write_model(model, path, self.weights)), None)

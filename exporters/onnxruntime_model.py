@@ -34,6 +34,10 @@ class OnnxRuntimeExporter(Exporter):
 
     level: Literal["basic", "extended", "all"] = "all"
 
+    def files(self, path: Path) -> tuple[Path, ...]:
+        """The model, and its weights where they are too large for it."""
+        return path, path.with_name(f"{path.name}.data")
+
     def write(self, model: ModelProto, path: Path) -> Written:
         """Write the optimised model with its metadata; weights above 2 GB go to `NAME.data` beside it.
 
@@ -41,7 +45,7 @@ class OnnxRuntimeExporter(Exporter):
         """
         self.check(path)
         model = with_branches(model)
-        data = path.with_name(path.name + ".data")
+        path, data = self.files(path)
         with staged(data, path) as (weights, file):
             self._optimise(model, file, weights)
             written = tuple(each for each, source in ((path, file), (data, weights)) if source.exists())

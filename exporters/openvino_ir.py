@@ -37,6 +37,10 @@ class OpenVinoExporter(Exporter):
         super().check(path)
         need("openvino")
 
+    def files(self, path: Path) -> tuple[Path, ...]:
+        """The graph and the weights."""
+        return path, path.with_suffix(".bin")
+
     def write(self, model: ModelProto, path: Path) -> Written:
         """Write both files; where the model came from goes into the section `rt_info` of the graph.
 
@@ -46,7 +50,7 @@ class OpenVinoExporter(Exporter):
         self.check(path)
         openvino = need("openvino")
         model = with_branches(model)
-        weights = path.with_suffix(".bin")
+        path, weights = self.files(path)
         with staged(weights, path) as (_, file):
             read = imported(model)
             for entry in model.metadata_props:

@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from onnx import ModelProto
 
+from graphprune.branches import with_branches
 from graphprune.extras import need
 from graphprune.graph import Array
 
@@ -32,7 +34,7 @@ def prepare(model: ModelProto, feeds: Mapping[str, Array], threads: int) -> Call
     fixed = load(model).model
     fix_input_shapes(fixed, {name: list(value.shape) for name, value in feeds.items()})
     target = tvm_module.target_of(target_options("native", threads))
-    module = tvm_module.scheduled(tvm_module.lowered(tvm_module.imported(load(fixed).model), target), target)
+    module = tvm_module.scheduled(tvm_module.lowered(tvm_module.imported(with_branches(load(fixed).model)), target), target)
     return bound(tvm_module.built(module, target), feeds, threads)
 
 
@@ -41,11 +43,20 @@ def loaded(library: Any, threads: int) -> Callable[[Mapping[str, Array]], list[A
 
     def call(feeds: Mapping[str, Array]) -> list[Array]:
         result = bound(library, feeds, threads)()
-        return [
-            value.numpy() for value in (result if isinstance(result, list | tuple) or not hasattr(result, "numpy") else [result])
-        ]
+        return list(map(_array, [result] if hasattr(result, "numpy") or _is_shape(result) else result))
 
     return call
+
+
+def _array(value: Any) -> Array:
+    """A tensor as an array; a shape is one of integers."""
+    return np.array(list(value), np.int64) if _is_shape(value) else value.numpy()
+
+
+def _is_shape(value: Any) -> bool:
+    from tvm_ffi import Shape
+
+    return isinstance(value, Shape)
 
 
 def bound(library: Any, feeds: Mapping[str, Array], threads: int) -> Callable[[], Any]:

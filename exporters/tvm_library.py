@@ -6,8 +6,8 @@ Only this module and `tvm_targets` can be imported without the extra `tvm`.  Sta
 from __future__ import annotations
 
 import json
-import platform
 import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -19,14 +19,14 @@ import numpy as np
 from onnx import ModelProto, helper
 
 from graphprune.branches import with_branches
-from graphprune.errors import UsageError
+from graphprune.errors import UsageError, first_line
 from graphprune.extras import need, require
 from graphprune.graph import Graph
 from graphprune.model_file import atomic_file
 
 from .agreement import Run, compared
 from .base import Exporter, Written
-from .tvm_targets import PROCESSORS, architecture, host, target_options
+from .tvm_targets import PROCESSORS, host, is_like_this, target_options
 
 SOURCES = {"cuda": ".cu", "opencl": ".cl", "metal": ".metal"}
 """What files of kernels are called."""
@@ -67,6 +67,11 @@ class TvmExporter(Exporter):
     tune_seconds: float = 0.0
     database: str = ""
 
+    def files(self, path: Path) -> tuple[Path, ...]:
+        """The library and what goes with it.  Raises UsageError for an unknown target."""
+        known_without_tvm = {"kind": "llvm"}
+        return path, *_beside(path, known_without_tvm if self.target == "native" else target_options(self.target))
+
     def write(self, model: ModelProto, path: Path) -> Written:
         """Compile a normalised model.  Raises what `compile` raises."""
         compiled = self.compile(Graph(model), path)
@@ -98,10 +103,10 @@ class TvmExporter(Exporter):
         executable = tvm_module.built(module, target)
         with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
             library = Path(folder) / f"library{path.suffix}"
-            executable.export_library(str(library), **({"fcompile": link} if link else {}))
+            _export(executable, library, link)
             spent += time.perf_counter() - start
             difference = None
-            if tvm_module.runs_here(target, architecture(options) in ("", platform.machine())):
+            if tvm_module.runs_here(target) and is_like_this(options):
                 step("comparing with ONNX Runtime")
                 difference = compared(graph, model, _runner(library if path.suffix == ".so" else executable), "TVM")
             _write(library, path, _signature(model, options), executable)
@@ -118,6 +123,8 @@ class TvmExporter(Exporter):
             raise UsageError(
                 f"--target {self.target}: schedules are tuned for processors, not for {options['kind']}; leave the tuning out"
             )
+        if (self.tune_trials or self.tune_seconds) and (options["kind"] != "llvm" or not is_like_this(options)):
+            raise UsageError(f"--target {self.target}: schedules are measured on a machine that the code runs on; tune there")
         need("tvm")
         return options, linker(path, options)
 
@@ -145,8 +152,7 @@ def linker(path: Path, options: Mapping[str, Any]) -> Any:
     """How objects become the library; None for TVM's own way, a C++ compiler here.  Raises UsageError where nothing can link."""
     if path.suffix == ".tar":
         return None
-    family = architecture(options)
-    if family not in ("", platform.machine()):
+    if not is_like_this(options):
         triple = str(host(options)["mtriple"])
         compiler = next((name for name in (f"{triple}-g++", f"{triple}-gcc") if shutil.which(name)), None)
         if compiler is None:
@@ -159,10 +165,19 @@ def linker(path: Path, options: Mapping[str, Any]) -> Any:
     raise UsageError(f"{path}: a shared library needs a C++ compiler or `ld`; install one, or write a .tar of objects")
 
 
+def _export(executable: Any, library: Path, link: Any) -> None:
+    """Write the library.  Raises UsageError where the linker fails."""
+    try:
+        executable.export_library(str(library), **({"fcompile": link} if link else {}))
+    except (RuntimeError, subprocess.CalledProcessError) as error:
+        said = getattr(error, "stderr", None) or str(error)
+        lines = said.decode(errors="replace") if isinstance(said, bytes) else said
+        telling = next((line.strip() for line in lines.splitlines() if "error" in line.lower()), first_line(error))
+        raise UsageError(f"the library cannot be linked: {telling}; write a .tar of objects, and link that") from error
+
+
 def _link(output: str, objects: list[str], **_: Any) -> None:
     """Link with the bare linker, where there is no compiler."""
-    import subprocess
-
     command = ["ld", "-shared", "-o", output, *objects]
     subprocess.run(command, check=True, capture_output=True)  # noqa: S603
 

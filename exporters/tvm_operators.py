@@ -141,7 +141,7 @@ def _in_nhwc(
     tile = product_tile(machine if groups == 1 else within(machine, channels // groups), out_width, channels // groups)
     if groups > 1 and (channels // groups) % tile.lanes:
         return None
-    if groups == 1 and channels * PAIR <= tile.lanes and weight.shape[3] % PAIR == 0:
+    if machine.floats > 1 and groups == 1 and channels * PAIR <= tile.lanes and weight.shape[3] % PAIR == 0:
         paired = pack_pairs(weight.transpose(1, 2, 3, 0), tile.lanes // PAIR)
         return _call(builder, "convolution", lambda x, w: paired_convolution(x, w, geometry, sizes, tile.positions), data, paired)
     packed = pack(weight.transpose(1, 2, 3, 0), tile.lanes)

@@ -101,7 +101,6 @@ def readme(name: str, signature: Mapping[str, Any]) -> str:
     outputs = [(f"output {k}", each, "", "") for k, each in enumerate(signature["outputs"])]
     stem, _, suffix = name.rpartition(".")
     target = signature["target"]
-    triple = host(target).get("mtriple")
     parts = _ON_PROCESSORS if target["kind"] in PROCESSORS else _ON_GPUS
     words = {"stem": stem, "kind": target["kind"], "program": program(stem, signature)}
     return _PAGE.format(
@@ -109,9 +108,18 @@ def readme(name: str, signature: Mapping[str, Any]) -> str:
         stem=stem,
         target=target_in_words(target),
         rows="\n".join(f"| {a} | `{b}` | {c} | {d} |" for a, b, c, d in inputs + outputs),
-        link=_LINK.format(name=name, stem=stem, compiler=f"{triple}-g++" if triple else "c++") if suffix == "tar" else "",
+        link=_LINK.format(name=name, stem=stem, compiler=_compiler(target)) if suffix == "tar" else "",
         **{part: text.format(**words) for part, text in parts.items()},
     )
+
+
+def _compiler(target: Mapping[str, Any]) -> str:
+    """What makes a library of the files in an archive: of objects a linker, of C source a compiler with TVM's headers."""
+    triple = host(target).get("mtriple")
+    if triple:
+        return f"{triple}-g++"
+    include = "$(python -c 'import tvm; print(tvm.__path__[0])')/include"
+    return f'c++ -O3 $(tvm-ffi-config --cxxflags) -I"{include}"'
 
 
 def program(stem: str, signature: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ import importlib.util
 import json
 import os
 import time
+import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -58,7 +59,7 @@ def run(machine: Any, signature: dict[str, Any], feeds: dict[str, Any]) -> dict[
     import tvm_ffi
 
     found = machine["main"](*map(tvm_ffi.from_dlpack, _arrays(signature, feeds)))
-    return {name: np.from_dlpack(value) for name, value in _named(signature, found)}
+    return {name: _array(value) for name, value in _named(signature, found)}
 
 
 def on_device(library: Path, kind: str, signature: dict[str, Any]) -> Run:
@@ -74,7 +75,7 @@ def on_device(library: Path, kind: str, signature: dict[str, Any]) -> Run:
 
     def call(feeds: dict[str, Any]) -> dict[str, Any]:
         found = machine["main"](*(tvm.runtime.tensor(array, device) for array in _arrays(signature, feeds)))
-        return {name: value.numpy() for name, value in _named(signature, found)}
+        return {name: _array(value) for name, value in _named(signature, found)}
 
     return call
 
@@ -95,9 +96,27 @@ def aligned(array: Any) -> Any:
     return copy
 
 
+def _array(value: Any) -> Any:
+    """A tensor as an array; a shape, such as the size of an input, is one of integers."""
+    if hasattr(value, "numpy"):
+        return value.numpy()
+    return np.from_dlpack(value) if hasattr(value, "__dlpack__") else np.array(list(value), np.int64)
+
+
 def _named(signature: dict[str, Any], found: Any) -> list[tuple[str, Any]]:
-    values = list(found) if len(signature["outputs"]) > 1 or not hasattr(found, "__dlpack__") else [found]
+    from tvm_ffi import Shape
+
+    several = len(signature["outputs"]) > 1 or not (hasattr(found, "__dlpack__") or isinstance(found, Shape))
+    values = list(found) if several else [found]
     return list(zip(signature["outputs"], values, strict=True))
+
+
+def write(path: Path, arrays: dict[str, Any]) -> None:
+    """An .npz with arrays of any names; numpy's own function takes none that is called `file`."""
+    with zipfile.ZipFile(path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz"), "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, np.asanyarray(array))
 
 
 def main() -> None:
@@ -128,7 +147,7 @@ def main() -> None:
         call(feeds)
         times.append(time.perf_counter() - start)
     if options.outputs is not None:
-        np.savez(options.outputs, **results)
+        write(options.outputs, results)
     for name, value in results.items():
         print(f"{name}: {value.dtype} {list(value.shape)}")
     if times:

@@ -274,6 +274,8 @@ def _vector(schedule: Any, spatial: list[Loop], machine: Machine) -> list[Loop]:
 
 def _lanes(extent: int, machine: Machine) -> int:
     """The largest part of the extent that fills up to four vectors, or a half or a quarter of one; 1 where there is none."""
+    if machine.floats == 1:
+        return 1
     whole = [count * machine.floats for count in (4, 3, 2, 1)]
     parts = [machine.floats // part for part in (2, 4) if machine.floats // part >= NARROWEST]
     return next((lanes for lanes in (*whole, *parts) if extent % lanes == 0), 1)

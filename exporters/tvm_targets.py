@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import platform
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,11 +44,20 @@ TARGETS: dict[str, dict[str, Any]] = {
 """`native` is filled in on the machine that compiles; TVM takes no such word itself.  What `cuda` says is true of every GPU since
 2018 (Turing)."""
 
+ALIASES = {"amd64": "x86_64", "arm64": "aarch64"}
+"""Other names of processor families."""
+
+SYSTEMS = {"linux": ("linux",), "darwin": ("apple", "darwin", "macos"), "win32": ("windows", "win32", "mingw")}
+"""What a target's triple calls the systems that Python runs on."""
+
 PROCESSORS = ("llvm", "c")
 """Kinds of targets without a host beside them; all others are GPUs."""
 
 REASSOCIATED = {"fast-math-reassoc": True}
 """LLVM may change the order of additions, which makes vectors of sums (a layer normalisation: 223 to 19 microseconds)."""
+
+
+HOST = '"host": {"kind": "llvm", "mtriple": "x86_64-linux-gnu"}'
 
 
 def target_options(spec: str, threads: int = 0) -> dict[str, Any]:
@@ -72,6 +83,8 @@ def _parsed(text: str) -> dict[str, Any]:
         options = json.loads(text)
     except ValueError as error:
         raise UsageError(f"--target {text!r} is no JSON: {error}") from error
+    if isinstance(options, dict) and not isinstance(options.get("host", {}), dict):
+        raise UsageError(f"--target {text!r}: write the host as an object, for example {HOST}")
     if not isinstance(options, dict) or not isinstance(options.get("kind"), str):
         raise UsageError(f'--target {text!r} names no kind; write for example {{"kind": "llvm", "mcpu": "znver4"}}')
     return options
@@ -91,7 +104,11 @@ def host(options: Mapping[str, Any]) -> Mapping[str, Any]:
     return found
 
 
-def architecture(options: Mapping[str, Any]) -> str:
-    """The processor family of a target, as `platform.machine` calls it; empty where TVM writes source code."""
-    family = str(host(options).get("mtriple", "")).partition("-")[0]
-    return {"amd64": "x86_64", "arm64": "aarch64"}.get(family, family)
+def is_like_this(options: Mapping[str, Any]) -> bool:
+    """Whether a target is for processors and a system of this machine's family; true where TVM writes source code."""
+    family, _, system = str(host(options).get("mtriple", "")).partition("-")
+    if not family:
+        return True
+    same = ALIASES.get(family, family) == ALIASES.get(platform.machine().lower(), platform.machine())
+    names = SYSTEMS.get(sys.platform, ())
+    return same and "android" not in system and (not system or any(name in system for name in names))

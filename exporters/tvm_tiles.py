@@ -87,6 +87,8 @@ def machine_of(target: Any) -> Machine:
     """The vector unit of a TVM target, by the features that LLVM knows of it, and its cores."""
     from tvm.target.codegen import target_has_features
 
+    if str(target.kind) == "c":
+        return Machine(1, 16)  # C has no vectors; its compiler may make some
     features = {"avx512f": Machine(16, 32), "avx2": Machine(8, 16), "neon": Machine(4, 32)}
     found = next((machine for feature, machine in features.items() if target_has_features(feature, target)), Machine(4, 16))
     return replace(found, cores=int(target.attrs.get("num-cores", 0)))

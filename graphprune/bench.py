@@ -6,7 +6,7 @@ Start reading at `measure`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from onnx import ModelProto
 
 from . import registry
-from .graph import Graph
+from .graph import Array, Graph
 from .runtime import random_inputs, trial
 from .shape_inference import InputShapes
 
@@ -64,7 +64,8 @@ def measure(
     prepare = registry.load("backends", backend)
     for model in models:
         trial(Graph(model), input_shapes)
-    runs = [prepare(model, random_inputs(Graph(model), shapes=input_shapes, batch=batch, scale=4), threads) for model in models]
+    feeds = [random_inputs(Graph(model), shapes=input_shapes, batch=batch, scale=4) for model in models]
+    runs = [prepare(model, each, threads) for model, each in zip(models, feeds, strict=True)]
     seconds = [_seconds(run) for run in runs]
     repeats = [max(1, round(SAMPLE_SECONDS / each)) for each in seconds]
     samples: list[list[float]] = [[] for _ in runs]
@@ -75,7 +76,12 @@ def measure(
                 run()
             taken.append((time.perf_counter() - start) / repeat * 1e3)
         tick()
-    return [_latency(taken, threads, batch) for taken in samples]
+    return [_latency(taken, threads, _batch(each)) for taken, each in zip(samples, feeds, strict=True)]
+
+
+def _batch(feeds: Mapping[str, Array]) -> int:
+    """The size that the first input with axes has along the first of them, whatever was asked for."""
+    return next((array.shape[0] for array in feeds.values() if array.ndim), 1)
 
 
 def _seconds(run: Callable[[], object]) -> float:

@@ -7,8 +7,7 @@ from pathlib import Path
 import click
 
 from . import registry
-from .errors import UsageError
-from .terminal import JSON, MODEL, NUMBER, SHAPE, check_output, json_path, progress, report, sizes_of_inputs
+from .terminal import JSON, MODEL, NUMBER, SHAPE, check_output, check_outputs, json_path, progress, report, sizes_of_inputs
 
 
 @click.command("compile")
@@ -37,10 +36,6 @@ def compile_(
     from .pipeline import load_whole
 
     check_output(output)
-    facts = json_path(json_to)
-    check_output(facts)
-    if facts is not None and facts.resolve() == output.with_suffix(".json").resolve():
-        raise UsageError(f"--json {json_to}: the library's inputs and outputs are described there; choose another name")
     sizes = sizes_of_inputs(shapes)
     exporter = registry.load("exporters", "tvm")(
         target=target,
@@ -49,6 +44,7 @@ def compile_(
         tune_seconds=tune_seconds,
         database="" if tuning_database is None else str(tuning_database),
     )
+    check_outputs([*exporter.files(output), json_path(json_to)], [model])
     with progress("reading and normalising") as bar:
         exporter.check(output)
         graph = load_whole(model, sizes)

@@ -95,7 +95,7 @@ def cannot_run() -> tuple[type[Exception], ...]:
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented", "RuntimeException")
-    return (*(getattr(state, name) for name in names), ValueError)
+    return (*(getattr(state, name) for name in names), RuntimeError, ValueError)
 
 
 def random_inputs(

@@ -23,12 +23,13 @@ from graphprune import bench
 from graphprune.errors import InvalidModelError, UsageError
 from graphprune.exporters.tvm_readme import program, readme
 from graphprune.exporters.tvm_run import ALIGNMENT, aligned
-from graphprune.exporters.tvm_targets import TARGETS, architecture, target_options
+from graphprune.exporters.tvm_targets import TARGETS, host, is_like_this, target_options
 from graphprune.exporters.tvm_tiles import Machine, depthwise_tile, product_tile
 from graphprune.pipeline import load
 from graphprune.runtime import random_inputs, run
 
 Cli = Callable[..., Result]
+RUNTIME_ALONE = os.environ | {"TVM_USE_RUNTIME_LIB": "1"}
 AVX2, AVX512, NEON = Machine(8, 16), Machine(16, 32), Machine(4, 32)
 
 
@@ -53,7 +54,7 @@ def test_a_missing_extra_is_named(graphprune_cli: Cli, model: Path, tmp_path: Pa
 def test_the_description_of_the_library_is_not_overwritten(graphprune_cli: Cli, model: Path, tmp_path: Path) -> None:
     result = graphprune_cli("compile", model, "-o", tmp_path / "m.so", "--json", tmp_path / "m.json")
     assert result.exit_code == 2
-    assert "the library's inputs and outputs are described there; choose another name" in result.stderr
+    assert "m.json: two results would be written there; give each a file of its own" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -64,7 +65,10 @@ def test_the_description_of_the_library_is_not_overwritten(graphprune_cli: Cli, 
         (["--target", '{"mcpu": "znver4"}'], "names no kind"),
         (["--target", "[]"], "no target is called"),
         (["--tune-seconds", "-1"], "tune-seconds"),
+        (["--target", '{"kind": "cuda", "host": "llvm"}'], "write the host as an object, for example"),
         (["--target", "cuda", "--tune-trials", "3"], "schedules are tuned for processors, not for cuda"),
+        (["--target", "c", "--tune-trials", "3"], "schedules are measured on a machine that the code runs on"),
+        (["--target", "riscv64", "--tune-seconds", "3"], "schedules are measured on a machine that the code runs on"),
         (["--input-shape", "x"], "is not of the form"),
     ],
 )
@@ -93,12 +97,33 @@ def test_targets_are_complete() -> None:
             continue
         options = target_options(name, threads=4)
         assert options.get("num-cores") == (4 if options["kind"] == "llvm" else None)
-        assert architecture(options) in ("x86_64", "aarch64", "armv7", "riscv64", "")
+        assert str(host(options).get("mtriple", "")).partition("-")[0] in ("x86_64", "aarch64", "armv7", "riscv64", "")
     assert "num-cores" not in TARGETS["x86-64"]
     assert target_options('{"kind": "llvm", "mcpu": "znver4"}') == {"kind": "llvm", "mcpu": "znver4"}
 
 
-@pytest.mark.parametrize("machine", [AVX2, AVX512, NEON, Machine(4, 16)])
+@pytest.mark.parametrize(
+    ("processor", "system", "triple", "like"),
+    [
+        ("x86_64", "linux", "x86_64-linux-gnu", True),
+        ("x86_64", "linux", "x86_64-unknown-linux-gnu", True),
+        ("x86_64", "linux", "x86_64-pc-windows-msvc", False),
+        ("x86_64", "linux", "x86_64-apple-darwin", False),
+        ("x86_64", "linux", "x86_64-linux-android", False),
+        ("x86_64", "linux", "aarch64-linux-gnu", False),
+        ("x86_64", "linux", "", True),
+        ("arm64", "darwin", "arm64-apple-darwin23", True),
+        ("aarch64", "linux", "arm64-linux-gnu", True),
+        ("AMD64", "win32", "x86_64-pc-windows-msvc", True),
+    ],
+)
+def test_what_is_like_this_machine(processor: str, system: str, triple: str, like: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: processor)
+    monkeypatch.setattr("sys.platform", system)
+    assert is_like_this({"kind": "llvm", "mtriple": triple} if triple else {"kind": "c"}) == like
+
+
+@pytest.mark.parametrize("machine", [AVX2, AVX512, NEON, Machine(4, 16), Machine(1, 16)])
 @pytest.mark.parametrize("width", [1, 7, 14, 32, 56])
 @pytest.mark.parametrize("channels", [1, 10, 16, 24, 40, 64, 1000])
 def test_tiles_fit_the_registers(machine: Machine, width: int, channels: int) -> None:
@@ -237,6 +262,100 @@ def test_objects_for_other_processors(graphprune_cli: Cli, model: Path, tmp_path
     everything = b"".join(objects.values())
     assert b"__tvm_ffi_fused_convolution" in everything
     assert b"__tvm_ffi__library_bin" in everything
+
+
+@with_tvm
+@pytest.mark.parametrize(
+    "text",
+    [
+        """net (float[1,4,9,9] x) => (float[1,5] y) <float[8,4,3,3] w, float[8] b, float[5,8] v> {
+            a = Conv<pads = [1, 1, 1, 1]>(x, w, b)
+            r = Relu(a)
+            p = GlobalAveragePool(r)
+            f = Flatten(p)
+            y = Gemm<transB = 1>(f, v)
+        }""",
+        "net (float[2,16] x) => (bool[2,16] y) <float zero = {0}> { y = Greater(x, zero) }",
+        "net (float[2,24] x) => (float[2,24] y) { a = Softmax(x) y = Sigmoid(a) }",
+    ],
+)
+def test_c_source_computes_the_same(graphprune_cli: Cli, tmp_path: Path, text: str) -> None:
+    """As the page says: no vectors, and any compiler takes it."""
+    import shutil
+
+    if not shutil.which("c++"):
+        pytest.skip("needs c++")
+    path = write(net(text), tmp_path / "model.onnx")
+    assert graphprune_cli("compile", path, "-o", tmp_path / "net.tar", "--target", "c").exit_code == 0
+    command = (tmp_path / "net-README.md").read_text().partition("```sh\n")[2].partition("```")[0]
+    paths = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+    subprocess.run(command, shell=True, cwd=tmp_path, env=paths, check=True, timeout=300)
+    from graphprune.exporters.tvm_backend import loaded
+
+    graph = load(path)
+    feeds = random_inputs(graph, seed=1)
+    expected = run(graph.model, feeds)["y"]
+    np.testing.assert_allclose(loaded(tmp_path / "net.so", 1)(feeds)[0], expected, atol=1e-5)
+
+
+@with_tvm
+@pytest.mark.parametrize(
+    ("text", "shapes"),
+    [
+        ("net (float x, float[2,3] z) => (float[2,3] y) { y = Mul(x, z) }", []),
+        ("net (float16[1,4,9,9] x) => (float16[1,8,7,7] y) <float16[8,4,3,3] w> { y = Conv(x, w) }", []),
+        ("net (float[N,3] x) => (float[N,3] file, int64[2] s) { file = Relu(x) s = Shape(x) }", []),
+        ("net (float[N,3] x) => (int64[2] s) { s = Shape(x) }", ["--input-shape", "x=2,3"]),
+    ],
+)
+def test_odd_inputs_and_outputs(graphprune_cli: Cli, tmp_path: Path, text: str, shapes: list[str]) -> None:
+    """A scalar, half precision, a shape, and the name of numpy's own argument."""
+    path = write(net(text), tmp_path / "model.onnx")
+    result = graphprune_cli("compile", path, "-o", tmp_path / "net.so", *shapes)
+    assert result.exit_code == 0, result.output
+    graph = load(path)
+    feeds = random_inputs(graph, seed=1)
+    np.savez(tmp_path / "in.npz", **feeds)
+    command = [sys.executable, "net-run.py", "in.npz", "out.npz", "--repeat", "1"]
+    done = subprocess.run(command, cwd=tmp_path, env=RUNTIME_ALONE, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "out.npz") as found:
+        for name, array in run(graph.model, feeds).items():
+            np.testing.assert_allclose(found[name], array, rtol=1e-2, atol=2e-2 if array.dtype == np.float16 else 1e-5)
+
+
+@with_tvm
+def test_another_system_is_not_run_here(graphprune_cli: Cli, model: Path, tmp_path: Path) -> None:
+    target = '{"kind": "llvm", "mtriple": "x86_64-pc-windows-msvc"}'
+    result = graphprune_cli("compile", model, "-o", tmp_path / "net.tar", "--target", target)
+    assert result.exit_code == 0, result.output
+    assert "not run" in result.output
+    result = graphprune_cli("compile", model, "-o", tmp_path / "net.so", "--target", target)
+    assert result.exit_code == 2
+    assert "linking for x86_64-pc-windows-msvc needs x86_64-pc-windows-msvc-gcc" in result.stderr
+
+
+@with_tvm
+def test_a_linker_that_fails(graphprune_cli: Cli, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from graphprune.exporters import tvm_library
+
+    def fails(output: str, objects: list[str], **_: object) -> None:
+        raise subprocess.CalledProcessError(1, "ld", stderr=b"ld: net.o: fatal error: no room\n")
+
+    fails.output_format = "so"  # type: ignore[attr-defined]
+    monkeypatch.setattr(tvm_library, "linker", lambda path, options: fails)
+    result = graphprune_cli("compile", model, "-o", tmp_path / "net.so")
+    assert result.exit_code == 2
+    assert "the library cannot be linked: ld: net.o: fatal error: no room; write a .tar of objects" in result.stderr
+
+
+@with_tvm
+def test_bench_takes_branches(graphprune_cli: Cli, tmp_path: Path) -> None:
+    text = """net (float[1,4] x, bool c) => (float[1,4] y) {
+        y = If(c) <then_branch = a () => (float[1,4] p) { p = Relu(x) }, else_branch = b () => (float[1,4] q) { q = Neg(x) }>
+    }"""
+    result = graphprune_cli("bench", write(net(text), tmp_path / "model.onnx"), "--backend", "tvm")
+    assert result.exit_code == 0, result.output
 
 
 @with_tvm

@@ -66,6 +66,33 @@ def test_what_is_exported_computes_the_same(
     assert sorted(tmp_path.iterdir()) == sorted([model, out])
 
 
+@pytest.mark.parametrize("name", ["net.ort", "net.onnx"])
+def test_an_input_without_axes(graphprune_cli: Cli, tmp_path: Path, name: str) -> None:
+    path = write(net("net (float x, float[2,3] z) => (float[2,3] y) { y = Mul(x, z) }"), tmp_path / "model.onnx")
+    result = graphprune_cli("export", path, "-o", tmp_path / name, "--format", "ort" if name == "net.ort" else "onnxruntime")
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("output", "arguments", "message"),
+    [
+        ("net.ort", ["--json", "net.ort"], "two results would be written there"),
+        ("net.onnx", ["--format", "onnx{weights=data}", "--json", "net.onnx.data"], "two results would be written there"),
+        ("model.onnx", ["--format", "onnxruntime"], "this command reads it; write the result to another file"),
+    ],
+)
+def test_nothing_is_overwritten(
+    graphprune_cli: Cli, model: Path, monkeypatch: pytest.MonkeyPatch, output: str, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(model.parent)
+    before = model.read_bytes()
+    result = graphprune_cli("export", "model.onnx", "-o", output, *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert [path.name for path in model.parent.iterdir()] == ["model.onnx"]
+    assert model.read_bytes() == before
+
+
 @pytest.mark.parametrize("level", ["basic", "extended", "all"])
 def test_levels_of_optimisation(graphprune_cli: Cli, model: Path, tmp_path: Path, level: str) -> None:
     """What has been optimised has fewer nodes, and from `extended` on fused ones of ONNX Runtime's own."""
