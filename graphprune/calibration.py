@@ -44,34 +44,41 @@ Wide = NDArray[np.float64]
 
 @dataclass
 class Moments:
-    """Sums over rows: `total` [blocks, columns], `outer` [blocks, columns, columns]."""
+    """Sums over what rows have beside a pivot [blocks, columns]: `total`, of that shape, and `outer` [blocks, columns, columns].
+
+    The pivot is the mean of the first rows: products of large numbers would hide a small spread.
+    """
 
     rows: int
+    pivot: Wide
     total: Wide
     outer: Wide
 
     @classmethod
     def empty(cls, blocks: int, columns: int) -> Moments:
         """Nothing seen yet."""
-        return cls(0, np.zeros((blocks, columns)), np.zeros((blocks, columns, columns)))
+        return cls(0, np.zeros((blocks, columns)), np.zeros((blocks, columns)), np.zeros((blocks, columns, columns)))
 
     def add(self, rows: Rows) -> None:
         """Take in rows [blocks, n, columns]."""
+        if not self.rows and rows.shape[1]:
+            self.pivot = rows.mean(axis=1).astype(np.float64)
         self.rows += rows.shape[1]
-        self.total += rows.sum(axis=1, dtype=np.float64)
-        self.outer += np.matmul(rows.transpose(0, 2, 1), rows)
+        beside = rows - self.pivot.astype(np.float32)[:, None, :]
+        self.total += beside.sum(axis=1, dtype=np.float64)
+        self.outer += np.matmul(beside.transpose(0, 2, 1), beside)
 
     @property
     def mean(self) -> Wide:
         """[blocks, columns]."""
-        return self.total / max(1, self.rows)
+        return self.pivot + self.total / max(1, self.rows)
 
     def covariance(self, block: int) -> Wide:
         """[columns, columns] of one block, shrunk towards its diagonal where rows are few (Ledoit and Wolf 2004).
 
         With fewer rows than columns every column looks like a combination of others: nothing would seem to be lost.
         """
-        mean = self.mean[block]
+        mean = self.total[block] / max(1, self.rows)
         found = self.outer[block] / max(1, self.rows) - np.outer(mean, mean)
         doubt = len(mean) / (len(mean) + max(1, self.rows))
         return np.asarray((1 - doubt) * found + doubt * np.diag(np.diagonal(found)))

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from .errors import CalibrationError, first_line
 from .extras import need
@@ -71,7 +71,12 @@ class Differentiable:
     def _results(self, node: NodeProto, function: Any, described: Node, inputs: list[Tensor]) -> dict[str, Tensor]:
         try:
             found = function(described, *inputs)
-        except (RuntimeError, TypeError, IndexError) as error:  # torch's for types and sizes; NotImplementedError is the first
+        except (
+            RuntimeError,
+            TypeError,
+            IndexError,
+            ValueError,
+        ) as error:  # torch's for types and sizes; NotImplementedError is the first
             raise _no_gradients(f"{node.op_type} {node.name!r}: {first_line(error)}") from error
         results = found if isinstance(found, list | tuple) else (found,)
         if self.read & set(node.output[len(results) :]):
@@ -91,6 +96,39 @@ class Differentiable:
         for name, position in last.items():
             dead[position].append(name)
         return dead
+
+
+class InSinglePrecision(Differentiable):
+    """A model as it would be in float32, where it holds or makes floats of 16 bits: squares and small steps are lost in these."""
+
+    def __init__(self, model: ModelProto) -> None:
+        super().__init__(_widened(model))
+
+    def __call__(self, feeds: Mapping[str, Array], wanted: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """As for any model; samples of 16 bits become wider."""
+        return super().__call__({name: _wide(value) for name, value in feeds.items()}, wanted)
+
+
+HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+
+
+def _widened(model: ModelProto) -> ModelProto:
+    """The model with float32 for every float of 16 bits."""
+    result = ModelProto()
+    result.CopyFrom(model)
+    attributes_ = [attribute for node in result.graph.node for attribute in node.attribute]
+    for tensor in [*result.graph.initializer, *(attribute.t for attribute in attributes_ if attribute.HasField("t"))]:
+        if tensor.data_type in HALVES:
+            tensor.CopyFrom(numpy_helper.from_array(_wide(to_array(tensor)), tensor.name))
+    for attribute in attributes_:
+        if attribute.name in ("to", "dtype") and attribute.i in HALVES:
+            attribute.i = TensorProto.FLOAT
+    return result
+
+
+def _wide(value: Array) -> Array:
+    half = value.dtype == np.float16 or value.dtype.name == "bfloat16"
+    return value.astype(np.float32) if half else value
 
 
 def _no_gradients(why: str) -> CalibrationError:

@@ -303,6 +303,19 @@ class Evidence:
                     reads.append(Read(unit, matrix[block], moments.mean[block], moments.covariance(block), total))
         return reads
 
+    def completed(self, group: Group, scores: Vector) -> Vector:
+        """The scores, with others for units that no linear map reads: those of units with weights about as large."""
+        unread = np.ones(group.size, dtype=bool)
+        for _, units in self.readers[group.id]:
+            unread[units[units >= 0]] = False
+        if not unread.any() or unread.all():
+            return scores
+        squares = np.mean([self.weights.power_sums(group, member, 2) for member in scored_members(group)], axis=0)
+        places = [(squares[~unread] < square).mean() for square in squares[unread]]
+        filled = np.array(scores, np.float64)
+        filled[unread] = np.quantile(filled[~unread], places)
+        return filled
+
     def summed_reads(self, group: Group, values: Callable[[Read], Wide]) -> Wide | None:
         """For each unit the sum of `values(read)`, one for each column, over the linear maps that read it."""
         return _per_unit(group, [(read.unit, values(read)) for read in self.reads(group)])
@@ -319,9 +332,9 @@ def outputs_of(model: ModelProto, runs: Runs) -> dict[str, Array]:
 
 
 def relative_error(wanted: dict[str, Array], given: dict[str, Array]) -> float:
-    """The mean squared error over the variance, summed over the outputs."""
+    """The mean squared error over the variance, summed over the outputs; 1 for one of another size, which hangs on the data."""
     pairs = [(array, given[name]) for name, array in wanted.items()]
-    return float(sum(np.mean((a - b) ** 2) / max(float(a.var()), 1e-30) for a, b in pairs))
+    return float(sum(np.mean((a - b) ** 2) / max(float(a.var()), 1e-30) if a.size == b.size else 1.0 for a, b in pairs))
 
 
 def _members_in(found: ByWeight, group: Group) -> list[Member]:

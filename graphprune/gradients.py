@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .calibration import Calibration
-from .differentiable import Differentiable
+from .differentiable import Differentiable, InSinglePrecision
 from .errors import CalibrationError
 from .extras import need
 from .graph import Array
@@ -59,7 +59,7 @@ def averaged(batches: Iterable[ByWeight], of: Callable[[Array], Array] = np.asar
 def _losses(calibration: Calibration) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
     """The weights and, batch by batch, the loss as a function of them."""
     torch = need("torch")
-    network = Differentiable(calibration.runnable)
+    network = InSinglePrecision(calibration.runnable)
     weights = network.weights
     for weight in weights.values():
         weight.requires_grad_(True)
@@ -87,12 +87,16 @@ def _distance(results: list[Tensor], noise: Any) -> Tensor:
     for result in results:
         still = result.detach()
         spread = still.std(correction=0).clamp_min(1e-12)
-        total = total + 0.5 * ((result - still) / spread - draw(still.shape)).square().sum() / len(still)
+        total = total + 0.5 * ((result - still) / spread - draw(still.shape)).square().sum() / max(
+            1, len(still) if still.dim() else 1
+        )
     return total
 
 
 def _cross_entropy(scores: Tensor, labels: Array) -> Tensor:
     torch = need("torch")
+    if scores.dim() < 2:
+        raise CalibrationError("labels are about classes, but the first output has one number for each sample; leave them out")
     scores = scores.flatten(1)
     if labels.dtype.kind not in "iu" or labels.size != len(scores) or labels.min() < 0 or labels.max() >= scores.shape[1]:
         raise CalibrationError(

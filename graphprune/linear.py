@@ -8,6 +8,7 @@ lines for every operator; which operators are linear says the operator table.  S
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -88,7 +89,12 @@ class Linear(ABC):
     def results(self, result: Array, picks: Picks) -> Rows:
         """The picked results: [blocks, picks, results]."""
         flat = np.moveaxis(result, self.result_axis, -1)[picks]
-        return np.asarray(flat.reshape(len(flat), self.blocks, -1).transpose(1, 0, 2), np.float32)
+        return np.asarray(flat.reshape(len(flat), self.blocks, flat.shape[-1] // self.blocks).transpose(1, 0, 2), np.float32)
+
+    def may_compare(self, pairs: Iterable[tuple[Array, Array]]) -> bool:
+        """Whether data of one network and results of another are of the same rows, whose number may hang on data, and of some."""
+        pairs = list(pairs)
+        return all(self.result_shape(data.shape) == result.shape for data, result in pairs) and any(r.size for _, r in pairs)
 
     def result_channels(self) -> Ids:
         """The index along `result_axis` of every result: [blocks, results]."""

@@ -209,7 +209,7 @@ def score(
     graph = _load_for_proof(source, input_shapes)
     step("finding groups")
     analysis = analysis_of(graph, options.normalization, options.mode, options.experts)
-    selection = registry.load("selection", registry.name_of("selection", options.selection))
+    selection = registry.make("selection", options.selection)
     analysis = with_residuals(analysis) if options.min_channels == 0 or selection.drops_branches else analysis
     check_supported(analysis, options)
     model = CostModel(analysis)

@@ -16,7 +16,7 @@ from . import registry
 from .alignment import steps_of
 from .budget import Counts, Problem
 from .cost import CostModel
-from .errors import UnreachableError, UsageError
+from .errors import CalibrationError, UnreachableError, UsageError
 from .evidence import Evidence
 from .extras import need
 from .graph import operator_name
@@ -62,8 +62,11 @@ def formulate(evidence: Evidence, model: CostModel, options: Options, step: Step
     for batch in evidence.batches() if criterion.sees == "activations" else [groups]:
         for group in batch:
             step(f"scoring channels: group {len(raw) + 1} of {len(groups)}")
-            raw.append(criterion.score(group, evidence))
+            raw.append(_scored(criterion, group, evidence))
     _check_say(criterion.name, analysis, dict(zip(groups, raw, strict=True)))
+    for group, score in zip(groups, raw, strict=True):
+        if score is None and group.id in fixed:
+            raise UsageError(f"--ratio: importance {criterion.name!r} has no say about {group.id!r}; name another, such as path")
     scores = [np.zeros(g.size) if s is None else s for g, s in zip(groups, raw, strict=True)]
     if options.mode == "unconstrained" and options.masks == "nested":
         scores = nested(analysis, groups, scores)
@@ -76,6 +79,19 @@ def formulate(evidence: Evidence, model: CostModel, options: Options, step: Step
     coarse, fine = steps_of(analysis, groups, options.align)
     problem, finer = (Problem(groups, scores, *_bounds(groups, steps, least, fixed), steps, model) for steps in (coarse, fine))
     return problem if np.array_equal(coarse, fine) else replace(problem, finer=finer)
+
+
+def _scored(criterion: Any, group: Group, evidence: Evidence) -> Vector | None:
+    """What a criterion says of a group.  Raises CalibrationError for what is no number."""
+    scores: Vector | None = criterion.score(group, evidence)
+    if scores is None:
+        return None
+    if np.isnan(scores).any():
+        raise CalibrationError(
+            f"importance {criterion.name!r} gives scores for {group.id!r} that are no numbers (are all weights and samples "
+            "finite?); name another"
+        )
+    return evidence.completed(group, scores) if criterion.sees in ("activations", "maps") else scores
 
 
 def _bounds(groups: Sequence[Group], steps: Counts, least: Counts, fixed: Mapping[str, float]) -> tuple[Counts, Counts]:
@@ -100,8 +116,8 @@ def _check_say(name: str, analysis: Analysis, scores: Mapping[Group, Vector | No
 
 
 def seeded(made: Any, options: Options) -> Any:
-    """The pass with the seed of the options, if it has a seed and they name one."""
-    return replace(made, seed=options.seed) if hasattr(made, "seed") and options.seed else made
+    """The pass with the seed of the options, if it has a seed and its own spec names none."""
+    return replace(made, seed=options.seed) if getattr(made, "seed", None) == 0 else made
 
 
 def _matching(analysis: Analysis, patterns: Sequence[str], option: str, every_member: bool) -> set[str]:

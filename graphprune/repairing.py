@@ -7,7 +7,7 @@ reading at `Patient`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -19,6 +19,7 @@ from .calibration import Calibration, Tick, linear_nodes
 from .cutting import taken
 from .depth import End, removed
 from .edit import KeptOf, kept_axes
+from .errors import CalibrationError
 from .graph import Array, Graph, operator_name, to_array
 from .inference import Analysis
 from .labels import Ids
@@ -71,12 +72,25 @@ class Patient:
         return to_array(self._tensors[name])
 
     def set_weight(self, name: str, array: Array) -> TensorProto:
-        """Change a weight of the pruned network; it keeps its type.  Returns the tensor."""
+        """Change a weight of the pruned network; it keeps its type.  Returns the tensor.
+
+        Raises CalibrationError for numbers that are not finite in that type.
+        """
         tensor = self._tensors[name]
-        typed = np.ascontiguousarray(array.reshape(tuple(tensor.dims)).astype(to_array(tensor).dtype))
+        with np.errstate(over="ignore"):
+            typed = np.ascontiguousarray(array.reshape(tuple(tensor.dims)).astype(to_array(tensor).dtype))
+        if not np.isfinite(typed.astype(np.float64)).all():
+            raise CalibrationError(f"repairing gives {name!r} numbers that are not finite; leave the repair out (--repair none)")
         tensor.CopyFrom(numpy_helper.from_array(typed, name))
         self.changed[name] = typed
         return tensor
+
+    def restore(self, layers: Iterable[Layer]) -> None:
+        """Put the tensors that intercepts of these layers go into back as they were, for repairs that count from there."""
+        for name in {layer.tail.shift.tensor for layer in layers if layer.tail.shift} & self.changed.keys():
+            original = self.graph.constant(name)
+            assert original is not None
+            self.set_weight(name, self.taken(original, name))
 
     def set_intercept(self, shift: Shift, intercept: Array, layer: Layer) -> None:
         """Let a layer's results be its product plus `intercept` (in the order of its results)."""
@@ -93,12 +107,14 @@ class Patient:
     def cuts(self, layer: Layer) -> list[Cut]:
         """What is kept of a layer's matrix, block by block; blocks that are gone are left out."""
         axis = layer.before.data_axis % max(1, len(self.graph.shape(layer.before.data) or ()))
+        channels = layer.before.channels()
         kept = self.kept_of(layer.before.data, axis)
-        columns = layer.before.channels()
-        there = np.ones(columns.shape, np.bool_) if kept is None else np.isin(columns, kept)
-        results = np.isin(layer.before.result_channels(), self.kept_results(layer))
-        blocks = np.flatnonzero(results.any(axis=1)).tolist()
-        return [Cut(block, after, there[block], np.flatnonzero(results[block])) for after, block in enumerate(blocks)]
+        columns = _in_order(channels, np.unique(channels) if kept is None else kept)
+        results = _in_order(layer.before.result_channels(), self.kept_results(layer))
+        blocks = [block for block, rows in enumerate(results) if len(rows)]
+        firsts = dict(zip(self.kept_results(layer).tolist(), range(layer.before.result_channels().size), strict=False))
+        blocks.sort(key=lambda block: firsts[int(layer.before.result_channels()[block, results[block][0]])])
+        return [Cut(block, after, columns[block], results[block]) for after, block in enumerate(blocks)]
 
     def may_change(self, layer: Layer) -> bool:
         """Whether a layer's weight is its own, not one that other nodes read or callers replace."""
@@ -211,12 +227,20 @@ class Gone:
 
 @dataclass(frozen=True)
 class Cut:
-    """One block of a layer: its number before and after, which columns are kept (a mask) and which results (indices)."""
+    """One block of a layer: its number before and after, and which columns and results are kept, in the order after pruning."""
 
     block: int
     after: int
-    columns: NDArray[np.bool_]
+    columns: NDArray[np.int64]
     results: NDArray[np.int64]
+
+
+def _in_order(channels: Ids, kept: Array) -> list[NDArray[np.int64]]:
+    """For each row of channels the places of those that are kept, in the order of `kept`."""
+    rank = np.full(int(max(channels.max(initial=0), kept.max(initial=0))) + 1, -1)
+    rank[kept] = np.arange(len(kept))
+    found = [np.flatnonzero(rank[row] >= 0) for row in channels]
+    return [there[np.argsort(rank[row[there]], kind="stable")] for row, there in zip(channels, found, strict=True)]
 
 
 def with_weights(analysis: Analysis, weights: Mapping[str, Array], kept_of: KeptOf) -> Analysis:

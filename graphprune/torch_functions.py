@@ -135,9 +135,13 @@ def max_pool(n: Node, x: Tensor) -> Tensor:
         raise NotImplementedError("MaxPool with indices")
     strides, dilations = n("strides", [1] * len(kernel)), n("dilations", [1] * len(kernel))
     pads = _begin_end(n, x, kernel, strides, dilations)
-    x = F.pad(x, [v for pair in reversed(pads) for v in pair], value=-torch.inf)
+    padded = F.pad(x, [v for pair in reversed(pads) for v in pair], value=-torch.inf)
     pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[len(kernel) - 1]
-    return pool(x, kernel, strides, 0, dilations, bool(n("ceil_mode", 0)))
+    found = pool(padded, kernel, strides, 0, dilations, bool(n("ceil_mode", 0)))
+    for axis, ((begin, _), stride) in enumerate(zip(pads, strides, strict=True), start=2):
+        starting_inside = -(-(x.shape[axis] + begin) // stride)
+        found = found.narrow(axis, 0, min(found.shape[axis], starting_inside))
+    return found
 
 
 def average_pool(n: Node, x: Tensor) -> Tensor:
@@ -154,7 +158,7 @@ def average_pool(n: Node, x: Tensor) -> Tensor:
 
 
 def resize(n: Node, x: Tensor, roi: Tensor = None, scales: Tensor = None, sizes: Tensor = None) -> Tensor:
-    exact = torch.tensor(x.shape) * scales.double() if scales is not None and scales.numel() == x.dim() else sizes
+    exact = torch.tensor(x.shape) * scales.double().cpu() if scales is not None and scales.numel() == x.dim() else sizes
     chosen = n("axes") or n("antialias", 0) or n("exclude_outside", 0) or n("keep_aspect_ratio_policy", "stretch") != "stretch"
     if chosen or exact is None or x.dim() < 3 or not torch.equal(exact, exact.floor()):
         raise NotImplementedError("Resize with other than plain sizes or scales")
@@ -207,7 +211,7 @@ def slice_(n: Node, x: Tensor, starts: Tensor = None, ends: Tensor = None, axes:
     where = n.integers(axes, "axes") or list(range(len(first)))
     for start, end, axis, step in zip(first, last, where, n.integers(steps, "steps") or [1] * len(first), strict=True):
         places = torch.arange(x.shape[axis])[slice(start, end, step)] if step > 0 else _backwards(x.shape[axis], start, end, step)
-        x = x.index_select(axis, places)
+        x = x.index_select(axis, places.to(x.device))
     return x
 
 

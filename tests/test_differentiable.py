@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from nets import block, net
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto, numpy_helper
 from random_graphs import Network, networks
 
 import graphprune
@@ -79,6 +79,17 @@ def test_random_networks(network: Network) -> None:
         np.testing.assert_allclose(given[name] / scale, wanted / scale, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.parametrize("ceil", [0, 1])
+@pytest.mark.parametrize(("kernel", "stride", "pads"), [(2, 2, [1, 1, 1, 1]), (3, 2, [0, 1, 1, 0]), (2, 3, [1, 1, 1, 1])])
+def test_no_window_of_a_pooling_starts_in_the_padding(ceil: int, kernel: int, stride: int, pads: list[int]) -> None:
+    for size in (5, 8, 9):
+        model = net(f"""net (float[2,3,{size},{size}] x) => (float[2,3,h,w] y) {{
+            y = MaxPool<kernel_shape = [{kernel}, {kernel}], strides = [{stride}, {stride}], pads = {pads}, ceil_mode = {ceil}>(x)
+        }}""")
+        feeds = {"x": np.random.default_rng(size).normal(size=(2, 3, size, size)).astype(np.float32)}
+        np.testing.assert_array_equal(in_torch(model, feeds)["y"], run(model, feeds)["y"])
+
+
 def test_operators_without_a_route_are_named() -> None:
     model = net("l (float[N,6] x) => (float[N,6] y) { y = Hardmax(x) }")
     with pytest.raises(CalibrationError, match=r"operators without a torch function: Hardmax; use passes that need none"):
@@ -121,6 +132,92 @@ def test_polishing_brings_the_outputs_closer() -> None:
     assert polished.proof is not None
     assert polished.proof.passed
     assert polished.model.SerializeToString(deterministic=True) == again.model.SerializeToString(deterministic=True)
+
+
+def in_half(model: ModelProto) -> ModelProto:
+    """The model with float16 in place of float32."""
+    result = ModelProto()
+    result.CopyFrom(model)
+    for tensor in result.graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        if array.dtype == np.float32:
+            tensor.CopyFrom(numpy_helper.from_array(array.astype(np.float16), tensor.name))
+    for value in [*result.graph.input, *result.graph.output]:
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    return result
+
+
+def test_half_precision_is_polished_in_single() -> None:
+    """Sums of squares overflow in float16, and what keeps divisions from zero is zero there."""
+    feeds = {"x": samples(64, 1)["x"].astype(np.float16)}
+    results = [
+        graphprune.prune(in_half(block()), targets="channels=0.7", calibration=feeds, repair=repair, align=1)
+        for repair in ((), ("polish{steps=60}",))
+    ]
+    weights = [numpy_helper.to_array(tensor) for tensor in results[1].model.graph.initializer]
+    assert {array.dtype for array in weights if array.dtype.kind == "f"} == {np.dtype(np.float16)}
+    assert all(np.isfinite(array).all() for array in weights)
+    unseen = {"x": samples(32, 9)["x"].astype(np.float16)}
+    wanted = run(in_half(block()), unseen)["y"].astype(np.float64)
+    before, after = (((run(result.model, unseen)["y"] - wanted) ** 2).mean() for result in results)
+    assert after < 0.3 * before
+
+
+def test_gradients_in_half_precision() -> None:
+    """A softmax of float16 ends in zeroes, whose logarithm is no number."""
+    model = net("""net (float[N,8] x) => (float[N,4] y) <float[8,16] w1, float[16,4] w2> {
+        a = MatMul(x, w1)
+        r = Relu(a)
+        b = MatMul(r, w2)
+        y = Softmax(b)
+    }""")
+    rng = np.random.default_rng(0)
+    feeds = {"x": (20 * rng.normal(size=(32, 8))).astype(np.float16), "labels": rng.integers(0, 4, 32)}
+    result = graphprune.prune(in_half(model), targets="channels=0.7", calibration=feeds, importance="taylor", repair=(), align=1)
+    assert all(np.isfinite(scores).all() for scores in result.scores.values())
+
+
+def test_polishing_that_diverges_changes_nothing() -> None:
+    feeds = samples(64, 1)
+    results = [
+        graphprune.prune(block(), targets="channels=0.7", calibration=feeds, repair=repair, align=1)
+        for repair in ((), ("polish{rate=1e30,steps=20}",))
+    ]
+    assert error(results[1], block()) == pytest.approx(error(results[0], block()))
+
+
+@pytest.mark.parametrize("count", [33, 34, 65])
+def test_batches_are_of_nearly_equal_size(count: int) -> None:
+    from graphprune.passes.repair.polish import _parts
+
+    sizes = [len(part) for part in np.array_split(np.arange(count), _parts(np.arange(count), 32))]
+    assert max(sizes) <= 32
+    assert max(sizes) - min(sizes) <= 1
+
+
+def gradients_of(text: str, labels: np.ndarray | None = None) -> list[set[str]]:
+    from graphprune.calibration import Calibration
+    from graphprune.gradients import batch_gradients
+    from graphprune.pipeline import load
+
+    calibration = Calibration(load(net(text)), [{"x": np.ones((4, 8), np.float32)}], labels=labels)
+    return [set(found) for found in batch_gradients(calibration)]
+
+
+def test_an_output_without_axes() -> None:
+    assert gradients_of("""net (float[N,8] x) => (float y) <float[8,16] w> {
+        a = MatMul(x, w)
+        y = ReduceSum<keepdims = 0>(a)
+    }""") == [{"w"}]
+
+
+def test_labels_need_an_output_with_classes() -> None:
+    text = """net (float[N,8] x) => (float[N] y) <float[8,16] w, int64[1] last = {1}> {
+        a = MatMul(x, w)
+        y = ReduceSum<keepdims = 0>(a, last)
+    }"""
+    with pytest.raises(CalibrationError, match="labels are about classes, but the first output has one number for each sample"):
+        gradients_of(text, np.zeros(4, np.int64))
 
 
 def divergence(result: graphprune.Result, model: ModelProto) -> float:

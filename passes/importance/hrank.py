@@ -36,5 +36,5 @@ def _ranks(maps: Array) -> Vector:
     """[channels], from maps [samples, channels, ...]."""
     if maps.ndim < 4:
         maps = maps.reshape(1, *maps.shape[:2], -1).swapaxes(1, 2)
-    ranks = np.linalg.matrix_rank(maps.reshape(*maps.shape[:3], -1))
+    ranks = np.linalg.matrix_rank(maps.astype(np.float32).reshape(*maps.shape[:3], -1))
     return np.asarray(ranks.mean(axis=0), np.float64)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
+from annotated_types import Ge
 
 from graphprune import registry
 from graphprune.convex import TIE, hull_slopes
@@ -27,7 +28,7 @@ class Sensitivity(Importance):
     name: ClassVar[str] = "sensitivity"
     sees: ClassVar[Sight] = "outputs"
     rank: str = "path"
-    points: int = 4
+    points: Annotated[int, Ge(1)] = 4
 
     def score(self, group: Group, evidence: Evidence) -> Vector | None:
         """The rise of the error with each unit: mean squared change of the outputs over their variance."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
+from annotated_types import Ge
 
 from graphprune.evidence import Evidence
 from graphprune.groups import Group
@@ -25,8 +26,8 @@ class Shapley(Importance):
 
     name: ClassVar[str] = "shapley"
     sees: ClassVar[Sight] = "outputs"
-    orders: int = 4
-    points: int = 8
+    orders: Annotated[int, Ge(1)] = 4
+    points: Annotated[int, Ge(1)] = 8
     seed: int = 0
 
     def score(self, group: Group, evidence: Evidence) -> Vector | None:

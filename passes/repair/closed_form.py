@@ -27,6 +27,7 @@ class ClosedForm(Repair):
     def repair(self, patient: Patient) -> None:
         """Every layer that reads removed channels."""
         layers = [layer for layer in patient.layers if patient.may_change(layer) and self._is_cut(patient, layer)]
+        patient.restore(layers)
         patient.calibration.gather(layer.before for layer in layers)
         for number, layer in enumerate(layers):
             self._refit(patient, layer)
@@ -34,7 +35,7 @@ class ClosedForm(Repair):
 
     @staticmethod
     def _is_cut(patient: Patient, layer: Layer) -> bool:
-        return any(not cut.columns.all() for cut in patient.cuts(layer))
+        return any(len(cut.columns) < layer.before.columns for cut in patient.cuts(layer))
 
     def _refit(self, patient: Patient, layer: Layer) -> None:
         before, after = layer.before, layer.after
@@ -45,14 +46,16 @@ class ClosedForm(Repair):
         new = np.array(after.matrix(patient.weight(after.weight).astype(np.float64)))
         moved = np.zeros((new.shape[0], new.shape[2]))
         for cut in patient.cuts(layer):
-            gone, block = ~cut.columns, old[cut.block][:, cut.results]
+            kept = np.isin(np.arange(before.columns), cut.columns)
+            block = old[cut.block][:, cut.results]
             mean = moments.mean[cut.block]
             spread = moments.covariance(cut.block)
             if layer.tail.shift is None:
                 spread = spread + np.outer(mean, mean)
-            more = self.transfer(spread, cut.columns, before.channels()[cut.block]) @ block[gone]
-            new[cut.after] = block[cut.columns] + more
-            moved[cut.after] = mean[gone] @ block[gone] - mean[cut.columns] @ more
+            more = self.transfer(spread, kept, before.channels()[cut.block]) @ block[~kept]
+            order = np.argsort(np.argsort(cut.columns))
+            new[cut.after] = (block[kept] + more)[order]
+            moved[cut.after] = mean[~kept] @ block[~kept] - mean[kept] @ more
         patient.set_weight(after.weight, after.weight_of(new))
         if layer.tail.shift is not None:
             patient.move_intercept(layer.tail.shift, moved.reshape(-1))

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from itertools import chain, islice, repeat
-from math import inf
-from typing import Any, ClassVar, Literal
+from math import inf, isfinite
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
+from annotated_types import Ge, Gt, Le
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from graphprune.differentiable import Differentiable
+from graphprune.differentiable import Differentiable, InSinglePrecision
 from graphprune.extras import need
 from graphprune.repairing import Patient
 from graphprune.samples import Runs, Samples, fixed_batch, sample_count
@@ -73,19 +74,19 @@ class Polish(Repair):
     name: ClassVar[str] = "polish"
     extra: ClassVar[str] = "torch"
     distance: Distance = "auto"
-    steps: int | None = None
-    epochs: int | None = None
-    rate: float | None = None
-    batch: int | None = None
-    inner: float | None = None
-    vary: float | None = None
+    steps: Annotated[int, Ge(1)] | None = None
+    epochs: Annotated[int, Ge(1)] | None = None
+    rate: Annotated[float, Gt(0)] | None = None
+    batch: Annotated[int, Ge(1)] | None = None
+    inner: Annotated[float, Ge(0)] | None = None
+    vary: Annotated[float, Ge(0), Le(1)] | None = None
 
     def repair(self, patient: Patient) -> None:
         """Train on the calibration samples; the original is the teacher."""
         torch = need("torch")
         predicted = self.predicted(patient)
         course = self.course(bool(predicted))
-        teacher, student = Differentiable(patient.original), Differentiable(patient.pruned)
+        teacher, student = InSinglePrecision(patient.original), InSinglePrecision(patient.pruned)
         matching = _Matching(patient, teacher, student, course.inner, predicted)
         weights = {name: student.weights[name] for name in patient.trainable if name in student.weights}
         before = {name: weight.clone() for name, weight in weights.items()}
@@ -126,11 +127,12 @@ def _best(before: Mapping[str, Tensor], after: Mapping[str, Tensor], error: Call
     def at(share: float) -> float:
         with torch.no_grad():
             for name, weight in after.items():
-                weight.copy_(before[name].lerp(end[name], share))
+                weight.copy_(before[name].lerp(end[name], share) if share else before[name])
         return error()
 
-    best = min((0.0, *WAY), key=at)
-    return {name: before[name].lerp(end[name], best) for name in after}
+    errors = {share: at(share) for share in (0.0, *WAY)}
+    best = min(errors, key=lambda share: errors[share] if isfinite(errors[share]) else inf)
+    return {name: before[name].lerp(end[name], best) if best else before[name] for name in after}
 
 
 def positions_predicted(patient: Patient) -> set[str]:
@@ -213,7 +215,7 @@ class _Batches:
         self.others, self.own = np.split(order, [len(order) // HELD])
 
     def __len__(self) -> int:
-        return len(range(0, len(self.own), self.size))
+        return _parts(self.own, self.size)
 
     def __iter__(self) -> Iterator[Samples]:
         return self._batches(self.rng.permutation(self.own))
@@ -224,6 +226,10 @@ class _Batches:
         return self._batches(self.others if len(self.others) else self.own)
 
     def _batches(self, numbers: NDArray[np.int64]) -> Iterator[Samples]:
-        for start in range(0, len(numbers), self.size):
-            some = numbers[start : start + self.size]
+        for some in np.array_split(numbers, _parts(numbers, self.size)):
             yield {name: array[some] for name, array in self.joined.items()} if self.joined else self.runs[int(some[0])]
+
+
+def _parts(numbers: NDArray[np.int64], size: int) -> int:
+    """How many batches of nearly equal size samples make: what varies little among few would count for much."""
+    return max(1, -(-len(numbers) // size))

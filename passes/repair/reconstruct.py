@@ -40,6 +40,7 @@ class Reconstruct(Repair):
     def repair(self, patient: Patient) -> None:
         """One pass through both networks side by side."""
         runs = patient.calibration.runs
+        patient.restore(patient.damaged)
         fitted: list[Layer | Gone] = sorted([*patient.damaged, *patient.constants], key=_position)
         with Walk(patient.original, runs) as original, Walk(patient.pruned, runs) as pruned:
             for number, layer in enumerate(fitted):
@@ -70,14 +71,17 @@ class Reconstruct(Repair):
         pruned.advance_to(layer.after.node)
         tail = layer.tail if layer.tail.other and pruned.knows(layer.tail.other) else layer.tail.alone
         original.advance_past(tail.total, wanted)
+        totals = [patient.taken(np.asarray(total), tail.total) for total in original.values(tail.total)]
+        if not layer.after.may_compare(zip(pruned.values(layer.after.data), totals, strict=True)):
+            return
         fit = _Fit(patient, layer, tail, self.ridge)
         fraction = rows_per_sample(layer.after, sample_count(pruned.runs))
         rng = np.random.default_rng(patient.calibration.seed)
         others = pruned.values(tail.other) if tail.other else [None] * len(pruned.runs)
-        for data, total, other in zip(pruned.values(layer.after.data), original.values(tail.total), others, strict=True):
+        for data, total, other in zip(pruned.values(layer.after.data), totals, others, strict=True):
             picks = layer.after.picks(layer.after.result_shape(data.shape), fraction, rng)
             rest = 0.0 if other is None else layer.after.results(other, picks)
-            fit.add(layer.after.rows(data, picks), layer.after.results(patient.taken(np.asarray(total), tail.total), picks), rest)
+            fit.add(layer.after.rows(data, picks), layer.after.results(total, picks), rest)
         fit.solve(self.rounds)
 
 
@@ -96,6 +100,11 @@ def seen(total: Rows, given: Rows, bounds: tuple[float, float]) -> Rows:
     return np.where(total <= low, np.minimum(given, low), np.where(total >= high, np.maximum(given, high), total))
 
 
+def _outer(one: Wide, other: Wide) -> Wide:
+    """Block by block."""
+    return one[:, :, None] * other[:, None, :]
+
+
 class _Fit:
     """Ridge regression of one layer, block by block, to what is seen of the total that its results go into."""
 
@@ -111,37 +120,51 @@ class _Fit:
         self.gain = np.where(gain == 0, 1, gain).astype(np.float32)
         self.offset = tail.offset[channels].reshape(blocks, 1, results).astype(np.float32)
         self.count = 0
+        self.pivot_x, self.pivot_y = np.zeros((blocks, columns), np.float32), np.zeros((blocks, results), np.float32)
         self.sum_x, self.xx = np.zeros((blocks, columns)), np.zeros((blocks, columns, columns))
         self.sum_y, self.xy = np.zeros((blocks, results)), np.zeros((blocks, columns, results))
         self.parts: list[tuple[Rows, Rows, Rows | float]] = []
         self.held = 0
 
     def add(self, rows: Rows, total: Rows, rest: Rows | float) -> None:
-        """Take in rows, the total that they should lead to, and what is added on the way to it."""
+        """Take in rows, the total that they should lead to, and what is added on the way to it.
+
+        Sums are of what is left beside the first rows' means: products of large numbers would hide a small spread.
+        """
+        if not self.count and rows.shape[1]:
+            self.pivot_x = rows.mean(axis=1)
+            self.pivot_y = self._wanted(total, rest).mean(axis=1)
         self.count += rows.shape[1]
-        self.sum_x += rows.sum(axis=1, dtype=np.float64)
-        self.xx += np.matmul(rows.transpose(0, 2, 1), rows)
+        beside = rows - self.pivot_x[:, None, :]
+        self.sum_x += beside.sum(axis=1, dtype=np.float64)
+        self.xx += np.matmul(beside.transpose(0, 2, 1), beside)
         self._aim(rows, total, rest)
         self.held += rows.nbytes + 2 * total.nbytes
         if self.tail.range != (-inf, inf) and self.held <= HELD_BYTES:
             self.parts.append((rows, total, rest))
 
     def _aim(self, rows: Rows, total: Rows, rest: Rows | float) -> None:
-        wanted = (total - rest - self.offset) / self.gain
+        wanted = self._wanted(total, rest) - self.pivot_y[:, None, :]
         self.sum_y += wanted.sum(axis=1, dtype=np.float64)
-        self.xy += np.matmul(rows.transpose(0, 2, 1), wanted)
+        self.xy += np.matmul((rows - self.pivot_x[:, None, :]).transpose(0, 2, 1), wanted)
+
+    def _wanted(self, total: Rows, rest: Rows | float) -> Rows:
+        """What the layer itself should give."""
+        return (total - rest - self.offset) / self.gain
 
     def solve(self, rounds: int) -> None:
         """Write the new weight, and the new intercept where there is a place for one."""
         shift, layer = self.tail.shift, self.layer.after
-        centre = np.zeros_like(self.sum_x) if shift is None else self.sum_x / self.count
-        xx = self.xx / self.count - centre[:, :, None] * centre[:, None, :]
+        mean = self.sum_x / self.count
+        xx = self.xx / self.count - _outer(mean, mean)
+        if shift is None:
+            xx = xx + _outer(mean + self.pivot_x, mean + self.pivot_x)
         inverse = np.asarray(np.linalg.inv(xx + self._pull(xx)), dtype=np.float64)
-        new, intercept = self._fitted(inverse, xx, centre)
+        new, intercept = self._fitted(inverse, xx)
         if self.held <= HELD_BYTES:
             for _ in range(rounds if self.parts else 0):
                 self._aim_at_seen(new, intercept)
-                new, intercept = self._fitted(inverse, xx, centre)
+                new, intercept = self._fitted(inverse, xx)
         self.patient.set_weight(layer.weight, layer.weight_of(new))
         if shift is not None:
             self.patient.set_intercept(shift, intercept.reshape(-1), self.layer)
@@ -152,12 +175,15 @@ class _Fit:
         level = np.maximum(self.ridge * spread.mean(axis=1, keepdims=True), 1e-10)
         return np.asarray((level + spread * xx.shape[1] / self.count)[:, :, None] * np.eye(xx.shape[1]))
 
-    def _fitted(self, inverse: Wide, xx: Wide, centre: Wide) -> tuple[Wide, Wide]:
+    def _fitted(self, inverse: Wide, xx: Wide) -> tuple[Wide, Wide]:
         """The matrix and the intercept for the present aims."""
-        y = self.sum_y / self.count
-        xy = self.xy / self.count - centre[:, :, None] * y[:, None, :]
+        x, y = self.sum_x / self.count, self.sum_y / self.count
+        xy = self.xy / self.count - _outer(x, y)
+        x, y = x + self.pivot_x, y + self.pivot_y
+        if self.tail.shift is None:
+            xy = xy + _outer(x, y)
         new = self.old + np.matmul(inverse, xy - np.matmul(xx, self.old))
-        return new, np.zeros_like(y) if self.tail.shift is None else y - np.einsum("bc,bcr->br", centre, new)
+        return new, np.zeros_like(y) if self.tail.shift is None else y - np.einsum("bc,bcr->br", x, new)
 
     def _aim_at_seen(self, matrix: Wide, intercept: Wide) -> None:
         """Where the original total is clipped away, whatever the layer gives beyond the bound is as good."""

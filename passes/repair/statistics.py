@@ -28,6 +28,7 @@ class Statistics(Repair):
         """One pass through both networks side by side."""
         runs = patient.calibration.runs
         layers = [layer for layer in patient.damaged if layer.tail.shift is not None]
+        patient.restore(layers)
         with Walk(patient.original, runs) as original, Walk(patient.pruned, runs) as pruned:
             for number, layer in enumerate(layers):
                 pruned.advance_to(layer.after.node)
@@ -44,10 +45,16 @@ class Statistics(Repair):
         fraction = rows_per_sample(node, sample_count(pruned.runs))
         rng = np.random.default_rng(patient.calibration.seed)
         given, wanted = [], []
-        for data, result in zip(pruned.values(node.data), original.values(layer.before.result), strict=True):
+        pairs = [
+            (data, patient.taken(np.asarray(result), layer.before.result))
+            for data, result in zip(pruned.values(node.data), original.values(layer.before.result), strict=True)
+        ]
+        if not node.may_compare(pairs):
+            return
+        for data, result in pairs:
             picks = node.picks(node.result_shape(data.shape), fraction, rng)
             given.append(np.matmul(node.rows(data, picks), matrix.astype(np.float32)))
-            wanted.append(node.results(patient.taken(np.asarray(result), layer.before.result), picks))
+            wanted.append(node.results(result, picks))
         old, new = np.concatenate(given, axis=1), np.concatenate(wanted, axis=1)
         scale = new.std(axis=1, dtype=np.float64) / np.maximum(old.std(axis=1, dtype=np.float64), 1e-12)
         scale = np.where(old.std(axis=1) > 0, scale, 1.0)

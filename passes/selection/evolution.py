@@ -44,6 +44,11 @@ class Evolution(Selection):
             raise UsageError("selection 'evolution' cannot start from itself; give another one, such as start=distortion")
         registry.make("selection", self.start)
 
+    @property
+    def drops_branches(self) -> bool:  # type: ignore[override]
+        """As the start does."""
+        return bool(self._start.drops_branches)
+
     def keep(self, problem: Problem) -> Keep:
         """What the start gives, refined.  Raises UsageError without samples, and UnreachableError as the start does."""
         error = self.measure(problem)

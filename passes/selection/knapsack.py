@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
+from annotated_types import Ge
 from numpy.typing import NDArray
 
 from graphprune.budget import Counts, KeepPath, Problem
+from graphprune.errors import InternalError
 from graphprune.extras import need
 
 from .base import Selection
 
 Wide = NDArray[np.float64]
+
+FAILED = 4
+"""What `scipy.optimize.milp` says where HiGHS gives up; without a solution a program may also be infeasible, or out of time."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class Knapsack(Selection):
 
     name: ClassVar[str] = "knapsack"
     extra: ClassVar[str] = "solver"
-    rounds: int = 3
+    rounds: Annotated[int, Ge(1)] = 3
 
     def path(self, problem: Problem) -> KeepPath:
         """The solution for a budget of this share of the original cost, in every kind that has a target."""
@@ -60,12 +65,14 @@ class _Program:
         for _ in range(self.rounds):
             rows, room = self._costs(counts, level)
             found = milp(
-                self.errors / max(float(self.errors.max()), 1e-30),
+                self.errors / max(float(np.abs(self.errors).max()), 1e-30),
                 integrality=np.ones(len(self.owner)),
                 bounds=Bounds(0, 1),
                 constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(rows, -np.inf, room)],
                 options={"mip_rel_gap": 1e-3, "time_limit": 10.0},
             )
+            if found.status == FAILED:
+                raise InternalError(f"selection 'knapsack': HiGHS cannot solve the program: {found.message}")
             if found.x is None:
                 return self.problem.lower.astype(np.float64)
             chosen = [int(np.argmax(found.x[self.owner == k])) for k in range(len(self.choices))]
