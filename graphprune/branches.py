@@ -55,6 +55,10 @@ def _hoisted(model: ModelProto, node: NodeProto, taken: set[str], titles: set[st
             copy = model.graph.initializer.add()
             copy.CopyFrom(tensor)
             copy.name = names.get(tensor.name, tensor.name)
+        for sparse in graph.sparse_initializer:
+            entry = model.graph.sparse_initializer.add()
+            entry.CopyFrom(sparse)
+            entry.values.name = names.get(sparse.values.name, sparse.values.name)
         for inner in graph.node:
             copied = NodeProto()
             copied.CopyFrom(inner)
@@ -75,7 +79,9 @@ def _hoisted(model: ModelProto, node: NodeProto, taken: set[str], titles: set[st
 
 def _new_names(graph: GraphProto, taken: set[str]) -> dict[str, str]:
     """New names for values of a branch that the main graph has already; all of the branch's names are then taken."""
-    own = [tensor.name for tensor in graph.initializer] + [name for node in graph.node for name in node.output if name]
+    own = [tensor.name for tensor in [*graph.initializer, *(each.values for each in graph.sparse_initializer)]] + [
+        name for node in graph.node for name in node.output if name
+    ]
     new = {name: free_name(name, taken) for name in own}
     return {name: other for name, other in new.items() if name != other}
 

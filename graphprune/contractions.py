@@ -43,8 +43,8 @@ def shrink_conv(edit: Edit, weight: int = 1) -> None:
     if data is None and filters is None:
         return
     transposed = edit.operator.endswith("ConvTranspose")
-    size = edit.size(1) if data is None else len(data)
-    per_group = edit.size(1) // groups if transposed else edit.size(1, weight)
+    per_group = edit.size(0, weight) // groups if transposed else edit.size(1, weight)
+    size = per_group * groups if data is None else len(data)
     if inner is not None and not transposed:
         per_group = len(inner)
     if transposed and data is not None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from .errors import InternalError
-from .graph import Graph
+from .graph import Graph, Shape, unused_name
 from .node_view import NodeView
 
 Indices = NDArray[np.int64]
@@ -53,10 +53,17 @@ class Edit(NodeView):
 
     def size(self, axis: int, index: int = 0) -> int:
         """The original size of an axis of input `index`, which must be known."""
-        shape = self.shape(index)
-        if shape is None or not isinstance(shape[axis], int):
-            raise InternalError(f"{self.label}: axis {axis} of input {index} has no known size")
-        return int(shape[axis])  # type: ignore[arg-type]
+        return self._known(self.shape(index), axis, f"input {index}")
+
+    def output_size(self, axis: int) -> int:
+        """The original size of an axis of the first result, which must be known."""
+        return self._known(self.output_shape(), axis, "the result")
+
+    def _known(self, shape: Shape | None, axis: int, what: str) -> int:
+        dim = shape[axis] if shape is not None else None
+        if not isinstance(dim, int):
+            raise InternalError(f"{self.label}: axis {axis} of {what} has no known size")
+        return dim
 
     def drop_attribute(self, name: str) -> None:
         """Remove an attribute of the node if it has it."""
@@ -97,7 +104,7 @@ class Edit(NodeView):
         name = self.outputs[index]
         last = next((node for node in self.appended if name in node.output), self.node)
         suffix = "" if last is self.node else f"_{axis}"
-        raw, indices = f"{name}_before_gather{suffix}", f"{name}_kept{suffix}"
+        raw, indices = (unused_name(f"{name}_{part}{suffix}", self.graph.names) for part in ("before_gather", "kept"))
         last.output[:] = [raw if output == name else output for output in last.output]
         self.model.graph.initializer.append(numpy_helper.from_array(positions.astype(np.int64), indices))
         title = f"{self.node.name}_gather{suffix}"

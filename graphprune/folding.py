@@ -33,7 +33,8 @@ SLOW = 256
 _LOGGER = "onnxscript.optimizer._constant_folding"
 """Warns of what cannot be computed, which then stays as it is."""
 
-NEVER_FOLDED = ("QuantizeLinear", "DequantizeLinear")
+NEVER_FOLDED = ("QuantizeLinear", "DequantizeLinear", "Bernoulli", "Dropout", "Multinomial")
+"""Scales say what is quantised; the others may draw random numbers."""
 
 _FAST = frozenset(
     """Abs Add And Cast CastLike Ceil Concat ConstantOfShape Cos Div Equal Erf Exp Expand Flatten Floor Gather GatherND Greater

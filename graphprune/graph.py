@@ -8,8 +8,9 @@ checked by `graphprune.normalize`.  Start reading at `Graph`.
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from typing import Any, NamedTuple
 
@@ -71,6 +72,16 @@ class Graph:
         """The network's inputs that are not initializers."""
         return [value for value in self.model.graph.input if value.name not in self.initializers]
 
+    @cached_property
+    def names(self) -> set[str]:
+        """The names that are taken; who takes another adds it (`free_name`)."""
+        return value_names(self.model.graph)
+
+    @cached_property
+    def overridable(self) -> set[str]:
+        """Initializers that the network's caller may replace: they are listed among the inputs."""
+        return {value.name for value in self.model.graph.input if value.name in self.initializers}
+
     @property
     def outputs(self) -> Sequence[onnx.ValueInfoProto]:
         """The network's outputs."""
@@ -115,14 +126,29 @@ class Graph:
         return {canonical_domain(entry.domain): entry.version for entry in self.model.opset_import}
 
     def constant(self, name: str) -> Array | None:
-        """The value of an initializer as an array (do not write to it), or None if `name` is not one."""
-        if name not in self.initializers:
+        """The value of an initializer as an array (do not write to it), or None if `name` is none, or callers may replace it."""
+        if name not in self.initializers or name in self.overridable:
             return None
         if is_external(self.initializers[name]):
             return to_array(self.initializers[name])  # not kept: what is mapped counts as memory in use
         if name not in self._arrays:
             self._arrays[name] = to_array(self.initializers[name])
         return self._arrays[name]
+
+    def learning(self) -> Graph:
+        """The same graph with shapes of its own, which may learn more."""
+        other = copy.copy(self)
+        other.shapes, other.sized = dict(self.shapes), dict(self.sized)
+        return other
+
+    def learn(self, name: str, sizes: Sequence[int | None]) -> None:
+        """Note sizes of a value that shape inference does not know."""
+        for known in (self.shapes, self.sized):
+            shape = known.get(name, (None,) * len(sizes))
+            if len(shape) == len(sizes):
+                known[name] = tuple(
+                    dim if size is None or isinstance(dim, int) else size for dim, size in zip(shape, sizes, strict=True)
+                )
 
     def forget_constants(self) -> None:
         """Drop the cached arrays, so that memory stays bounded by the model's size."""
@@ -143,10 +169,10 @@ class Graph:
 
 def copy_model(model: ModelProto, without: Sequence[str]) -> ModelProto:
     """A copy that leaves out the named fields of the graph (`initializer`, `value_info`), never touching what is in them."""
-    copy = ModelProto()
-    copy_fields(model, copy, ("graph",))
-    copy_fields(model.graph, copy.graph, without)
-    return copy
+    result = ModelProto()
+    copy_fields(model, result, ("graph",))
+    copy_fields(model.graph, result.graph, without)
+    return result
 
 
 def copy_fields(source: Any, target: Any, without: Sequence[str]) -> None:
@@ -165,23 +191,40 @@ def copy_fields(source: Any, target: Any, without: Sequence[str]) -> None:
 
 def with_outputs(model: ModelProto, names: Iterable[str], types: Mapping[str, int]) -> ModelProto:
     """A copy of a model with further values, of these element types, as outputs."""
-    copy = ModelProto()
-    copy.CopyFrom(model)
+    result = ModelProto()
+    result.CopyFrom(model)
     known = {value.name for value in model.graph.output}
     for name in names:
         if name not in known:
-            copy.graph.output.add(name=name).type.tensor_type.elem_type = types[name]
-    return copy
+            result.graph.output.add(name=name).type.tensor_type.elem_type = types[name]
+    return result
 
 
 def free_name(name: str, taken: set[str]) -> str:
     """The name, or with the first number at which it is not taken; it is taken then."""
+    free = unused_name(name, taken)
+    taken.add(free)
+    return free
+
+
+def unused_name(name: str, taken: Container[str]) -> str:
+    """The name, or with the first number at which it is not taken."""
     number, free = 0, name
     while free in taken:
         number += 1
         free = f"{name}_{number}"
-    taken.add(free)
     return free
+
+
+def value_names(graph: GraphProto) -> set[str]:
+    """The names of all values of a graph and of the bodies inside of it."""
+    names = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    names |= {tensor.values.name for tensor in graph.sparse_initializer}
+    for node in graph.node:
+        names.update(name for name in node.output if name)
+        for body in subgraphs(node):
+            names |= value_names(body)
+    return names
 
 
 def canonical_domain(domain: str) -> str:
@@ -206,10 +249,10 @@ def to_array(tensor: TensorProto) -> Array:
         return numpy_helper.to_array(tensor)
     if item_bits(tensor.data_type) >= 8:
         return mapped(tensor)
-    copy = TensorProto(data_type=tensor.data_type, dims=tensor.dims)
+    packed = TensorProto(data_type=tensor.data_type, dims=tensor.dims)
     length = -(-element_count(tensor) * item_bits(tensor.data_type) // 8)
-    copy.raw_data = memory_map(tensor, np.dtype(np.uint8), (length,)).tobytes() if length else b""
-    return numpy_helper.to_array(copy)
+    packed.raw_data = memory_map(tensor, np.dtype(np.uint8), (length,)).tobytes() if length else b""
+    return numpy_helper.to_array(packed)
 
 
 def element_count(tensor: TensorProto) -> int:
@@ -258,6 +301,7 @@ def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
 def captured_names(graph: GraphProto) -> set[str]:
     """Names that a subgraph reads from the graphs around it."""
     local = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    local |= {tensor.values.name for tensor in graph.sparse_initializer}
     captured: set[str] = set()
     for node in graph.node:
         read = {name for name in node.input if name}

@@ -195,6 +195,7 @@ def infer(
     those of the kept channels.  With `experts` "prune", experts of a mixture may leave; they are never chosen then.
     """
     table = operator_table() if table is None else table
+    graph = graph.learning()
     ledger = Ledger(normalization, experts, choices=find_choices(graph))
     for value in graph.inputs:
         shape = graph.shape(value.name)
@@ -204,7 +205,7 @@ def infer(
         _visit(graph, ledger, position, table)
     for value in graph.outputs:
         _pin_value(graph, ledger, value.name, Reason(f"network output {value.name!r} keeps its shape"))
-    for name in _overridable(graph):
+    for name in sorted(graph.overridable):
         _pin_value(graph, ledger, name, Reason(f"the caller may override {name!r}"))
     _pin_what_is_always_taken(ledger)
     ledger.settle()
@@ -227,10 +228,13 @@ def _visit(graph: Graph, ledger: Ledger, position: int, table: Mapping[str, Oper
     for index, name in enumerate(node.output):
         if name:
             axes = results[index]
-            ledger.loose[name] = _checked(site, axes, graph.shape(name))
-            if axes is None:
+            ledger.loose[name] = checked = _checked(site, axes, graph.shape(name))
+            if checked is None:
                 text = f"operator {site.operator} has no rule" if entry is None else f"the shape of {name!r} is not known"
                 ledger.unknown.setdefault(name, Reason(text, site.label))
+                site.refuse(ledger.unknown[name].text)
+            else:
+                graph.learn(name, [None if isinstance(axis, int) else len(axis) for axis in checked])
 
 
 def _is_too_long(graph: Graph, names: Iterable[str]) -> bool:
@@ -276,8 +280,3 @@ def _pin_what_is_always_taken(ledger: Ledger) -> None:
             always = labels.is_pinned(taken.inner) & ~labels.is_pinned(taken.outer)
             for leaf in labels.leaves(taken.outer[always]).T if always.any() else ():
                 labels.unify(leaf, taken.inner[always])
-
-
-def _overridable(graph: Graph) -> list[str]:
-    """Initializers that the network's caller may replace (they are listed among the inputs)."""
-    return [value.name for value in graph.model.graph.input if value.name in graph.initializers]

@@ -218,7 +218,7 @@ class Convolution(Linear):
 def convolution(view: NodeView) -> Linear | None:
     """Conv with a constant weight."""
     weight = view.graph.initializers.get(view.inputs[1])
-    if weight is None or len(weight.dims) < 3:
+    if weight is None or weight.name in view.graph.overridable or len(weight.dims) < 3:
         return None
     rank = len(weight.dims) - 2
     ones = [1] * rank
@@ -246,7 +246,9 @@ def product(view: NodeView) -> Linear | None:
     found = attributes(view.graph.nodes[view.position])
     plain = not found.get("transA", 0) and found.get("alpha", 1.0) == 1.0 and found.get("beta", 1.0) == 1.0
     shape = view.output_shape()
-    if weight is None or len(weight.dims) != 2 or not plain or view.inputs[0] in view.graph.initializers or len(shape or ()) < 2:
+    if weight is None or name in view.graph.overridable or len(weight.dims) != 2 or not plain:
+        return None
+    if view.inputs[0] in view.graph.initializers or len(shape or ()) < 2:
         return None
     bias = view.inputs[2] if view.has(2) else ""
     transposed = bool(found.get("transB", 0)) != turned

@@ -296,7 +296,9 @@ def squeeze(site: Site) -> Results:
     if axes is None or shape is None:
         return site.refuse_unknown()
     at = site.integers(1, "axes")
-    drop = {normal_axis(k, len(axes)) for k in at} if at is not None else {k for k, d in enumerate(shape) if d == 1}
+    if at is None:
+        return site.refuse("the axes of Squeeze hang on sizes that are known at run time")
+    drop = {normal_axis(k, len(axes)) for k in at}
     return [[axis for k, axis in enumerate(axes) if k not in drop]]
 
 

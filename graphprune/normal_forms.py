@@ -10,7 +10,7 @@ from collections import defaultdict
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
-from .graph import Dim, Graph, Shape, Use, attributes, element_count, free_name, operator_name
+from .graph import Dim, Graph, Shape, Use, attributes, element_count, free_name, operator_name, value_names
 from .shape_flow import copied_dimensions
 
 
@@ -24,9 +24,10 @@ def unshare_initializers(graph: GraphProto) -> bool:
     for position, node in enumerate(graph.node):
         for index, name in enumerate(node.input):
             readers[name].append(Use(position, index))
-    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    overridable = {value.name for value in graph.input}
+    tensors = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in overridable}
     matrices = {name for name, tensor in tensors.items() if sum(size > 1 for size in tensor.dims) > 1}
-    taken = set(tensors) | {name for node in graph.node for name in node.output} | {v.name for v in graph.input}
+    taken = value_names(graph)
     changed = False
     for name, uses in list(readers.items()):
         if name not in tensors or name in matrices or not _is_vector(tensors[name]):
@@ -65,8 +66,9 @@ def constant_reshapes(graph: Graph) -> bool:
         if operator_name(node) != "Reshape" or node.input[1] in graph.initializers:
             continue
         target = _traced_target(graph, node) or _inferred_target(graph.shape(node.input[0]), graph.shape(node.output[0]))
-        if target is None or not _takes(graph, node, target):
+        if target is None:
             continue
+        _take(graph, node, target)
         kept = [attribute for attribute in node.attribute if attribute.name != "allowzero"]
         del node.attribute[:]
         node.attribute.extend(kept)
@@ -74,14 +76,10 @@ def constant_reshapes(graph: Graph) -> bool:
     return changed
 
 
-def _takes(graph: Graph, node: NodeProto, target: list[int]) -> bool:
-    """Give a node a constant target shape; whether the constant's name was free."""
-    name = f"{node.output[0]}_shape"
-    if name in graph.initializers:
-        return False
-    graph.model.graph.initializer.append(numpy_helper.from_array(np.asarray(target, np.int64), name))
-    node.input[1] = name
-    return True
+def _take(graph: Graph, node: NodeProto, target: list[int]) -> None:
+    """Give a node a constant target shape."""
+    node.input[1] = free_name(f"{node.output[0]}_shape", graph.names)
+    graph.model.graph.initializer.append(numpy_helper.from_array(np.asarray(target, np.int64), node.input[1]))
 
 
 def constant_expands(graph: Graph) -> bool:
@@ -91,7 +89,24 @@ def constant_expands(graph: Graph) -> bool:
         if operator_name(node) != "Expand" or node.input[1] in graph.initializers:
             continue
         target = _expanded_target(graph, node)
-        changed |= target is not None and _takes(graph, node, target)
+        if target is not None:
+            _take(graph, node, target)
+            changed = True
+    return changed
+
+
+def explicit_squeezes(graph: Graph) -> bool:
+    """Write the axes of a Squeeze without any, where all sizes are known: a pruned axis of size 1 is none of them."""
+    changed = False
+    for node in graph.nodes:
+        shape = graph.shape(node.input[0]) if operator_name(node) == "Squeeze" and not any(node.input[1:]) else None
+        if shape is None or node.attribute or not all(isinstance(dim, int) for dim in shape):
+            continue
+        axes = np.flatnonzero(np.asarray(shape) == 1)
+        name = free_name(f"{node.output[0]}_axes", graph.names)
+        graph.model.graph.initializer.append(numpy_helper.from_array(axes.astype(np.int64), name))
+        node.input[:] = [node.input[0], name]
+        changed = True
     return changed
 
 
@@ -170,7 +185,9 @@ def unwrap_softmaxes(graph: Graph) -> bool:
 
 def _become(node: NodeProto, other: NodeProto) -> None:
     """Let a node be another one, with its own name, doc string and metadata."""
-    other.name, other.doc_string = node.name, node.doc_string
+    other.name = node.name
+    if node.HasField("doc_string"):
+        other.doc_string = node.doc_string
     other.metadata_props.extend(node.metadata_props)
     node.CopyFrom(other)
 
@@ -184,6 +201,8 @@ def _wrapped_input(graph: Graph, node: NodeProto) -> str | None:
             return None
         chain.append(graph.nodes[position])
     flatten = chain[-1]
+    if attributes(chain[1]).get("axis", -1) not in (1, -1):
+        return None
     shape = graph.shape(flatten.input[0])
     if shape is None or attributes(flatten).get("axis", 1) not in (len(shape) - 1, -1):
         return None
@@ -274,7 +293,8 @@ def gather_shuffles(graph: GraphProto, shapes: dict[str, Shape]) -> bool:
     becomes Gather(axis, constant permutation).  As a permutation it couples nothing, while (g c) split into g and c would tie
     all g parts together; and whatever is kept of it is again a Gather.
     """
-    constants = {tensor.name for tensor in graph.initializer}
+    constants = {tensor.name for tensor in graph.initializer} - {value.name for value in graph.input}
+    taken = value_names(graph)
     readers: dict[str, list[NodeProto]] = defaultdict(list)
     for node in graph.node:
         for name in node.input:
@@ -287,10 +307,10 @@ def gather_shuffles(graph: GraphProto, shapes: dict[str, Shape]) -> bool:
             continue
         transpose, last = chain
         found = _shuffle(first, transpose, last, shapes)
-        name = f"{last.output[0]}_order"
-        if found is None or name in constants:
+        if found is None:
             continue
         axis, order = found
+        name = free_name(f"{last.output[0]}_order", taken)
         graph.initializer.append(numpy_helper.from_array(order, name))
         constants.add(name)
         _become(last, helper.make_node("Gather", [first.input[0], name], [last.output[0]], axis=axis))

@@ -13,25 +13,26 @@ from __future__ import annotations
 
 import graphlib
 from collections import Counter
-from typing import Any
 
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, inliner, version_converter
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, inliner
 
 from .branches import hoist_branches
 from .errors import InvalidModelError, UsageError, first_line
 from .folding import Folding, foldable
-from .graph import DEFAULT_DOMAINS, Graph, declared_shape, node_reads, operator_name, subgraphs
+from .graph import Graph, declared_shape, node_reads, operator_name, subgraphs
 from .normal_forms import (
     constant_expands,
     constant_reshapes,
     drop_zero_states,
+    explicit_squeezes,
     gather_shuffles,
     unshare_initializers,
     unwrap_batched_transposes,
     unwrap_softmaxes,
 )
 from .operators import operator_table
+from .opsets import carry_notes, carry_over, upgrade
 from .shape_inference import (
     REFUSALS,
     InputShapes,
@@ -42,9 +43,6 @@ from .shape_inference import (
     skeleton,
     typical_shapes,
 )
-
-MINIMUM_OPSET = 13
-"""From here on Squeeze, Unsqueeze, Split, Slice and Pad take their integers as inputs and Softmax has one axis."""
 
 MAXIMUM_ROUNDS = 256
 """One round for each Reshape whose target hangs on the one before; this bounds the work on graphs made to last longer."""
@@ -61,7 +59,7 @@ def normalize(model: ModelProto, input_shapes: InputShapes | None = None) -> Gra
     if model.functions:
         _inline(model)
     _drop_initializers_from_inputs(model)
-    _upgrade(model)
+    upgrade(model)
     _check(model)
     _name_nodes(model.graph)
     while any(operator_name(node) == "If" for node in model.graph.node):
@@ -115,14 +113,14 @@ def _settle_constants(model: ModelProto) -> ModelProto:
         graph = Graph(model, shapes_of(inferred))
         if unwrap_softmaxes(graph) or drop_zero_states(graph) or unwrap_batched_transposes(graph):
             remove_dead_code(model.graph)
-        elif not (constant_reshapes(graph) or constant_expands(graph)):
+        elif not (constant_reshapes(graph) or constant_expands(graph) or explicit_squeezes(graph)):
             count = len(model.graph.node)
             if not foldable(model):
                 return inferred
             _write_value_info(model, inferred)
             folded = folding.fold(model)
             if folded is not None:
-                _carry_over(model, folded)
+                carry_over(model, folded)
                 model.Clear()
                 model.CopyFrom(folded)
                 _lift_constants(model.graph)
@@ -235,63 +233,6 @@ def _drop_initializers_from_inputs(model: ModelProto) -> None:
     model.ir_version = max(model.ir_version, 4)
 
 
-def _upgrade(model: ModelProto) -> None:
-    entries = [entry for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS]
-    version = entries[0].version if entries else 0
-    newest = onnx.defs.onnx_opset_version()
-    if version > newest:
-        raise InvalidModelError(f"the model has opset {version}; the installed onnx knows up to {newest}: upgrade onnx")
-    if not entries or version >= MINIMUM_OPSET:
-        return
-    try:
-        upgraded = version_converter.convert_version(model, MINIMUM_OPSET)
-    except REFUSALS as error:
-        raise InvalidModelError(
-            f"cannot upgrade the model from opset {version} to {MINIMUM_OPSET}: {first_line(error)}"
-        ) from error
-    _carry_over(model, upgraded)
-    upgraded.ir_version = max(upgraded.ir_version, helper.find_min_ir_version_for(upgraded.opset_import, True))
-    model.Clear()
-    model.CopyFrom(upgraded)
-
-
-def _carry_over(old: ModelProto, new: ModelProto) -> None:
-    """Copy what a tool that rebuilt the model may have dropped: metadata, doc strings, foreign opset imports."""
-    for field in ("producer_name", "producer_version", "domain", "model_version", "doc_string"):
-        if old.HasField(field):
-            setattr(new, field, getattr(old, field))
-    for target, source in ((new.metadata_props, old.metadata_props), (new.graph.metadata_props, old.graph.metadata_props)):
-        if not target:
-            target.extend(source)
-    domains = {entry.domain for entry in new.opset_import}
-    new.opset_import.extend(entry for entry in old.opset_import if entry.domain not in domains)
-    new.graph.name = old.graph.name
-    if old.graph.doc_string:
-        new.graph.doc_string = old.graph.doc_string
-    if not new.graph.quantization_annotation:
-        new.graph.quantization_annotation.extend(old.graph.quantization_annotation)
-    for field in ("input", "output", "initializer"):
-        sources = {entry.name: entry for entry in getattr(old.graph, field)}
-        for entry in getattr(new.graph, field):
-            if entry.name in sources:
-                _carry_notes(sources[entry.name], entry)
-    by_output = {tuple(node.output): node for node in old.graph.node}
-    for node in new.graph.node:
-        source = by_output.get(tuple(node.output))
-        if source is not None:
-            if source.name and not node.name:
-                node.name = source.name
-            _carry_notes(source, node)
-
-
-def _carry_notes(old: Any, new: Any) -> None:
-    """Copy the doc string and metadata of a node, value or tensor where the new one has none."""
-    if old.doc_string and not new.doc_string:
-        new.doc_string = old.doc_string
-    if not new.metadata_props:
-        new.metadata_props.extend(old.metadata_props)
-
-
 # ---- constants and dead code --------------------------------------------------------------------
 
 
@@ -374,7 +315,7 @@ def _write_value_info(model: ModelProto, inferred: ModelProto) -> None:
     for value in fresh:
         old = extra.get(value.name)
         if old is not None:
-            _carry_notes(old, value)
+            carry_notes(old, value)
     declared = {dim for value in [*model.graph.input, *model.graph.output] for dim in declared_shape(value) or ()}
     for value in fresh:
         for dim in value.type.tensor_type.shape.dim:

@@ -272,8 +272,9 @@ _ENTRIES: list[Operator] = [
         "[...] -> [...]",
         elementwise,
     ),
+    Operator("CastLike", elementwise, "[...] [_...] -> [...]"),
     *each(
-        "Add And BitShift BitwiseAnd BitwiseOr BitwiseXor CastLike Clip Div Equal Greater GreaterOrEqual Less "
+        "Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Clip Div Equal Greater GreaterOrEqual Less "
         "LessOrEqual Max Mean Min Mod Mul Or PRelu Pow Sub Sum Where Xor com.microsoft::BiasGelu com.microsoft::FastGelu "
         "com.microsoft::BiasAdd",
         "[...] [...] -> [...] (broadcast)",

@@ -148,7 +148,7 @@ class Comparison:
         """Compare all results; values in `steps` are compared where they arise and go on as the reference has them."""
         result = self._with_inner_results(self._model)
         without_saturation(result)
-        given(result, set(steps), self._graph.element_types)
+        given(result, {name: self._expected[name] for name in steps}, self._graph.element_types)
         feeds = self._feeds | {name + SUFFIX: self._expected[name] for name in steps}
         actual = _run(result, feeds, self._title)
         names = list(dict.fromkeys(value.name for value in self._graph.outputs))

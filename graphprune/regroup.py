@@ -131,6 +131,9 @@ def shrink_reshape(edit: Edit) -> None:
         return
     for axis, size in enumerate(target):
         kept = edit.kept_output(0, axis)
-        if kept is not None and size > 0:
+        copied = edit.kept(0, axis) if size == 0 and not edit.attribute("allowzero", 0) else None
+        if kept is not None and (size > 0 or (size == 0 and (copied is None or len(copied) != len(kept)))):
             target[axis] = len(kept)
+        elif kept is None and copied is not None:
+            target[axis] = edit.output_size(axis)
     edit.set_integers(1, target, "shape")

@@ -9,10 +9,10 @@ has the measurements.  Start reading at `rounded_values`.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from .graph import Array, Graph, operator_name, to_array
 
@@ -46,15 +46,15 @@ def rounded_values(graph: Graph) -> list[str]:
     ]
 
 
-def given(model: ModelProto, values: Collection[str], types: dict[str, int]) -> None:
+def given(model: ModelProto, values: Mapping[str, Array], types: dict[str, int]) -> None:
     """Let every reader of these values read an input NAME_given instead, in place; what writes them stays."""
     written = {name for node in model.graph.node for name in node.output}
     for node in model.graph.node:
         for index, name in enumerate(node.input):
             if name in values and name in written:
                 node.input[index] = name + SUFFIX
-    for name in values:
-        model.graph.input.add(name=name + SUFFIX).type.tensor_type.elem_type = types[name]
+    for name, array in values.items():
+        model.graph.input.append(helper.make_tensor_value_info(name + SUFFIX, types[name], array.shape))
 
 
 def flips(expected: Array, actual: Array) -> tuple[float, float]:

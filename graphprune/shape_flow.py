@@ -44,8 +44,8 @@ def copied_dimensions(graph: Graph, name: str) -> list[Source] | None:
     if node.operator == "Concat":
         if any((graph.shape(part) or (LONGEST,))[0] not in range(LONGEST) for part in node.inputs):
             return None
-        parts = [copied_dimensions(graph, part) for part in node.inputs]
-        return None if any(part is None for part in parts) else [entry for part in parts for entry in part or ()]
+        parts = [copied_dimensions(graph, part) or [None] * (graph.shape(part) or (0,))[0] for part in node.inputs]  # type: ignore[operator]
+        return [entry for part in parts for entry in part]
     source = copied_dimensions(graph, node.inputs[0]) if node.operator in _COPIES else None
     return None if source is None else _select(node, source)
 

@@ -150,7 +150,6 @@ def _name_sizes(inferred: ModelProto, copy: ModelProto) -> bool:
             continue
         operands = [shapes[name] for name in node.input if name in shapes]
         names = _regrouped(operands[:1], target) if node.op_type == "Reshape" else {}
-        names |= _broadcast(operands, target) if node.op_type in _BROADCAST else {}
         value = values[node.output[0]]
         for axis, name in names.items():
             value.type.tensor_type.shape.dim[axis].dim_param = name
@@ -160,9 +159,6 @@ def _name_sizes(inferred: ModelProto, copy: ModelProto) -> bool:
     return found
 
 
-_BROADCAST = {"Add", "And", "Div", "Equal", "Max", "Min", "Mul", "Or", "Pow", "Sub", "Where"}
-
-
 def _regrouped(operands: Sequence[Shape], target: Shape) -> dict[int, str]:
     """Sizes of a Reshape's result: -1 stands for a symbol where all other sizes cancel out."""
     names: dict[int, str] = {}
@@ -170,17 +166,6 @@ def _regrouped(operands: Sequence[Shape], target: Shape) -> dict[int, str]:
         for axis, (dim, size) in enumerate(zip(target, monomials(source, target)[1], strict=True)):
             if dim is None and size.number == 1 and len(size.symbols) == 1 and size.symbols[0] in source:
                 names[axis] = size.symbols[0]
-    return names
-
-
-def _broadcast(operands: Sequence[Shape], target: Shape) -> dict[int, str]:
-    """Sizes of a broadcast result: where one operand has a symbol and the others an unknown size, that is 1 or the same."""
-    names: dict[int, str] = {}
-    for back in range(1, len(target) + 1):
-        dims = {shape[-back] for shape in operands if len(shape) >= back} - {1}
-        symbols = {dim for dim in dims if isinstance(dim, str)}
-        if len(symbols) == 1 and len(dims - {None}) == 1 and target[-back] is None:
-            names[len(target) - back] = symbols.pop()
     return names
 
 

@@ -36,7 +36,7 @@ def with_takes(graph: Graph, without: Container[str] = ()) -> Graph:
     if not any(entry.domain == DOMAIN for entry in model.opset_import):
         model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     result = Graph(model, dict(graph.shapes), dict(graph.sized))
-    types = {value.name: value for value in [*model.graph.input, *model.graph.value_info]}
+    types = {value.name: value for value in [*model.graph.input, *model.graph.value_info, *model.graph.output]}
     shared = _shared_values(graph)
     for position, original in enumerate(graph.nodes):
         node = NodeProto()
