@@ -65,7 +65,9 @@ def _loaded(keras: Any, path: Path) -> Any:
 
 
 def _call_once(keras: Any, model: Any, shapes: InputShapes) -> None:
-    """The exporter wants a model that has been called."""
+    """The exporter wants a model that has been called; one without inputs of its own (subclassed) has been by who built it."""
+    if getattr(model, "inputs", None) is None:
+        return
     inputs = []
     for value in model.inputs:
         given = shapes.get(value.name)

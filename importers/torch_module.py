@@ -61,7 +61,12 @@ class TorchImporter(Importer):
             inputs = {name: torch.randn(*shape) for name, shape in shapes.items()}
         keywords = dict(inputs) if isinstance(inputs, Mapping) else {}
         arguments = () if keywords else tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
-        return _exported(torch, module.eval(), arguments, keywords)
+        modes = [(each, each.training) for each in module.modules()]
+        try:
+            return _exported(torch, module.eval(), arguments, keywords)
+        finally:
+            for each, training in modes:
+                each.training = training
 
 
 def _load_archive(torch: Any, path: Path) -> Any:

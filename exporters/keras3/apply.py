@@ -105,6 +105,15 @@ def _check_plan(result: Result) -> None:
         )
 
 
+def _compile_like(made: Model, model: Model) -> None:
+    """Compile a model as another one was: from a description, or, where Keras has none, with the same loss and metrics."""
+    try:
+        made.compile_from_config(model.get_compile_config())
+    except Exception:  # what is not registered cannot be found
+        optimizer = type(model.optimizer).from_config(model.optimizer.get_config())
+        made.compile(**{**model._compile_config.config, "optimizer": optimizer})
+
+
 class _Back:
     """One model on its way back: what is known about it before it is made anew."""
 
@@ -189,13 +198,18 @@ class _Back:
                 clones[id(layer)] = (layer, fresh, _growth(layer, config))
             return clones[id(layer)][1]
 
+        compiled, self.model.compiled = self.model.compiled, False  # losses may be functions, which Keras cannot make anew
         try:
             made = keras.models.clone_model(self.model, clone_function=clone)
         except GraphpruneError:
             raise
         except Exception as error:  # what a layer's code raises can be anything
             raise UnfitLayerError(f"Keras cannot make the model anew: {reason_of(error)}") from error
+        finally:
+            self.model.compiled = compiled
         self._give_weights(clones.values())
+        if compiled:
+            _compile_like(made, self.model)
         return made
 
     def _give_weights(self, clones: Iterable[tuple[Layer, Layer, float]]) -> None:
@@ -240,6 +254,9 @@ class _Back:
     def _feeds_of(self, example_inputs: Any) -> dict[str, Array]:
         import keras
 
+        own = [tensor.name for tensor in self.model.inputs]
+        if isinstance(example_inputs, Mapping) and set(example_inputs) == set(own):
+            example_inputs = [example_inputs[name] for name in own]  # Keras would take them in the order of their names
         arrays = [np.asarray(each) for each in keras.tree.flatten(example_inputs)]
         if len(arrays) != len(self.names):
             raise UsageError(

@@ -32,7 +32,7 @@ from graphprune.runtime import run
 
 from .baked import BakedSizeError, ChangedSize, attributes_that_follow, changed_sizes
 from .comparison import Feeds, largest_difference, plan_of
-from .cutting import Undo, cut
+from .cutting import Undo, cut, replace_data, torch_like, undo_all
 from .inputs import feeds_of, input_names, located_results, made_up_call, results_of
 from .layers import UnfitLayerError, layer_sizes
 from .matching import Reading, equal_values, read_values, transferred
@@ -110,14 +110,17 @@ def module_from_plan(module: Module, plan: ModulePlan | str | Path, state_dict: 
     was.
     """
     require("torch", "torch")
-    undo = cut(module, plan if isinstance(plan, ModulePlan) else _module_plan(Path(plan)))
+    steps = [cut(module, plan if isinstance(plan, ModulePlan) else _module_plan(Path(plan)))]
     if state_dict is None:
         return module
+    tensors = [*{id(each): each for each in tensors_of(module).values()}.values()]
+    on_meta = any(each.is_meta for each in tensors)
+    steps += [replace_data(each, each.data.clone()) for each in tensors if not on_meta]
     try:
-        module.load_state_dict(state_dict)
-    except RuntimeError as error:
-        undo()
-        raise UsageError(f"the state dict does not fit the plan: {str(error).splitlines()[-1].strip()}") from error
+        module.load_state_dict(state_dict, assign=on_meta)
+    except Exception as error:  # torch raises RuntimeError, TypeError and AttributeError, depending on what is wrong
+        undo_all(steps)()
+        raise UsageError(f"the state dict does not fit the plan: {(str(error).splitlines() or [''])[-1].strip()}") from error
     return module
 
 
@@ -223,11 +226,11 @@ class _Back:
 
     def _cut(self, plan: ModulePlan) -> Undo:
         """Cut the module and give it the repaired weights; returns what undoes both."""
-        undo = cut(self.module, plan)
+        steps = [cut(self.module, plan)]
         tensors = tensors_of(self.module)
         for name, tensor in self._repaired_tensors().items():
-            tensors[name].data.copy_(tensor)
-        return undo
+            steps.append(replace_data(tensors[name], torch_like(tensors[name].data, tensor)))
+        return undo_all(steps)
 
     def _repaired_tensors(self) -> dict[str, Tensor]:
         import torch
@@ -241,15 +244,17 @@ class _Back:
 
     def from_graph(self, reason: str) -> Applied:
         """A module made of the graph, with the user's module as it was."""
+        from .arguments import Arguments
         from .graph_module import GraphModule, batch_dependent
 
         state = _cut_state(self.module, self.cuts, self._repaired_tensors())
         names = [value.name for value in self.analysis.graph.inputs]
         call, pruned, twice = self._two_batches()
-        fixed = GraphModule(self.pruned, {}, state, names, self._structure(self.call))
+        arguments = Arguments.of(self.module, self.call)
+        fixed = GraphModule(self.pruned, {}, state, names, arguments, self._structure(self.call))
         made = fixed
         if twice is not None and (dependent := batch_dependent(pruned, twice)) is not None:
-            free = GraphModule(pruned, dependent, state, names, self._structure(call))
+            free = GraphModule(pruned, dependent, state, names, arguments, self._structure(call))
             made = free if _rows_are_independent(free, call) else fixed
         made.train(self.module.training)
         return Applied(made, ModulePlan(self.cuts, {}), self._compare(made), reason)

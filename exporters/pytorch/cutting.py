@@ -30,7 +30,7 @@ def cut(module: Any, plan: ModulePlan) -> Undo:
         tensor = tensors[name]
         if id(tensor) not in done:
             done.add(id(tensor))
-            undo.append(_set_data(tensor, _taken(tensor.data, each)))
+            undo.append(replace_data(tensor, _taken(tensor.data, each)))
     try:
         for path, sizes in plan.attributes.items():
             layer = module.get_submodule(path)
@@ -39,15 +39,17 @@ def cut(module: Any, plan: ModulePlan) -> Undo:
         for path, heads in plan.attention.items():
             undo.append(_convert(module.get_submodule(path), heads))
     except Exception:
-        _all(undo)()
+        undo_all(undo)()
         raise
     for layer in module.modules():
         if hasattr(layer, "flatten_parameters"):
             layer.flatten_parameters()
-    return _all(undo)
+    return undo_all(undo)
 
 
-def _all(steps: list[Undo]) -> Undo:
+def undo_all(steps: list[Undo]) -> Undo:
+    """What undoes several steps, the last one first."""
+
     def undo() -> None:
         for step in reversed(steps):
             step()
@@ -100,7 +102,15 @@ def _taken(data: Tensor, each: Cut) -> Tensor:
     return kept.contiguous()
 
 
-def _set_data(tensor: Tensor, data: Tensor) -> Undo:
+def torch_like(old: Tensor, new: Tensor) -> Tensor:
+    """New numbers on the device, in the type and the memory format of a tensor of this shape."""
+    import torch
+
+    return torch.empty_like(old).copy_(new)
+
+
+def replace_data(tensor: Tensor, data: Tensor) -> Undo:
+    """Give a tensor other data, and no gradient; returns what brings both back."""
     old, grad = tensor.data, tensor.grad
     tensor.grad = None
     tensor.data = data

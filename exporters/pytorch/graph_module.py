@@ -21,6 +21,8 @@ from graphprune.errors import CalibrationError, UsageError
 from graphprune.graph import Array, Graph, copy_model, to_array
 from graphprune.torch_functions import Node
 
+from .arguments import Arguments
+
 Tensor = Any
 
 
@@ -32,11 +34,18 @@ class GraphModule(nn.Module):  # type: ignore[misc]
     """
 
     def __init__(
-        self, model: ModelProto, by_batch: Mapping[str, Any], state: Mapping[str, Tensor], inputs: list[str], results: Any
+        self,
+        model: ModelProto,
+        by_batch: Mapping[str, Any],
+        state: Mapping[str, Tensor],
+        inputs: list[str],
+        arguments: Arguments,
+        results: Any,
     ) -> None:
         """`by_batch` says which constants depend on the batch, as `batch_dependent` gives it.
 
-        `state`: parameters and buffers by name; `inputs`: the graph's inputs in the order of the tensors that `forward` gets.
+        `state`: parameters and buffers by name; `inputs`: the graph's inputs in the order of the tensors in `arguments`, which
+        says what `forward` was traced with.
 
         `results` is the structure of what `forward` returns, as (leaves, spec) of torch's pytree with None for each tensor.
         Raises UsageError where the graph has operators without a torch function.
@@ -44,7 +53,7 @@ class GraphModule(nn.Module):  # type: ignore[misc]
         super().__init__()
         for name, tensor in state.items():
             self._add(name, tensor)
-        self._inputs, self._results = inputs, results
+        self._inputs, self._arguments, self._results = inputs, arguments, results
         self._constants: list[str] = []
         for tensor in model.graph.initializer:
             if tensor.name not in state:
@@ -57,10 +66,8 @@ class GraphModule(nn.Module):  # type: ignore[misc]
         self._prepare()
 
     def forward(self, *positional: Any, **named: Any) -> Any:
-        """The module's results.  Raises UsageError for another number of tensors than the module was traced with."""
-        given = [leaf for leaf in tree.tree_leaves((positional, named)) if isinstance(leaf, torch.Tensor)]
-        if len(given) != len(self._inputs):
-            raise UsageError(f"this module was traced with {len(self._inputs)} tensors; it got {len(given)}")
+        """The module's results.  Raises UsageError for other arguments than the module was traced with, but for the tensors."""
+        given = self._arguments.tensors(positional, named)
         batch = next((each.shape[0] for each in given if each.dim()), self._batch)
         constants = {name: self._constant(k, batch) for k, name in enumerate(self._constants)}
         found = self._runner(

@@ -50,7 +50,13 @@ def _own_cuts(path: str, layer: Any, cuts: Cuts) -> Iterator[tuple[str, Cut]]:
     """The parameters of a layer that are cut, by name; what a parametrisation computes counts as the layer's."""
     prefix = f"{path}." if path else ""
     for name in ("weight", "bias", "running_mean", "in_proj_weight", *_names(layer)):
-        for form in (name, f"parametrizations.{name}.original", f"parametrizations.{name}.original1", f"{name}_v"):
+        for form in (
+            name,
+            f"parametrizations.{name}.original",
+            f"parametrizations.{name}.original1",
+            f"{name}_v",
+            f"{name}_orig",
+        ):
             if prefix + form in cuts:
                 yield name, cuts[prefix + form]
                 break
@@ -127,6 +133,10 @@ def _gates(layer: Any) -> int:
 def _heads(path: str, layer: Any, cuts: Cuts) -> HeadSizes:
     """Raises UnfitLayerError where heads differ in size."""
     prefix = f"{path}." if path else ""
+    if layer.bias_k is not None or layer.add_zero_attn:
+        raise UnfitLayerError(
+            f"layer {path!r}: nn.MultiheadAttention with add_bias_kv or add_zero_attn cannot lose heads in torch"
+        )
     sizes = head_sizes(layer)
     widths = np.array([sizes.query, sizes.query, sizes.value]) * sizes.heads
     if layer.in_proj_weight is not None:
