@@ -155,6 +155,13 @@ class Labels:
         """How many labels are pinned by now."""
         return int(self._pinned[self.find(np.arange(self._size, dtype=np.int32))].sum())
 
+    def are_same(self, one: Ids | int | OpenAxis, other: Ids | int | OpenAxis) -> bool:
+        """Whether two axes are the same index by index, or both pinned as a whole."""
+        a, b = self.resolved(one), self.resolved(other)
+        if isinstance(a, int) or isinstance(b, int):
+            return isinstance(a, int) and isinstance(b, int)
+        return a is b or np.array_equal(self.find(self.settled(a)), self.find(self.settled(b)))  # type: ignore[arg-type]
+
     def is_pinned(self, ids: Ids) -> NDArray[np.bool_]:
         """True where a label is pinned (a product is pinned once both its factors are)."""
         return all_of(self._pinned, self.leaves(ids))

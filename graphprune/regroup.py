@@ -8,6 +8,7 @@ from functools import reduce
 from .edit import Edit
 from .graph import Dim
 from .monomial import Monomial, monomials
+from .shape_flow import turned_back
 from .site import LooseAxis, Results, Site
 
 
@@ -17,9 +18,21 @@ def reshape(site: Site) -> Results:
     if axes is None or source is None or target is None:
         return site.refuse("Reshape with an unknown rank")
     if site.operator == "Reshape" and site.constant(1) is None:
-        return _carried_or_refused(site, axes)
+        return _turned_back(site, axes) or _carried_or_refused(site, axes)
     site.note_carrier(0)
     return [Regroup(site, axes, source, target).run()]
+
+
+def _turned_back(site: Site, axes: Sequence[LooseAxis]) -> Results | None:
+    """The axes that a value had before another Reshape, where this one undoes that; None where it does not."""
+    found = turned_back(site.graph, site.position)
+    if found is None:
+        return None
+    before, between = (site.ledger.loose.get(name) for name in found)
+    if before is None or between is None or not all(map(site.labels.are_same, axes, between)):
+        site.pin_axes(before, "the target shape of Reshape is computed at run time")
+        return None
+    return [list(before)]
 
 
 def _carried_or_refused(site: Site, axes: Sequence[LooseAxis]) -> Results:

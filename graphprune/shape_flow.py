@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .graph import Graph, Use
+from .graph import Graph, Use, operator_name
 from .node_view import NodeView
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ Entries = tuple[int | None, ...]
 
 LONGEST = 64
 """Longer vectors are no shapes, and are not followed."""
+
+_IN_PLACE = {"Cast", "Identity", "InstanceNormalization", "Relu", "Sigmoid", "Tanh"}
 
 _COPIES = {"Cast", "Gather", "Identity", "Slice", "Squeeze", "Unsqueeze"}
 _SHAPE_OPERANDS = {("Resize", 3), ("Expand", 1), ("ConstantOfShape", 0)}
@@ -83,6 +85,27 @@ def copied_axes(site: Site, index: int) -> list[LooseAxis | None] | None:
     ]
 
 
+def turned_back(graph: Graph, position: int) -> tuple[str, str] | None:
+    """Of a Reshape that undoes another one, the value that has the shape again, and what that one made of it.
+
+    Between the two are only operators that leave every number in its place: so group normalisation is written before opset 18.
+    """
+    node = graph.nodes[position]
+    entries = copied_dimensions(graph, node.input[1]) or []
+    source = entries[0][0] if entries and isinstance(entries[0], tuple) else None
+    if source is None or entries != [(source, axis) for axis in range(len(graph.shape(source) or ()))]:
+        return None
+    name = node.input[0]
+    while (producer := graph.producers.get(name)) is not None:
+        before = graph.nodes[producer]
+        if operator_name(before) == "Reshape" and before.input[0] == source:
+            return source, name
+        if operator_name(before) not in _IN_PLACE:
+            return None
+        name = before.input[0]
+    return None
+
+
 def computed_dimensions(graph: Graph, position: int, rank: int) -> list[int]:
     """The dimensions of a Shape (or Size) node's input that something computes with, rather than copy them into a shape."""
     node = NodeView(graph, position)
@@ -106,7 +129,7 @@ def computed_dimensions(graph: Graph, position: int, rank: int) -> list[int]:
 def _passed(graph: Graph, use: Use, entries: Entries) -> tuple[str, Entries] | None:
     """The vector that a reader copies these entries into, nothing of them where it is a shape; None where it computes."""
     reader = NodeView(graph, use.node)
-    if (reader.operator, use.input) in _SHAPE_OPERANDS and copied_dimensions(graph, reader.inputs[use.input]) is not None:
+    if _is_shape_of(graph, reader, use.input):
         return reader.outputs[0], ()
     if reader.operator == "Concat":
         shapes = [graph.shape(name) for name in reader.inputs]
@@ -121,3 +144,10 @@ def _passed(graph: Graph, use: Use, entries: Entries) -> tuple[str, Entries] | N
         return reader.outputs[0], entries
     picked = picked_entries(reader, len(entries))
     return None if picked is None else (reader.outputs[0], tuple(entries[k] for k in picked))
+
+
+def _is_shape_of(graph: Graph, reader: NodeView, index: int) -> bool:
+    """Whether an operand is a shape that its reader takes, entry by entry, from other values."""
+    if (reader.operator, index) == ("Reshape", 1):
+        return turned_back(graph, reader.position) is not None
+    return (reader.operator, index) in _SHAPE_OPERANDS and copied_dimensions(graph, reader.inputs[index]) is not None

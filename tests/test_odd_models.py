@@ -324,6 +324,39 @@ def test_a_crop_to_a_size_that_is_asked_for() -> None:
     halve(model)
 
 
+GROUP_NORM = """net (float[N,3,{sizes}] x) => (float[N,4,h,w] y)
+<float[16,3,3,3] w1, int64[3] rows = {{0, 4, -1}}, float[4] scale, float[4] bias,
+ float[16,1,1] s, float[16,1,1] o, float[4,16,1,1] w2> {{
+    a = Conv<pads = [1, 1, 1, 1], strides = [2, 2]>(x, w1)
+    b = Reshape(a, rows)
+    c = InstanceNormalization(b, scale, bias)
+    d = Shape({of})
+    e = Reshape(c, d)
+    f = Mul(e, s)
+    g = Add(f, o)
+    y = Conv(g, w2)
+}}"""
+"""As torch writes it before opset 18."""
+
+
+@pytest.mark.parametrize("sizes", ["16,16", "H,W"])
+def test_groups_of_a_normalisation_leave_at_any_size(sizes: str) -> None:
+    model = net(GROUP_NORM.format(sizes=sizes, of="a"))
+    assert [group.size for group in graphprune.analyze(model).groups] == [4]
+    result = graphprune.prune(model, targets="channels=0.5", importance="magnitude", align=1, repair=())
+    assert initializer(result.model, "w1").shape[0] == 8
+    assert initializer(result.model, "scale").shape == (2,)
+
+
+def test_the_shape_of_another_value_is_no_way_back() -> None:
+    """What is read at run time must be the shape of what was regrouped."""
+    text = GROUP_NORM.format(sizes="H,W", of="other").replace(
+        "    b = Reshape", "    other = Conv<pads = [1, 1, 1, 1], strides = [2, 2]>(x, w3)\n    b = Reshape"
+    )
+    model = net(text.replace("float[4,16,1,1] w2", "float[4,16,1,1] w2, float[16,3,3,3] w3"))
+    assert graphprune.analyze(model).groups == []
+
+
 def test_rows_of_a_table_at_places_of_unknown_rank() -> None:
     """Nothing says which axes the result has, so none may leave."""
     model = net("""net (int64[N,K] x) => (float[N,K,3] y) <float[10,8] table, float[8,3] w, int64 times = {1}, bool go = {1}> {
