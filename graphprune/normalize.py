@@ -310,7 +310,7 @@ def _name_nodes(graph: GraphProto) -> None:
 def _write_value_info(model: ModelProto, inferred: ModelProto) -> None:
     """Replace value_info, which may be stale, by what shape inference finds."""
     extra = {value.name: value for value in model.graph.value_info}
-    names = {name for node in model.graph.node for name in node.output}
+    names = {name for node in model.graph.node for name in node.output} - {value.name for value in model.graph.output}
     fresh = [value for value in inferred.graph.value_info if value.name in names]
     for value in fresh:
         old = extra.get(value.name)

@@ -9,6 +9,7 @@ from nets import initializer, net, operators, set_initializer
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import graphprune
+from graphprune.branches import with_branches
 from graphprune.errors import InvalidModelError, UnreachableError
 from graphprune.pipeline import load
 from graphprune.runtime import run
@@ -438,3 +439,17 @@ def test_cast_like_reads_no_channels() -> None:
     }""")
     assert [group.size for group in graphprune.analyze(model).groups] == [16]
     halve(model)
+
+
+def test_an_if_whose_result_is_an_output_stays() -> None:
+    """Its type is known as the output's, whether constants were folded or not."""
+    model = net("""net (float[2,4] x, bool c) => (float[2,4] y, int64[1] z)
+    <float[4,4] w, int64[1] first = {0}, int64[1] more = {1}> {
+        a = MatMul(x, w)
+        s = Shape(a)
+        k = Gather<axis = 0>(s, first)
+        z = Add(k, more)
+        y = If(c) <then_branch = yes () => (float[2,4] p) { p = Relu(a) }, else_branch = no () => (float[2,4] q) { q = Neg(a) }>
+    }""")
+    once = with_branches(load(model).model)
+    assert with_branches(load(once).model).SerializeToString(deterministic=True) == once.SerializeToString(deterministic=True)
