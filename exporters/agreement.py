@@ -21,8 +21,8 @@ LEAST_TOLERANCE = 1e-4
 ROUNDING = 4
 """Where the network amplifies rounding: so many times how far an output moves by it, if that is more."""
 
-NUDGE = 8
-"""Inputs moved by so many units of the last place show how much a network amplifies rounding."""
+NUDGE = 1e-6
+"""Inputs moved by this share, a few units of the last place of float32, show how much a network amplifies rounding."""
 
 Run = Callable[[Mapping[str, Array]], Sequence[Array]]
 """Runs what was exported: inputs by name, in the model's order, give the outputs in the model's order."""
@@ -82,8 +82,7 @@ def _moved(value: Array, signs: np.random.Generator) -> Array:
     """An input with a nudge to each of its numbers."""
     if value.dtype.kind != "f":
         return value
-    share = NUDGE * float(np.finfo(value.dtype).eps) * signs.choice([-1, 1], value.shape)
-    return np.asarray(value * (1 + share), value.dtype)
+    return np.asarray(value * (1 + NUDGE * signs.choice([-1, 1], value.shape)), value.dtype)
 
 
 def _difference(right: Array, value: Array) -> float:

@@ -138,6 +138,8 @@ def import_(source: str, output: Path, format_: str | None, shapes: tuple[str, .
         graph = load_fixed(source, sizes, format_)
     _exporter().write(with_branches(graph.model), output)
     click.echo(f"{output}: {len(graph.nodes)} nodes, {len(graph.initializers)} initializers")
+    if graph.given is not None and graph.given.reservation:
+        click.echo(graph.given.reservation)
 
 
 @main.command()

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from . import registry
-from .terminal import JSON, MODEL, NUMBER, SHAPE, check_output, check_outputs, json_path, progress, report, sizes_of_inputs
+from .terminal import JSON, MODEL, NUMBER, SHAPE, check_outputs, files_read, json_path, progress, report, sizes_of_inputs
 
 
 @click.command("compile")
@@ -35,7 +35,6 @@ def compile_(
     from . import tables
     from .pipeline import load_whole
 
-    check_output(output)
     sizes = sizes_of_inputs(shapes)
     exporter = registry.load("exporters", "tvm")(
         target=target,
@@ -44,7 +43,7 @@ def compile_(
         tune_seconds=tune_seconds,
         database="" if tuning_database is None else str(tuning_database),
     )
-    check_outputs([*exporter.files(output), json_path(json_to)], [model])
+    check_outputs([*exporter.files(output), json_path(json_to)], files_read(model))
     with progress("reading and normalising") as bar:
         exporter.check(output)
         graph = load_whole(model, sizes)

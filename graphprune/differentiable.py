@@ -113,7 +113,12 @@ HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 def _widened(model: ModelProto) -> ModelProto:
-    """The model with float32 for every float of 16 bits."""
+    """The model with float32 for every float of 16 bits; the same object where there is none."""
+    types = {tensor.data_type for tensor in model.graph.initializer}
+    types |= {attribute.i for node in model.graph.node for attribute in node.attribute if attribute.name in ("to", "dtype")}
+    types |= {value.type.tensor_type.elem_type for value in model.graph.input}
+    if not types & set(HALVES):
+        return model
     result = ModelProto()
     result.CopyFrom(model)
     attributes_ = [attribute for node in result.graph.node for attribute in node.attribute]

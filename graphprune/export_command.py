@@ -9,7 +9,7 @@ import click
 
 from . import registry
 from .errors import UsageError
-from .terminal import JSON, MODEL, SHAPE, check_output, check_outputs, json_path, progress, report, sizes_of_inputs
+from .terminal import JSON, MODEL, SHAPE, check_outputs, files_read, json_path, progress, report, sizes_of_inputs
 
 
 @click.command()
@@ -23,12 +23,11 @@ def export(model: str, output: Path, spec: str | None, shapes: tuple[str, ...], 
     from .pipeline import load_whole
     from .tables import exported_table
 
-    check_output(output)
     sizes = sizes_of_inputs(shapes)
     spec = spec or format_of(output)
     exporter = registry.make("exporters", spec)
     exporter.check(output)
-    check_outputs([*exporter.files(output), json_path(json_to)], [model])
+    check_outputs([*exporter.files(output), json_path(json_to)], files_read(model))
     with progress(f"exporting for {exporter.name}"):
         graph = load_whole(model, sizes)
         written = exporter.write(graph.model, output)

@@ -7,34 +7,50 @@ both run on the same random inputs.  docs/decisions/0032-as-given.md.  Start rea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 
 from .branches import with_branches
-from .errors import InvalidModelError, ProofError
-from .graph import Graph, copy_model
+from .errors import InvalidModelError, ProofError, UsageError
+from .graph import Graph, attributes, copy_model, subgraphs
 from .model_file import read_model
 from .normalize import check_structure, remove_dead_code
 from .proof import Comparison
 from .shape_inference import InputShapes
 from .value_numbers import same_computation
 
-TITLE = "the model as it was given"
+TITLES = "the normal form", "the model as it was given"
+
+RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+"""Operators whose results differ from graph to graph: a runtime seeds them by their place."""
 
 
-def reader_of(source: str | Path) -> Callable[[], ModelProto]:
-    """What reads a file once more.  It raises InvalidModelError where that is not the same file any more."""
-    path = Path(source)
-    before = _state(path)
+@dataclass
+class Given:
+    """A model as it was given: a file, which is read once more, or the model itself, which must not change; and the outcome."""
 
-    def read() -> ModelProto:
-        if _state(path) != before:
+    model: ModelProto | None = None
+    path: Path | None = None
+    state: tuple[int, ...] | None = field(init=False)
+    """Of the file, when it was read."""
+    reservation: str | None = None
+    """Why it could not be compared with its normal form, empty where it was; None before."""
+    mistake: str = ""
+    """What the comparison found."""
+
+    def __post_init__(self) -> None:
+        self.state = None if self.path is None else _state(self.path)
+
+    def read(self) -> ModelProto:
+        """The model.  Raises InvalidModelError where a file is not the same any more."""
+        if self.model is not None:
+            return self.model
+        if self.path is None or _state(self.path) != self.state:
             raise InvalidModelError("it has changed meanwhile")
-        return read_model(path)
-
-    return read
+        return read_model(self.path)
 
 
 def _state(path: Path) -> tuple[int, ...] | None:
@@ -46,27 +62,38 @@ def _state(path: Path) -> tuple[int, ...] | None:
 
 
 def check_normal_form(graph: Graph, inner: Iterable[str], seed: int = 0, shapes: InputShapes | None = None) -> str:
-    """Raise ProofError where a normal form computes something else than the model as it was given; once for each graph.
+    """Raise ProofError where a normal form computes something else than the model as it was given.
 
-    `inner` are results to compare beside the outputs.  Returns why the two could not be compared, or an empty text.
+    `inner` are results to compare beside the outputs.  Returns why the two could not be compared, or an empty text.  Both are
+    compared once for each graph.
     """
-    if graph.given is None:
+    given = graph.given
+    if given is None:
         return ""
+    if given.reservation is None and not given.mistake:
+        try:
+            given.mistake = _mistake(graph, given.read(), inner, seed, shapes)
+            given.reservation = ""
+        except (ProofError, InvalidModelError, UsageError) as error:
+            given.reservation = f"not compared with {TITLES[1]}: {error}"
+        given.model = None
+    if given.mistake:
+        raise ProofError(given.mistake)
+    return given.reservation or ""
+
+
+def _mistake(graph: Graph, model: ModelProto, inner: Iterable[str], seed: int, shapes: InputShapes | None) -> str:
+    """What a normal form computes otherwise, in words; empty where there is nothing, or where random numbers are drawn."""
     normal = with_branches(graph.model)
-    try:
-        model = graph.given()
-        graph.given = None
-        if same_computation(model, normal):
-            return ""
-        model = copy_model(model, without=())
-        check_structure(model)
-        remove_dead_code(model.graph)  # it could run for ever
-        proof = Comparison(graph, normal, model, _unchanged, inner, seed, shapes, title=TITLE).proof()
-        if proof.passed or not _repeats(graph, model, seed, shapes):
-            return ""
-    except (ProofError, InvalidModelError) as error:
-        return f"not compared with {TITLE}: {error}"
-    raise ProofError(
+    if same_computation(model, normal):
+        return ""
+    model = copy_model(model, without=())
+    check_structure(model)
+    remove_dead_code(model.graph)  # it could run for ever
+    proof = Comparison(graph, normal, model, _unchanged, inner, seed, shapes, titles=TITLES).proof()
+    if proof.passed or any(map(_draws, _all_nodes(model))):
+        return ""
+    return (
         f"the normal form of the model does not compute what the model computes: {proof.worst!r} differs "
         f"(error {proof.max_error:.1e}); nothing was written. Please report this with the model"
     )
@@ -76,6 +103,14 @@ def _unchanged(name: str, axis: int) -> None:
     """No axis of any value shrinks (`graphprune.edit.KeptOf`)."""
 
 
-def _repeats(graph: Graph, model: ModelProto, seed: int, shapes: InputShapes | None) -> bool:
-    """Whether a model computes the same twice; one with random numbers does not."""
-    return Comparison(graph, model, model, _unchanged, (), seed, shapes).proof().passed
+def _draws(node: NodeProto) -> bool:
+    """Whether a node may draw random numbers; Dropout does where its third input, or before opset 7 an attribute, says so."""
+    return node.op_type in RANDOM or (node.op_type == "Dropout" and (len(node.input) > 2 or "is_test" in attributes(node)))
+
+
+def _all_nodes(model: ModelProto) -> Iterator[NodeProto]:
+    pending = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    while pending:
+        node = pending.pop()
+        yield node
+        pending.extend(inner for body in subgraphs(node) for inner in body.node)

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -20,6 +20,9 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from .external import is_external, mapped, memory_map
+
+if TYPE_CHECKING:
+    from .given import Given
 
 Dim = int | str | None
 """A dimension: a size, the name of a symbolic size, or unknown."""
@@ -52,8 +55,8 @@ class Graph:
         self.shapes: dict[str, Shape] = shapes if shapes is not None else {}
         self.sized: dict[str, Shape] = sized if sized is not None else self.shapes
         """The shapes for typical sizes of the dynamic dimensions and one sample: what costs are counted with."""
-        self.given: Callable[[], ModelProto] | None = None
-        """Gives the model as it was before it was normalised, where that is at hand (`graphprune.given`)."""
+        self.given: Given | None = None
+        """The model as it was before it was normalised, where that is at hand."""
         self._arrays: dict[str, Array] = {}
 
     @property
@@ -138,7 +141,7 @@ class Graph:
     def learning(self) -> Graph:
         """The same graph with shapes of its own, which may learn more."""
         other = copy.copy(self)
-        other.shapes, other.sized = dict(self.shapes), dict(self.sized)
+        other.shapes, other.sized, other.given = dict(self.shapes), dict(self.sized), None
         return other
 
     def learn(self, name: str, sizes: Sequence[int | None]) -> None:

@@ -103,6 +103,10 @@ def explicit_squeezes(graph: Graph) -> bool:
         if shape is None or node.attribute or not all(isinstance(dim, int) for dim in shape):
             continue
         axes = np.flatnonzero(np.asarray(shape) == 1)
+        if not len(axes):  # ONNX Runtime takes no axes for all of size 1, however many there are after pruning
+            _become(node, helper.make_node("Identity", [node.input[0]], list(node.output)))
+            changed = True
+            continue
         name = free_name(f"{node.output[0]}_axes", graph.names)
         graph.model.graph.initializer.append(numpy_helper.from_array(axes.astype(np.int64), name))
         node.input[:] = [node.input[0], name]

@@ -24,7 +24,7 @@ from .cost import Cost, CostModel
 from .depth import with_residuals
 from .errors import ProofError, UnreachableError, UsageError
 from .evidence import Evidence
-from .given import check_normal_form, reader_of
+from .given import Given, check_normal_form
 from .graph import Array, Graph, copy_model
 from .inference import Analysis, infer
 from .model_file import fits_message, load_what_fits, read_model
@@ -126,10 +126,10 @@ def load(source: Source, input_shapes: InputShapes | None = None, format_: str |
         return source
     if isinstance(source, ModelProto):
         return normalize(copy_model(source, without=()), input_shapes)
-    given = reader_of(source) if is_onnx_file(source, format_) else None
+    given = Given(path=Path(source)) if is_onnx_file(source, format_) else None
     model = read_source(source, format_, input_shapes)
     if given is None and fits_message(model):
-        given = partial(ModelProto.FromString, model.SerializeToString())
+        given = Given(copy_model(model, without=()))
     graph = normalize(model, input_shapes)
     graph.given = given
     return graph
@@ -139,7 +139,7 @@ def _load_for_proof(source: Source, input_shapes: InputShapes | None = None, for
     """`load`; a model of the caller's stays at hand, and must not change until the proof."""
     graph = load(source, input_shapes, format_)
     if isinstance(source, ModelProto):
-        graph.given = lambda: source
+        graph.given = Given(source)
     return graph
 
 
@@ -153,7 +153,9 @@ def load_fixed(source: Source, input_shapes: InputShapes | None = None, format_:
     if not input_shapes:
         return graph
     fix_input_shapes(graph.model, input_shapes)
-    return normalize(graph.model, input_shapes)
+    fixed = normalize(graph.model, input_shapes)
+    fixed.given = graph.given
+    return fixed
 
 
 def load_whole(source: Source, input_shapes: InputShapes | None = None) -> Graph:
@@ -199,7 +201,7 @@ def score(
     input_shapes: InputShapes | None = None,
     step: Step = lambda text: None,
 ) -> Scored:
-    """Everything up to the scores; targets in `options` are not looked at.
+    """Everything up to the scores; targets in `options` are not looked at.  A ModelProto must not change until the last proof.
 
     Raises UsageError, InvalidModelError or UnreachableError.
     """

@@ -110,18 +110,18 @@ class Comparison:
         seed: int,
         shapes: InputShapes | None,
         then: bool | None = None,
-        title: str = "the pruned model",
+        titles: tuple[str, str] = ("the masked original", "the pruned model"),
     ) -> None:
         """`graph` has the types of the reference's values, `inner` are results to compare.
 
-        With `then` every If takes that branch; `title` is what messages call the other model.  Raises ProofError where the
+        With `then` every If takes that branch; `titles` are what messages call the two.  Raises ProofError where the
         reference cannot be run.
         """
         written = {name for node in model.graph.node for name in node.output}
         self.rounded = [name for name in rounded_values(graph) if name in written]
         self.probes = _bounded(graph, [name for name in inner if name in written and name not in self.rounded])
         self.seed = seed
-        self._title = title
+        self._title = titles[1]
         self._graph = graph
         self._model = ModelProto()
         self._model.CopyFrom(model)
@@ -130,7 +130,7 @@ class Comparison:
         if then is not None:
             take_branch(reference, then)
             take_branch(self._model, then)
-        self._feeds, expected = _run_reference(graph, reference, seed, shapes)
+        self._feeds, expected = _run_reference(graph, reference, seed, shapes, titles[0])
         self._expected = {name: taken(array, kept_axes(kept_of, name, np.ndim(array))) for name, array in expected.items()}
 
     def proof(self) -> Proof:
@@ -154,7 +154,7 @@ class Comparison:
         names = list(dict.fromkeys(value.name for value in self._graph.outputs))
         missing = [name for name in names if name not in actual]
         if missing:
-            raise ProofError(f"the pruned model has no output {missing[0]!r}; is it a pruned form of this model?")
+            raise ProofError(f"{self._title} has no output {missing[0]!r}; is it a form of this model?")
         errors = {name: flips(self._expected[name], actual.pop(name)) for name in self.rounded}
         errors |= {name: difference(self._expected[name], actual.pop(name)) for name in [*names, *self.probes]}
         worst = max(errors, key=lambda name: errors[name][0] / errors[name][1])
@@ -185,17 +185,17 @@ def _bounded(graph: Graph, names: Iterable[str]) -> list[str]:
 
 
 def _run_reference(
-    graph: Graph, reference: ModelProto, seed: int, shapes: InputShapes | None
+    graph: Graph, reference: ModelProto, seed: int, shapes: InputShapes | None, title: str
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """Inputs and outputs of the reference; where dynamic sizes turn out too small for the model, larger ones are tried."""
     for scale in SCALES[:-1]:
         feeds = random_inputs(graph, seed, shapes, scale=scale)
         try:
-            return feeds, _run(reference, feeds, "the masked original")
+            return feeds, _run(reference, feeds, title)
         except ProofError:
             continue
     feeds = random_inputs(graph, seed, shapes, scale=SCALES[-1])
-    return feeds, _run(reference, feeds, "the masked original")
+    return feeds, _run(reference, feeds, title)
 
 
 def _run(model: ModelProto, feeds: dict[str, Array], what: str) -> dict[str, Array]:

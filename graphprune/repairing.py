@@ -110,10 +110,11 @@ class Patient:
         channels = layer.before.channels()
         kept = self.kept_of(layer.before.data, axis)
         columns = _in_order(channels, np.unique(channels) if kept is None else kept)
-        results = _in_order(layer.before.result_channels(), self.kept_results(layer))
+        given, left = layer.before.result_channels(), self.kept_results(layer).tolist()
+        results = _in_order(given, np.array(left))
+        place = {channel: number for number, channel in enumerate(left)}
         blocks = [block for block, rows in enumerate(results) if len(rows)]
-        firsts = dict(zip(self.kept_results(layer).tolist(), range(layer.before.result_channels().size), strict=False))
-        blocks.sort(key=lambda block: firsts[int(layer.before.result_channels()[block, results[block][0]])])
+        blocks.sort(key=lambda block: place[int(given[block, results[block][0]])])
         return [Cut(block, after, columns[block], results[block]) for after, block in enumerate(blocks)]
 
     def may_change(self, layer: Layer) -> bool:

@@ -140,6 +140,16 @@ def check_outputs(outputs: Iterable[Path | None], inputs: Iterable[str | Path | 
         seen.add(path.resolve())
 
 
+def files_read(model: str | Path) -> list[str | Path]:
+    """The files of a model; of an ONNX file also those with its weights."""
+    from .companion_files import files_of
+
+    try:
+        return list(files_of(Path(model)))
+    except OSError:  # an import string, or what reading will say
+        return [model]
+
+
 def file_size(path: Path) -> int:
     """The size of an ONNX file with its external data."""
     from .companion_files import files_of

@@ -181,3 +181,38 @@ def test_a_module_without_memory_gets_that_of_the_state_dict() -> None:
     module = graphprune.module_from_plan(fresh, plan, weights)
     assert same(weights, state(module))
     assert module(torch.randn(2, 3, 8, 8)).shape == (2, 10)
+
+
+class OfADictionary(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(8, 32), nn.Linear(8, 32), nn.Linear(64, 5)
+
+    def forward(self, batch: Any, more: Any, options: Any = {"scale": 1.0}) -> Any:  # noqa: B006
+        z = torch.relu(torch.cat([self.a(batch["x"]), self.b(batch["y"])], 1)).view(-1, 64)
+        return self.head(z) * options["scale"] + more
+
+
+def test_dictionaries_in_any_order() -> None:
+    torch.manual_seed(0)
+    module, x, y, z = OfADictionary().eval(), torch.randn(4, 8), torch.randn(4, 8), torch.randn(4, 5)
+    inputs = ({"x": x, "y": y}, z)
+    result = graphprune.prune((module, inputs), targets="macs=0.6", align=1)
+    made = graphprune.apply_to_torch(module, result, example_inputs=inputs).module
+    assert made is not module
+    assert torch.equal(made({"x": x, "y": y}, z), made({"y": y, "x": x}, z))
+    assert not torch.equal(made({"x": x, "y": y}, z), made({"x": y, "y": x}, z))
+    assert torch.equal(made({"x": x, "y": y}, z), made({"x": x, "y": y}, z, {"scale": 1.0}))
+    with pytest.raises(UsageError, match=r"traced with options = 1.0; it got 2.0"):
+        made({"x": x, "y": y}, z, {"scale": 2.0})
+
+
+def test_a_module_without_memory_stays_so_where_a_state_dict_does_not_fit() -> None:
+    plan, weights = shrunk()
+    with torch.device("meta"):
+        fresh = Plain()
+    before = dict(fresh.named_parameters())
+    with pytest.raises(UsageError, match="the state dict does not fit the plan"):
+        graphprune.module_from_plan(fresh, plan, weights | {"head.bias": torch.zeros(3)})
+    assert all(each is before[name] and each.is_meta for name, each in fresh.named_parameters())
+    assert fresh.a.weight.shape == (16, 3, 3, 3)

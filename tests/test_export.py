@@ -93,6 +93,16 @@ def test_nothing_is_overwritten(
     assert model.read_bytes() == before
 
 
+def test_the_weights_of_the_source_stay(graphprune_cli: Cli, tmp_path: Path) -> None:
+    """They may be in a file that is called as the result's would be."""
+    onnx.save(residual(), tmp_path / "a.onnx", save_as_external_data=True, location="b.onnx.data", size_threshold=0)
+    before = (tmp_path / "b.onnx.data").read_bytes()
+    result = graphprune_cli("export", tmp_path / "a.onnx", "-o", tmp_path / "b.onnx", "--format", "onnx{weights=data}")
+    assert result.exit_code == 2
+    assert "b.onnx.data: this command reads it" in result.stderr
+    assert (tmp_path / "b.onnx.data").read_bytes() == before
+
+
 @pytest.mark.parametrize("level", ["basic", "extended", "all"])
 def test_levels_of_optimisation(graphprune_cli: Cli, model: Path, tmp_path: Path, level: str) -> None:
     """What has been optimised has fewer nodes, and from `extended` on fused ones of ONNX Runtime's own."""

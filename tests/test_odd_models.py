@@ -389,6 +389,19 @@ def test_a_squeeze_without_axes_drops_what_was_of_size_one(channels: int) -> Non
     assert initializer(result.model, "w2").shape == (1, 3)
 
 
+def test_a_squeeze_without_axes_that_drops_nothing() -> None:
+    model = net("""net (float[2,3,4] x) => (float[2,3,3] y) <float[4,8] w1, float[8,3] w2> {
+        a = MatMul(x, w1)
+        r = Relu(a)
+        s = Squeeze(r)
+        y = MatMul(s, w2)
+    }""")
+    result = graphprune.prune(model, targets="channels=0.125", importance="magnitude", align=1, repair=())
+    assert initializer(result.model, "w2").shape == (1, 3)
+    assert result.proof is not None
+    assert result.proof.passed
+
+
 def test_a_squeeze_of_sizes_from_the_data_says_so() -> None:
     model = net("""net (float[N,3,4,4] x) => (float[p,3] y) <float[8,3,1,1] w1, float[8,3] w2> {
         a = Conv(x, w1)

@@ -115,13 +115,25 @@ def module_from_plan(module: Module, plan: ModulePlan | str | Path, state_dict: 
         return module
     tensors = [*{id(each): each for each in tensors_of(module).values()}.values()]
     on_meta = any(each.is_meta for each in tensors)
-    steps += [replace_data(each, each.data.clone()) for each in tensors if not on_meta]
+    steps += [_slots(module)] if on_meta else [replace_data(each, each.data.clone()) for each in tensors]
     try:
         module.load_state_dict(state_dict, assign=on_meta)
     except Exception as error:  # torch raises RuntimeError, TypeError and AttributeError, depending on what is wrong
         undo_all(steps)()
         raise UsageError(f"the state dict does not fit the plan: {(str(error).splitlines() or [''])[-1].strip()}") from error
     return module
+
+
+def _slots(module: Module) -> Undo:
+    """What puts the parameters and buffers that a module has now back into their places."""
+    slots = [(each, dict(each._parameters), dict(each._buffers)) for each in module.modules()]
+
+    def undo() -> None:
+        for each, parameters, buffers in slots:
+            each._parameters.update(parameters)
+            each._buffers.update(buffers)
+
+    return undo
 
 
 def _module_plan(path: Path) -> ModulePlan:

@@ -12,8 +12,8 @@ from graphprune.errors import UsageError
 from .unfolded import Call
 
 Tensor = Any
-Form = list[Any]
-"""The leaves of an argument, with `TENSOR` for each tensor."""
+Leaves = dict[str, Any]
+"""The leaves of an argument, by their place in it ("" where it is one itself)."""
 
 TENSOR = "a tensor"
 PLAIN = (bool, int, float, str, type(None))
@@ -21,66 +21,64 @@ PLAIN = (bool, int, float, str, type(None))
 
 @dataclass(frozen=True)
 class Arguments:
-    """The parameters of `forward`, and the forms of what it was traced with, in the order of the graph's inputs."""
+    """The parameters of `forward`, and what it was traced with, in the order of the graph's inputs.
 
-    parameters: tuple[tuple[str, str, Any], ...]
-    """Name, kind, and default, where there is one; None stands for one that is not plain."""
-    traced: Mapping[str, Form]
+    Leaves are as in the call, with `TENSOR` for each tensor.
+    """
+
+    parameters: tuple[tuple[str, str, bool], ...]
+    """Name, kind, and whether there is a default."""
+    defaults: Mapping[str, Leaves]
+    traced: Mapping[str, Leaves]
 
     @classmethod
     def of(cls, module: Any, call: Call) -> Arguments:
         """Those of a call of a module."""
         parameters = signature(module.forward).parameters.values()
-        known = cls(tuple((each.name, each.kind.name, _default(each)) for each in parameters), {})
-        leaves = known._leaves(call.positional, call.named)
-        return cls(known.parameters, {name: _form(own) for name, own in leaves.items()})
+        known = tuple((each.name, each.kind.name, each.default is not Parameter.empty) for each in parameters)
+        defaults = {each.name: _leaves(each.default) for each in parameters if each.default is not Parameter.empty}
+        plain = {name: leaves for name, leaves in defaults.items() if all(isinstance(each, PLAIN) for each in leaves.values())}
+        leaves = cls(known, {}, {})._bound(call.positional, call.named)
+        return cls(known, plain, {name: _form(own) for name, own in leaves.items()})
 
     def tensors(self, positional: tuple[Any, ...], named: Mapping[str, Any]) -> list[Tensor]:
         """The tensors of a call, in the order of the traced ones.
 
         Raises UsageError for a call that differs from the traced one in more than its tensors: the rest is in the graph.
         """
-        leaves = self._leaves(positional, named)
-        defaults = {name: [default] for name, _, default in self.parameters}
+        leaves = self._bound(positional, named)
         for name in dict.fromkeys([*self.traced, *leaves]):
-            wanted = self.traced.get(name, defaults.get(name))
-            given = _form(leaves[name]) if name in leaves else defaults.get(name)
+            wanted = self.traced.get(name, self.defaults.get(name))
+            given = _form(leaves[name]) if name in leaves else self.defaults.get(name)
             if given != wanted:
                 raise UsageError(f"this module was traced with {name} = {_shown(wanted)}; it got {_shown(given)}")
-        return [leaf for name in self.traced for leaf in leaves.get(name, ()) if _is_tensor(leaf)]
+        return [leaves[name][place] for name, form in self.traced.items() for place, leaf in form.items() if leaf == TENSOR]
 
-    def _leaves(self, positional: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, list[Any]]:
-        from torch.utils import _pytree as tree
-
+    def _bound(self, positional: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Leaves]:
         kinds = {name: getattr(Parameter, kind) for name, kind, _ in self.parameters}
-        own = Signature([Parameter(name, kinds[name], default=default) for name, _, default in self.parameters])
+        empty = Parameter.empty
+        own = Signature([Parameter(name, kinds[name], default=None if has else empty) for name, _, has in self.parameters])
         try:
             bound = own.bind(*positional, **named).arguments
         except TypeError as error:
             raise UsageError(f"this module cannot be called like that: {error}") from error
         more = [value for name, value in bound.items() if kinds[name] is Parameter.VAR_KEYWORD]
         single = {name: value for name, value in bound.items() if kinds[name] is not Parameter.VAR_KEYWORD}
-        return {name: tree.tree_leaves(value) for values in (single, *more) for name, value in values.items()}
+        return {name: _leaves(value) for values in (single, *more) for name, value in values.items()}
 
 
-def _default(parameter: Parameter) -> Any:
-    plain = parameter.default is Parameter.empty or isinstance(parameter.default, PLAIN)
-    return parameter.default if plain else None
+def _leaves(value: Any) -> Leaves:
+    from torch.utils import _pytree as tree
+
+    return {tree.keystr(path): leaf for path, leaf in tree.tree_flatten_with_path(value)[0]}
 
 
-def _is_tensor(value: Any) -> bool:
+def _form(leaves: Leaves) -> Leaves:
     from torch import Tensor as TorchTensor
 
-    return isinstance(value, TorchTensor)
+    return {place: TENSOR if isinstance(leaf, TorchTensor) else leaf for place, leaf in leaves.items()}
 
 
-def _form(leaves: list[Any]) -> Form:
-    return [TENSOR if _is_tensor(leaf) else leaf for leaf in leaves]
-
-
-def _shown(form: Form | None) -> str:
-    return (
-        "nothing"
-        if form in (None, [Parameter.empty])
-        else ", ".join(each if each is TENSOR else repr(each) for each in form or ())
-    )
+def _shown(form: Leaves | None) -> str:
+    parts = [TENSOR if leaf == TENSOR else repr(leaf) for leaf in (form or {}).values()]
+    return ", ".join(parts) or "nothing"
