@@ -171,7 +171,11 @@ def test_nothing_holds_a_model_longer_than_the_comparison() -> None:
 
 def test_inputs_that_nobody_can_make_up(graphprune_cli: Callable[..., Outcome], tmp_path: Path) -> None:
     model = net(
-        "net (string[N] s, float[N,3] x) => (float[N,3] y, string[N] t) <float[3] a, float[3] b> { c = Add(a, b) y = Mul(x, c) t = Identity(s) }"
+        """net (string[N] s, float[N,3] x) => (float[N,3] y, string[N] t) <float[3] a, float[3] b> {
+        c = Add(a, b)
+        y = Mul(x, c)
+        t = Identity(s)
+    }"""
     )
     result = graphprune_cli("import", write(model, tmp_path / "model.onnx"), "-o", tmp_path / "out.onnx")
     assert result.exit_code == 0, result.output
