@@ -52,7 +52,7 @@ def _score(source: str, function: Callable[[ModelProto], float], model: ModelPro
         score = float(function(whole(model)))
     except MemoryError:
         raise
-    except Exception as error:  # whatever the user's code raises
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
         raise UsageError(f"{source} failed: {type(error).__name__}: {error}") from error
     if not math.isfinite(score):
         raise UsageError(f"{source} gave {score}; a finite number is needed")

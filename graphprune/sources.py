@@ -76,6 +76,8 @@ def imported(text: str) -> Any:
             found: Any = importlib.import_module(module)
     except ImportError as error:
         raise UsageError(f"{text}: cannot import {module!r}: {error}") from error
+    except (Exception, SystemExit) as error:  # a user's module may raise anything, and end the program where it is imported
+        raise UsageError(f"{text}: importing {module!r} fails: {type(error).__name__}: {error}") from error
     for part in attribute.split("."):
         if not hasattr(found, part):
             raise UsageError(f"{text}: {module!r} has no {attribute!r}")
@@ -87,5 +89,8 @@ def _built(text: str) -> object:
     """The object that an import string names; a function is called."""
     found = imported(text)
     is_factory = callable(found) and (isinstance(found, type) or type(found).__module__ == "builtins")
-    with paused():
-        return found() if is_factory else found
+    try:
+        with paused():
+            return found() if is_factory else found
+    except (Exception, SystemExit) as error:  # as above
+        raise UsageError(f"{text} fails: {type(error).__name__}: {error}") from error

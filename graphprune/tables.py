@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -50,7 +51,10 @@ def headline(
     result: Result, sizes: tuple[int, int], latency: Sequence[Latency] = (), accuracies: Sequence[float] = ()
 ) -> list[Figure]:
     """What a run comes down to."""
-    limits = {item.target.partition("=")[0]: item.limit / item.original for item in result.realised if item.original}
+    limits: dict[str, float] = {}
+    for item in (each for each in result.realised if each.original):
+        kind = item.target.partition("=")[0]
+        limits[kind] = min(item.limit / item.original, limits.get(kind, inf))
     figures = []
     for title, kind in (("MACs", "macs"), ("params", "params"), ("weight bytes", "bytes"), ("channels", "channels")):
         before, after = result.before.of(kind), result.after.of(kind)

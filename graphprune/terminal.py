@@ -65,7 +65,7 @@ def progress(what: str, total: float | None = None) -> Iterator[Bar]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as display:
         task = display.add_task(what, total=total)
         yield Bar(lambda text: display.update(task, description=text), partial(display.advance, task))
@@ -109,7 +109,7 @@ def json_path(json_to: str | None) -> Path | None:
 
 def without_passwords(text: str) -> str:
     """A text in which URIs have no user and password, for messages and reports."""
-    return re.sub(r"(?<=://)[^/@\s]*@", "", text)
+    return re.sub(r"(?<=://)[^/\s]*@", "", text)
 
 
 def check_output(path: Path | None) -> None:
