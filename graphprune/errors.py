@@ -30,6 +30,10 @@ class GraphpruneError(Exception):
     exit_code = ExitCode.INTERNAL
 
 
+class SignalExit(SystemExit):
+    """A signal ends the process, which cleans up first; what catches the SystemExit of users' code lets it pass."""
+
+
 class InternalError(GraphpruneError):
     """graphprune broke one of its own invariants: a bug to report."""
 

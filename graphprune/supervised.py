@@ -67,7 +67,9 @@ def _leave(number: int, _: object) -> NoReturn:
     """Leave by an exception, so that temporary files go."""
     if number == signal.SIGINT:
         print("Aborted!", file=sys.stderr)
-    raise SystemExit(BY_SIGNAL + number)
+    from .errors import SignalExit
+
+    raise SignalExit(BY_SIGNAL + number)
 
 
 def _command() -> None:
