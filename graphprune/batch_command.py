@@ -13,7 +13,7 @@ import click
 
 from .errors import JobsFailedError, LoggingError, UsageError
 from .log_command import EXPERIMENT, MLFLOW, log_results, server_of
-from .terminal import check_output, json_path, report
+from .terminal import check_outputs, json_path, report
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -50,8 +50,9 @@ def batch(
     from .batch import Record, run_batch
     from .jobs import read_jobs
 
-    check_output(json_path(json_to))
     found = read_jobs(jobs)
+    read = {each for named in found.jobs for each in (named.job.model, named.job.eval, named.job.options.calibration)}
+    check_outputs([json_path(json_to)], lambda: [jobs, *read])
     folder = output or jobs.with_suffix(".results")
     server = None if dry_run else server_of(mlflow, mlflow_experiment)
     if dry_run:

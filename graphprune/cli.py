@@ -18,7 +18,7 @@ from typing import Any, get_args
 import click
 
 from . import registry
-from .configuration_commands import CONFIG, SAVE_CONFIG, config_beside, write_config
+from .configuration_commands import CONFIG, SAVE_CONFIG, config_beside, config_read, write_config
 from .errors import ExitCode, GraphpruneError
 from .limits import RAISE
 from .log_command import EXPERIMENT, MLFLOW, log_run, server_of
@@ -33,10 +33,10 @@ from .terminal import (
     REPORT,
     SHAPE,
     THREADS,
-    check_output,
     check_outputs,
     circumstances,
     file_size,
+    files_read,
     json_path,
     model_name,
     named_repairs,
@@ -132,7 +132,7 @@ def import_(source: str, output: Path, format_: str | None, shapes: tuple[str, .
     from .branches import with_branches
     from .pipeline import load_fixed
 
-    check_output(output)
+    check_outputs([output], lambda: _read_but(output, source))
     sizes = sizes_of_inputs(shapes)
     with progress("importing"):
         graph = load_fixed(source, sizes, format_)
@@ -153,6 +153,7 @@ def analyze(model: Path, normalization: Normalization, experts: Experts, shapes:
     from . import pipeline
     from .cost import CostModel
 
+    check_outputs([json_path(json_to)], lambda: files_read(model))
     with progress("analysing"):
         analysis = pipeline.analyze(model, sizes_of_inputs(shapes), normalization, experts)
         cost = CostModel(analysis).original
@@ -245,13 +246,13 @@ def prune(
     """Prune a model to a target and prove that the result equals the masked original."""
     from . import run as runs
     from . import tables
+    from .plan import weights_path
     from .stages import recorded
 
     files = {"output": output, "plan": plan_to, "report": report_to, "save-config": save_config or config_beside(output)}
     written = [path for path in files.values() if path is not None]
-    others = [*written[1:], events, json_path(json_to)]
-    in_place = output.resolve() == model.resolve()
-    check_outputs([output, *others], [eval, options["calibration"], None if in_place else model])
+    others = [plan_to and weights_path(plan_to), events, json_path(json_to)]
+    check_outputs([*written, *others], lambda: [eval, options["calibration"], config_read(), *_read_but(output, model)])
     server = server_of(mlflow, mlflow_experiment)
     where = circumstances() if report_to else {}
     job = runs.Job(str(model), Options(**options, repair=named_repairs(repair)), shapes, eval, measure, require)
@@ -294,10 +295,10 @@ def prune(
 def apply(model: Path, plan: Path, output: Path, no_verify: bool, json_to: str | None) -> None:
     """Replay a plan: the same bytes as the run that wrote it."""
     from . import pipeline
-    from .plan import read_plan, read_weights
+    from .plan import read_plan, read_weights, weights_path
     from .provenance import record
 
-    check_outputs([output, json_path(json_to)], [plan])
+    check_outputs([output, json_path(json_to)], lambda: [plan, weights_path(plan), *_read_but(output, model)])
     before = file_size(model)
     with progress("applying the plan"):
         result = pipeline.apply_plan(model, read_plan(plan), not no_verify, read_weights(plan))
@@ -320,8 +321,9 @@ def apply(model: Path, plan: Path, output: Path, no_verify: bool, json_to: str |
 def verify(model: Path, plan: Path, pruned: Path, seed: int, shapes: tuple[str, ...], json_to: str | None) -> None:
     """Prove that a pruned model equals the masked original."""
     from . import pipeline
-    from .plan import read_plan, read_weights
+    from .plan import read_plan, read_weights, weights_path
 
+    check_outputs([json_path(json_to)], lambda: [plan, weights_path(plan), *files_read(model, pruned)])
     with progress("proving"):
         proof = pipeline.verify(model, read_plan(plan), pruned, seed, sizes_of_inputs(shapes), read_weights(plan))
     write_json(lambda: asdict(proof), json_to)
@@ -344,6 +346,7 @@ def bench(models: tuple[Path, ...], backend: str, threads: int, batch: int, shap
     from . import tables
     from .model_file import read_model
 
+    check_outputs([json_path(json_to)], lambda: files_read(*models))
     input_shapes = sizes_of_inputs(shapes)
     with progress("measuring", total=benchmark.ROUNDS) as bar:
         loaded = [read_model(path) for path in models]
@@ -361,6 +364,7 @@ def diff(model: Path, pruned: Path, json_to: str | None) -> None:
     from . import pipeline, tables
     from .difference import compare
 
+    check_outputs([json_path(json_to)], lambda: files_read(model, pruned))
     with progress("comparing"):
         difference = compare(pipeline.load(model), pipeline.load(pruned))
     report([tables.difference_table(difference)], lambda: asdict(difference), json_to)
@@ -383,6 +387,12 @@ def list_(kind: str | None) -> None:
         for name in sorted(registry.registered(each)):
             spec, text = registry.describe(each, name)
             click.echo(f"{indent}{spec:<60} {text}")
+
+
+def _read_but(output: Path, model: str | Path) -> list[Path]:
+    """The files of a model, without its own where the output takes its place."""
+    own, *weights = files_read(model)
+    return weights if own.resolve() == output.resolve() else [own, *weights]
 
 
 def _exporter() -> Any:

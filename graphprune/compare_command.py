@@ -18,8 +18,9 @@ from .terminal import (
     REPORT,
     SHAPE,
     THREADS,
-    check_output,
+    check_outputs,
     circumstances,
+    files_read,
     json_path,
     model_name,
     progress,
@@ -63,8 +64,7 @@ def compare(
     from .evaluation import labelled_samples
     from .samples import read_samples
 
-    for path in (plot_to, report_to, json_path(json_to)):
-        check_output(path)
+    check_outputs([plot_to, report_to, json_path(json_to)], lambda: [eval_from, calibration_from, *files_read(model)])
     run = circumstances() if report_to else {}
     if plot_to is not None:
         charts.check_chart(plot_to)

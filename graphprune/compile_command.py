@@ -43,7 +43,7 @@ def compile_(
         tune_seconds=tune_seconds,
         database="" if tuning_database is None else str(tuning_database),
     )
-    check_outputs([*exporter.files(output), json_path(json_to)], files_read(model))
+    check_outputs([*exporter.files(output), json_path(json_to)], lambda: files_read(model))
     with progress("reading and normalising") as bar:
         exporter.check(output)
         graph = load_whole(model, sizes)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .errors import UsageError
-from .terminal import check_output, progress, report, write_text
+from .terminal import check_output, check_outputs, files_read, json_path, progress, report, write_text
 
 if TYPE_CHECKING:
     from .run import Job
@@ -48,9 +48,15 @@ SAVE_CONFIG = click.option(
 )
 
 
+def config_read() -> Path | None:
+    """The configuration that this run reads, if any."""
+    source: Path | None = click.get_current_context().obj
+    return source
+
+
 def config_beside(output: Path) -> Path | None:
     """Where a run that reads a configuration writes all its options.  Raises UsageError where that is what it reads."""
-    source: Path | None = click.get_current_context().obj
+    source = config_read()
     if source is None:
         return None
     beside = output.with_suffix(".config" + source.suffix)
@@ -193,6 +199,7 @@ def inspect(model: Path, json_to: str | None) -> None:
 
     from .provenance import inspect as read
 
+    check_outputs([json_path(json_to)], lambda: files_read(model))
     found = read(model)
     table = Table(title=str(model), title_justify="left", show_header=False)
     table.add_column()

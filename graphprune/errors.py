@@ -33,6 +33,11 @@ class GraphpruneError(Exception):
 class SignalExit(SystemExit):
     """A signal ends the process, which cleans up first; what catches the SystemExit of users' code lets it pass."""
 
+    code: int
+
+    def __str__(self) -> str:
+        return "a signal ended the process"
+
 
 class InternalError(GraphpruneError):
     """graphprune broke one of its own invariants: a bug to report."""

@@ -27,7 +27,7 @@ def export(model: str, output: Path, spec: str | None, shapes: tuple[str, ...], 
     spec = spec or format_of(output)
     exporter = registry.make("exporters", spec)
     exporter.check(output)
-    check_outputs([*exporter.files(output), json_path(json_to)], files_read(model))
+    check_outputs([*exporter.files(output), json_path(json_to)], lambda: files_read(model))
     with progress(f"exporting for {exporter.name}"):
         graph = load_whole(model, sizes)
         written = exporter.write(graph.model, output)

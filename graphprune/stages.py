@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from .errors import ExitCode, GraphpruneError, UsageError
+from .errors import ExitCode, SignalExit, UsageError
 from .event_log import EventLog
 from .run import Job
 from .version import VERSION
@@ -158,10 +158,10 @@ class Recorder:
         self.end_stage()
         self.write(RunFinished(self.seconds, {key: value for key, value in result.items() if key != "groups"}))
 
-    def failed(self, error: Exception) -> None:
-        """An error ended the run."""
+    def failed(self, error: Exception | SignalExit) -> None:
+        """An error ended the run, or a signal."""
         self.end_stage()
-        code = error.exit_code if isinstance(error, GraphpruneError) else ExitCode.INTERNAL
+        code = error.code if isinstance(error, SignalExit) else getattr(error, "exit_code", ExitCode.INTERNAL)
         self.write(RunFailed(self.seconds, type(error).__name__, str(error), int(code)))
 
     @staticmethod
@@ -193,7 +193,7 @@ def recorded(path: Path | None, job: Job) -> Iterator[Recorder]:
         _record_warnings(recorder)
         try:
             yield recorder
-        except Exception as error:
+        except (Exception, SignalExit) as error:
             recorder.failed(error)
             raise
 

@@ -18,6 +18,7 @@ from math import inf
 from typing import NoReturn
 
 from . import limits
+from .streams import Lossy, is_unread, open_streams
 
 ITSELF = ("batch",)
 """Verbs that give each job a process with limits."""
@@ -37,9 +38,9 @@ BY_SIGNAL = 128
 def main() -> None:
     """Run the command line; with GRAPHPRUNE_LIMITS=off, or where no file is named (`--help`), without a second process."""
     verb, *files = sys.argv[1:] or [""]
+    output = open_streams()
     if limits.factor() == inf or not files or verb in ITSELF:
-        _command()
-        return
+        sys.exit(_shown(_code_of(_command), output))
     parent = os.getpid()
     child = os.fork()
     if child == 0:
@@ -48,7 +49,7 @@ def main() -> None:
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, _leave)
         limits.begin()
-        _leave_after(_command)
+        _leave_after(_command, output)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to both
     for number in PASSED_ON:
         signal.signal(number, lambda received, _: _pass_on(received, child))
@@ -83,23 +84,37 @@ def _command() -> None:
         gc.freeze()  # the process ends: nothing is gained by looking for garbage once more
 
 
-def _leave_after(command: Callable[[], None]) -> NoReturn:
+def _code_of(command: Callable[[], None]) -> str | int | None:
+    """What the command leaves with: an exit code, None or a message."""
+    try:
+        command()
+    except SystemExit as leaving:
+        return leaving.code
+    return 0
+
+
+def _shown(code: str | int | None, output: Lossy) -> str | int | None:
+    """The exit code, when all is written: that of an error where standard output did not take it, but not where nobody reads."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code not in (0, None) or output.lost is None or is_unread(output.lost):
+        return code
+    from .errors import ExitCode
+
+    lost = f"standard output takes no more ({output.lost.strerror}), and part of what was to be shown is lost"
+    print(f"graphprune: error: {lost}", file=sys.stderr)
+    return int(ExitCode.USAGE)
+
+
+def _leave_after(command: Callable[[], None], output: Lossy) -> NoReturn:
     """End the process with the command's exit code, as processes of multiprocessing end: the memory goes back as a whole.
 
     Taking the interpreter apart would free each object by itself, which takes as long as reading a small model.
     """
-    code: str | int | None = 0
-    try:
-        command()
-    except SystemExit as leaving:
-        code = leaving.code
+    code = _code_of(command)
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except OSError:  # nobody reads it any more
-        sys.exit(code)
+    code = _shown(code, output)
     if not isinstance(code, int):
         sys.exit(code)  # None, or a message
     os._exit(code)

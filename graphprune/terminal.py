@@ -125,27 +125,36 @@ def check_output(path: Path | None) -> None:
     check_regular(path, UsageError)
 
 
-def check_outputs(outputs: Iterable[Path | None], inputs: Iterable[str | Path | None]) -> None:
-    """As `check_output` for several files; refuse those that are the same, and those that are read as well."""
-    read = {Path(each).resolve() for each in inputs if each is not None}
-    seen: set[Path] = set()
+def check_outputs(outputs: Iterable[Path | None], inputs: Callable[[], Iterable[str | Path | None]]) -> None:
+    """As `check_output` for several files; refuse those that are the same, and those that are read as well.
+
+    What is read is asked for only where a file is there that would be written over.
+    """
+    written: dict[Path, Path] = {}
     for path in outputs:
         check_output(path)
         if path is None:
             continue
-        if path.resolve() in seen:
+        if path.resolve() in written:
             raise UsageError(f"{path}: two results would be written there; give each a file of its own")
-        if path.resolve() in read:
+        written[path.resolve()] = path
+    if not any(path.exists() for path in written):
+        return
+    for each in inputs():
+        if each is not None and (path := written.get(Path(each).resolve())) is not None:
             raise UsageError(f"{path}: this command reads it; write the result to another file")
-        seen.add(path.resolve())
 
 
-def files_read(model: str | Path) -> list[str | Path]:
-    """The files of a model; of an ONNX file also those with its weights."""
+def files_read(*models: str | Path) -> list[Path]:
+    """The files of models, each model's own first; of an ONNX file also those with its weights."""
+    return [path for model in models for path in _files_of(Path(model))]
+
+
+def _files_of(model: Path) -> list[Path]:
     from .companion_files import files_of
 
     try:
-        return list(files_of(Path(model)))
+        return files_of(model)
     except OSError:  # an import string, or what reading will say
         return [model]
 

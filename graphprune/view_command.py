@@ -12,8 +12,9 @@ from .terminal import (
     MODEL,
     NORMALIZATION,
     SHAPE,
-    check_output,
+    check_outputs,
     circumstances,
+    files_read,
     model_name,
     progress,
     sizes_of_inputs,
@@ -34,7 +35,7 @@ def view(model: Path, output: Path | None, normalization: Normalization, experts
     from .report import analysis_page
 
     output = output or Path(Path(model_name(model)).stem + ".html")
-    check_output(output)
+    check_outputs([output], lambda: files_read(model))
     run = circumstances()
     with progress("analysing"):
         analysis = pipeline.analyze(model, sizes_of_inputs(shapes), normalization, experts)

@@ -77,14 +77,14 @@ def work(task: Task) -> Report:
         return Report("failed", _over_memory(task), int(ExitCode.INTERNAL))
     except RecursionError:
         return Report("failed", "the model is nested too deeply", int(ExitCode.INVALID_MODEL))
-    except Exception as error:  # a bug must not stop the other jobs
+    except (Exception, SystemExit) as error:  # a bug must not stop the other jobs
         return _stumbled(task, error)
     event = "job_finished" if is_first else "job_reused"
     task.log.write(event, job=task.name, digest=task.digest, seconds=round(time.monotonic() - start, 3))
     return Report("done")
 
 
-def _stumbled(task: Task, error: Exception) -> Report:
+def _stumbled(task: Task, error: Exception | SystemExit) -> Report:
     """What an exception that nobody expected says: the model's fault, or a bug."""
     from .soundness import unsound
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -272,12 +273,14 @@ def test_the_child_ends_with_its_parent(tmp_path: Path) -> None:
     raise AssertionError("the child lives on")
 
 
-def begun(folder: Path, work: str = "time.sleep(60)", **options: Any) -> subprocess.Popen[str]:
-    """`analyze` in a process that another one watches, when it has begun some long work."""
+def begun(
+    folder: Path, work: str = "time.sleep(60)", arguments: Sequence[str] = ("analyze", "slow:model"), **options: Any
+) -> subprocess.Popen[str]:
+    """A command, `analyze`, in a process that another one watches, when it has begun some long work."""
     (folder / "slow.py").write_text(
         f"import time\nfrom pathlib import Path\ndef model():\n    Path('started').touch()\n    {work}\n"
     )
-    parent = subprocess.Popen([*COMMAND, "analyze", "slow:model"], cwd=folder, text=True, **options)
+    parent = subprocess.Popen([*COMMAND, *arguments], cwd=folder, text=True, **options)
     while not (folder / "started").exists():
         time.sleep(0.05)
     return parent
@@ -304,6 +307,18 @@ def test_an_interrupted_run(tmp_path: Path) -> None:
     os.killpg(parent.pid, signal.SIGINT)
     assert parent.communicate(timeout=10)[1].endswith("Aborted!\n")
     assert parent.returncode == 130
+
+
+def test_a_signal_is_in_the_log_of_events(tmp_path: Path) -> None:
+    parent = begun(
+        tmp_path, arguments=["prune", "slow:model", "-o", "out.onnx", "--target", "channels=0.5", "--events", "e.jsonl"]
+    )
+    parent.terminate()
+    assert parent.wait(10) == -signal.SIGTERM
+    last = json.loads((tmp_path / "e.jsonl").read_text().splitlines()[-1])
+    assert [last[key] for key in ("event", "error", "message", "exit_code")] == [
+        *("run_failed", "SignalExit", "a signal ended the process", 128 + signal.SIGTERM)
+    ]
 
 
 def test_exit_codes_and_output_pass_through(tmp_path: Path) -> None:
@@ -333,6 +348,7 @@ def test_weights_that_are_no_numbers(tmp_path: Path) -> None:
 
 LEAVING = """
 import atexit, sys, threading, time
+from graphprune.streams import open_streams
 from graphprune.supervised import _leave_after
 
 def command():
@@ -345,7 +361,7 @@ def slow():
 
 atexit.register(print, "at exit")
 threading.Thread(target=slow).start()
-_leave_after(command)
+_leave_after(command, open_streams())
 """
 
 

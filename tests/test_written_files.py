@@ -269,6 +269,65 @@ def test_results_do_not_overwrite_each_other_or_what_is_read(tmp_path: Path, gra
     assert "this command reads it" in found.stderr
 
 
+PRUNE = ("prune", "m.onnx", "-o", "o.onnx", "--target", "channels=0.5", "--align", "1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (("view", "m.onnx", "-o", "m.onnx"), "m.onnx"),
+        (("analyze", "m.onnx", "--json", "m.onnx"), "m.onnx"),
+        (("analyze", "m.onnx", "--json", "m.onnx.data"), "m.onnx.data"),
+        (("diff", "m.onnx", "p.onnx", "--json", "p.onnx"), "p.onnx"),
+        (("bench", "m.onnx", "p.onnx", "--json", "p.onnx"), "p.onnx"),
+        (("inspect", "m.onnx", "--json", "m.onnx"), "m.onnx"),
+        (("verify", "m.onnx", "plan.json", "p.onnx", "--json", "plan.weights.safetensors"), "plan.weights.safetensors"),
+        (("apply", "m.onnx", "plan.json", "-o", "m.onnx.data"), "m.onnx.data"),
+        (("import", "m.onnx", "-o", "m.onnx.data"), "m.onnx.data"),
+        (("compare", "m.onnx", "--eval", "eval.npz", "--report", "eval.npz"), "eval.npz"),
+        (("compare", "m.onnx", "--eval", "eval.npz", "--calibration", "c.npz", "--json", "c.npz"), "c.npz"),
+        (("batch", "jobs.yaml", "--json", "jobs.yaml"), "jobs.yaml"),
+        (("batch", "jobs.yaml", "--json", "m.onnx"), "m.onnx"),
+        ((*PRUNE, "--config", "c.yaml", "--report", "c.yaml"), "c.yaml"),
+        ((*PRUNE, "--config", "c.yaml", "--save-config", "c.yaml"), "c.yaml"),
+        ((*PRUNE, "--calibration", "c.npz", "--events", "c.npz"), "c.npz"),
+        ((*PRUNE, "--plan", "m.onnx.data"), "m.onnx.data"),
+    ],
+)
+def test_no_verb_writes_over_what_it_reads(
+    tmp_path: Path, graphprune_cli: Cli, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_model(plain(), tmp_path / "m.onnx", "data")
+    write(plain(), tmp_path / "p.onnx")
+    (tmp_path / "jobs.yaml").write_text("models: [m.onnx]\noptions: {target: channels=0.5}\n")
+    (tmp_path / "c.yaml").write_text("recipe: fast\n")
+    for each in ("eval.npz", "c.npz", "plan.json", "plan.weights.safetensors"):
+        (tmp_path / each).write_bytes(b"is not read")
+    before = {each: each.read_bytes() for each in tmp_path.iterdir()}
+    found = graphprune_cli(*arguments)
+    assert (found.exit_code, found.stderr) == (
+        2,
+        f"graphprune: error: {name}: this command reads it; write the result to another file\n",
+    )
+    assert {each: each.read_bytes() for each in tmp_path.iterdir()} == before
+
+
+def test_repaired_weights_are_a_result_too(tmp_path: Path, graphprune_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(plain(), tmp_path / "m.onnx")
+    found = graphprune_cli(*PRUNE, "--plan", "p.json", "--json", "p.weights.safetensors")
+    assert found.exit_code == 2
+    assert "p.weights.safetensors: two results would be written there" in found.stderr
+
+
+def test_a_result_may_take_the_place_of_its_model(tmp_path: Path, graphprune_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(plain(), tmp_path / "m.onnx")
+    assert graphprune_cli("import", "m.onnx", "-o", "m.onnx").exit_code == 0
+    assert graphprune_cli("prune", "m.onnx", "-o", "m.onnx", "--target", "channels=0.5", "--align", "1").exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("name", "companion"), [("p.json", "p.weights.safetensors"), ("plan_0.5", "plan_0.5.weights.safetensors")]
 )

@@ -62,7 +62,7 @@ def report_of(task: Task, future: ProcessFuture[Report]) -> Report:
         return Report("died", f"its process died ({_cause(error.exitcode)}); see logs/{task.digest}.log", 1)
     except CancelledError:
         return Report("died", "stopped", 1)
-    except Exception as error:  # the report could not be sent, or the task not be read
+    except BaseException as error:  # the report could not be sent or the task not be read, or users' code ended the process
         return Report("died", f"its process gave no report ({type(error).__name__}: {error})", 1)
     return report
 
