@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from onnx import ModelProto, helper
 
+from graphprune import ranges
 from graphprune.branches import with_branches
 from graphprune.errors import UsageError, first_line
 from graphprune.extras import need, require
@@ -62,9 +63,9 @@ class TvmExporter(Exporter):
     suffixes: ClassVar[tuple[str, ...]] = (".so", ".tar")
 
     target: str = "native"
-    threads: int = 0
-    tune_trials: int = 0
-    tune_seconds: float = 0.0
+    threads: Annotated[int, ranges.Ge(0)] = 0
+    tune_trials: Annotated[int, ranges.Ge(0)] = 0
+    tune_seconds: Annotated[float, ranges.Ge(0)] = 0.0
     database: str = ""
 
     def files(self, path: Path) -> tuple[Path, ...]:

@@ -9,7 +9,6 @@ Start reading at `run_batch`.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from .contents import job_digest
 from .errors import GraphpruneError, UsageError
 from .event_log import EventLog
 from .jobs import Batch, NamedJob
+from .json_text import json_text
 from .result_folder import MODEL, read_result
 from .terminal import write_text
 from .version import VERSION
@@ -80,9 +80,7 @@ def run_batch(
         log.mend()
         log.write("batch_started", graphprune=VERSION, engine=engine, workers=workers, jobs=len(batch.jobs))
         records, tasks = _prepared(batch, folder)
-        for record in records:
-            if record.state == "reused":
-                log.write("job_reused", job=record.name, digest=record.digest)
+        _tell_ended(records, log, tell)
         if tasks:
             with cls(workers) as place:
                 _run(place, tasks, records, batch.limits.retries, log, tell)
@@ -91,7 +89,7 @@ def run_batch(
         _mark_front(records)
         failed = sum(not record.succeeded for record in records)
         summary = {"schema": SCHEMA, "graphprune": VERSION, "failed": failed, "jobs": [asdict(record) for record in records]}
-        write_text(folder / "summary.json", json.dumps(summary, sort_keys=True, indent=2) + "\n")
+        write_text(folder / "summary.json", json_text(summary))
         log.write("batch_finished", done=len(records) - failed, failed=failed)
         _sweep(folder)
     return records
@@ -136,6 +134,22 @@ def _prepared(batch: Batch, folder: Path) -> tuple[list[Record], list[Task]]:
         else:
             tasks[record.digest] = task
     return records, list(tasks.values())
+
+
+def _tell_ended(records: list[Record], log: EventLog, tell: Tell) -> None:
+    """Say which jobs need not, or cannot, begin."""
+    ended = [record for record in records if record.state != "waiting"]
+    for number, record in enumerate(ended, 1):
+        if record.state == "reused":
+            log.write("job_reused", job=record.name, digest=record.digest)
+        else:
+            _log_failed(log, record.name, record.digest, Report("failed", record.message, record.exit_code))
+        tell(record, number, len(records))
+
+
+def _log_failed(log: EventLog, name: str, digest: str, report: Report) -> None:
+    values = {"state": report.state, "exit_code": report.exit_code, "message": report.message}
+    log.write("job_failed", job=name, digest=digest, **values)
 
 
 def _record(named: NamedJob) -> Record:
@@ -185,8 +199,7 @@ def _settled(task: Task, report: Report, log: EventLog) -> Report:
         return Report("done")
     if report.state == "done":
         report = Report("failed", f"its result is not in {task.result}", 1)
-    values = {"state": report.state, "exit_code": report.exit_code, "message": report.message}
-    log.write("job_failed", job=task.name, digest=task.digest, **values)
+    _log_failed(log, task.name, task.digest, report)
     return report
 
 

@@ -43,6 +43,7 @@ from .terminal import (
     progress,
     report,
     sizes_of_inputs,
+    some_text,
     total_size,
     write_json,
     write_text,
@@ -179,7 +180,7 @@ def analyze(model: Path, normalization: Normalization, experts: Experts, shapes:
 @click.option("--importance", default=DEFAULTS.importance, metavar="SPEC", help="How channels are scored.")
 @click.option("--selection", default=DEFAULTS.selection, metavar="SPEC", help="How the budget is spread.")
 @click.option("--repair", multiple=True, metavar="SPEC|none", help="How weights make up for what left; repeat for several.")
-@click.option("--calibration", metavar="FILE.npz|random", help="Unlabelled samples; keys are the input names.")
+@click.option("--calibration", type=some_text, metavar="FILE.npz|random", help="Unlabelled samples; keys are the input names.")
 @click.option(
     "--mode",
     type=click.Choice(get_args(Mode)),
@@ -206,10 +207,12 @@ def analyze(model: Path, normalization: Normalization, experts: Experts, shapes:
 )
 @click.option("--seed", default=DEFAULTS.seed, show_default=True, type=NUMBER, help="For the proof and random scores.")
 @click.option("--plan", "plan_to", type=MODEL, help="Write the plan: what was kept of every group.")
-@click.option("--eval", metavar="FILE.npz|MODULE:FUNCTION", help="Measure accuracy on labelled samples, or by a function.")
+@click.option(
+    "--eval", type=some_text, metavar="FILE.npz|MODULE:FUNCTION", help="Measure accuracy: on labelled samples, or by a function."
+)
 @click.option("--measure/--no-measure", help="Measure latency before and after.")
 @click.option("--threads", default=1, show_default=True, type=THREADS, help="For latency; 0: the runtime decides.")
-@click.option("--require", default="", metavar="METRIC<=VALUE,...", help="Write nothing, exit code 8, where this is not met.")
+@click.option("--require", type=some_text, metavar="METRIC<=VALUE,...", help="Write nothing, exit code 8, where this is not met.")
 @REPORT
 @NORMALIZATION
 @EXPERTS
@@ -236,7 +239,7 @@ def prune(
     shapes: tuple[str, ...],
     eval: str | None,
     measure: bool,
-    require: str,
+    require: str | None,
     repair: tuple[str, ...],
     events: Path | None,
     mlflow: str | None,
@@ -255,7 +258,7 @@ def prune(
     check_outputs([*written, *others], lambda: [eval, options["calibration"], config_read(), *_read_but(output, model)])
     server = server_of(mlflow, mlflow_experiment)
     where = circumstances() if report_to else {}
-    job = runs.Job(str(model), Options(**options, repair=named_repairs(repair)), shapes, eval, measure, require)
+    job = runs.Job(str(model), Options(**options, repair=named_repairs(repair)), shapes, eval, measure, require or "")
     with recorded(events, job) as recorder:
         with progress("pruning") as bar:
             step = recorder.also(bar.describe)

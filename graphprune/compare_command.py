@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from .options import Options
+from .registry import specs_of
 from .terminal import (
     EXPERTS,
     JSON,
@@ -73,7 +74,7 @@ def compare(
         graph = pipeline.load(model, sizes)
         calibration = None if calibration_from is None else read_samples(calibration_from, graph)
         common = Options(**options, calibration=calibration)
-        names = [name.strip() for name in recipes.split(",") if name.strip()]
+        names = [name for name in specs_of(recipes, ",") if name]
         found = comparison.compare(
             graph, names, targets, labelled_samples(eval_from, graph), common, sizes, threads, bar.describe
         )

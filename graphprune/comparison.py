@@ -19,12 +19,13 @@ from . import pipeline
 from .bench import Latency, measure
 from .branches import with_branches
 from .errors import UnreachableError, UsageError
-from .evaluation import accuracy
+from .evaluation import BATCH, accuracy
 from .graph import Array, Graph
 from .options import Options
 from .problem import Step
 from .recipes import RECIPES
-from .samples import LABELS
+from .registry import specs_of
+from .samples import LABELS, runs_of, sample_count
 from .shape_inference import InputShapes
 from .targets import parse_target
 
@@ -67,7 +68,7 @@ def contestants(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """
     found: dict[str, dict[str, Any]] = {}
     for name, spec in [*BASELINES.items(), *((name, name) for name in names)]:
-        importance, *rest = spec.split("/")
+        importance, *rest = specs_of(spec, "/")
         if not rest and spec not in RECIPES:
             raise UsageError(f"{spec!r} is neither a recipe ({', '.join(RECIPES)}) nor IMPORTANCE/SELECTION[/REPAIR...]")
         passes = {"recipe": "fast", "importance": importance, "selection": rest[0], "repair": tuple(rest[1:])} if rest else {}
@@ -97,7 +98,7 @@ def compare(
     everybody = contestants(recipes)
     original = with_branches(graph.model)
     step("the original: accuracy")
-    result = Comparison(accuracy(original, dict(samples)), len(samples[LABELS]))
+    result = Comparison(accuracy(original, dict(samples)), sample_count(runs_of(dict(samples), graph, BATCH)))
     models: list[ModelProto] = [original]
     for name, own in everybody.items():
         for point, model in _pruned(graph, name, targets, options.updated(own), input_shapes, step):

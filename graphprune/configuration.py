@@ -198,7 +198,7 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "selection": lambda spec: registry.make("selection", spec) if spec else None,
     "repair": lambda specs: _each(partial(registry.make, "repair"), named_repairs(specs) or ()),
     "align": _align,
-    "require": lambda text: parse_requirements(text) if text else None,
+    "require": parse_requirements,
     "input_shape": sizes_of_inputs,
     "model": _text,
     "output": _text,

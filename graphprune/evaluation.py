@@ -63,7 +63,7 @@ def accuracy(model: ModelProto, samples: dict[str, Array]) -> float:
     """The share of samples, with `labels`, whose label is the arg max of the first output.
 
     Where the inputs prescribe a batch, samples that do not fill one are left out.  Raises UsageError where there are too few
-    for one, and where the first output is no matrix of scores.
+    for one, where the first output is no matrix of scores, and for labels of classes that have none.
     """
     graph = Graph(model)
     runs = runs_of(samples, graph, BATCH)
@@ -74,5 +74,14 @@ def accuracy(model: ModelProto, samples: dict[str, Array]) -> float:
         scores = np.asarray(active.run(None, feeds)[0])
         if scores.ndim < 2:
             raise UsageError(f"the first output has shape {list(scores.shape)}; accuracy needs one score per class")
-        hits += int((scores.reshape(len(scores), -1).argmax(axis=1) == labels).sum())
+        scores = scores.reshape(len(scores), -1)
+        _check_labels(labels, scores.shape[1])
+        hits += int((scores.argmax(axis=1) == labels).sum())
     return hits / sample_count(runs)
+
+
+def _check_labels(labels: Array | None, classes: int) -> None:
+    values = np.asarray(labels, np.float64)
+    strange = values[~np.isin(values, np.arange(classes))]
+    if len(strange):
+        raise UsageError(f"a label is {strange[0]:g}, but the model has scores for {classes} classes, 0 to {classes - 1}")

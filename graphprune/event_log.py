@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from .json_text import finite
+
 
 @dataclass(frozen=True)
 class EventLog:
@@ -23,7 +25,7 @@ class EventLog:
         """Append one event with the time (UTC) and the process."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         entry = {"time": now, "event": event, "pid": os.getpid(), **values}
-        line = json.dumps(entry, ensure_ascii=True, default=str) + "\n"
+        line = json.dumps(finite(entry), ensure_ascii=True, allow_nan=False, default=str) + "\n"
         handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
             os.write(handle, line.encode())

@@ -88,8 +88,7 @@ def read_jobs(path: Path) -> Batch:
     common = located(values.get("options", {}), folder)
     matrix = dict(values.get("matrix", {}))
     order = list(document.value["matrix"]) if matrix else []
-    exclude = [_entry(entry, folder) for entry in matrix.pop("exclude", ())]
-    include = [_entry(entry, folder) for entry in matrix.pop("include", ())]
+    exclude, include = ([_entry(entry, folder) for entry in matrix.pop(key, ())] for key in ("exclude", "include"))
     axes = {
         key: [located({key: value}, folder)[key] for value in entries]
         for key, entries in sorted(matrix.items(), key=lambda item: order.index(item[0]))
@@ -97,10 +96,11 @@ def read_jobs(path: Path) -> Batch:
     models = _models(document, values.get("models", ()), folder)
     if models:
         axes = {"model": models} | axes
+    _check_excluded(document, exclude, set(axes))
     if math.prod(len(entries) for entries in axes.values()) > MOST_JOBS:
         counts = " x ".join(f"{len(entries)} {key}" for key, entries in axes.items())
         raise UsageError(f"{document.where(('matrix',))}: {counts} are more than {MOST_JOBS} jobs")
-    combinations = _included(_product(axes, exclude), include, set(axes))
+    combinations = _included(_product(axes, exclude, folder), include, set(axes), folder)
     if not combinations:
         raise UsageError(f"{document.where(('models',))}: there is no job: name `models`, or a `model` in `matrix.include`")
     return Batch(_named(document, [common | values for values in combinations], set(axes)), Limits(**values.get("limits", {})))
@@ -169,27 +169,45 @@ def _entry(entry: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return values | ({"model": os.path.normpath(values["model"])} if "/" in values.get("model", "") else {})
 
 
-def _product(axes: Mapping[str, list[Any]], exclude: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _check_excluded(document: Document, exclude: list[dict[str, Any]], axes: set[str]) -> None:
+    """Raise UsageError for an entry that matches no job, whatever the jobs are."""
+    for number, entry in enumerate(exclude):
+        for key in sorted(set(entry) - axes):
+            where = document.where(("matrix", "exclude", number, key))
+            raise UsageError(f"{where}: {key!r} is no key of the matrix ({', '.join(sorted(axes)) or 'which has none'})")
+
+
+def _product(axes: Mapping[str, list[Any]], exclude: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
     """Every combination of values that no entry of `exclude` matches."""
     if not axes:
         return []
     combinations = (dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values()))
-    return [each for each in combinations if not any(_matches(entry, each, set(entry)) for entry in exclude)]
+    return [each for each in combinations if not any(_matches(entry, each, set(entry), folder) for entry in exclude)]
 
 
-def _matches(entry: Mapping[str, Any], values: Mapping[str, Any], keys: set[str]) -> bool:
+def _matches(entry: Mapping[str, Any], values: Mapping[str, Any], keys: set[str], folder: Path) -> bool:
     """Whether the values are those of an entry, as far as `keys` go; a model may be a pattern."""
     return all(
-        key in values and (values[key] == entry[key] or (key == "model" and fnmatchcase(values[key], entry[key]))) for key in keys
+        key in values and (values[key] == entry[key] or (key == "model" and _is_like(values[key], entry[key], folder)))
+        for key in keys
     )
 
 
-def _included(combinations: list[dict[str, Any]], include: list[dict[str, Any]], axes: set[str]) -> list[dict[str, Any]]:
+def _is_like(model: str, pattern: str, folder: Path) -> bool:
+    """Whether a pattern of a file in `folder` matches a model; the folder's own name is no pattern, whatever is in it."""
+    if is_import_string(model) or fnmatchcase(model, pattern):
+        return fnmatchcase(model, pattern)
+    return fnmatchcase(os.path.relpath(model, folder), os.path.relpath(pattern, folder))
+
+
+def _included(
+    combinations: list[dict[str, Any]], include: list[dict[str, Any]], axes: set[str], folder: Path
+) -> list[dict[str, Any]]:
     """Entries add their keys to the combinations that they match, and are combinations of their own where there is none."""
     extended = [dict(each) for each in combinations]
     alone = []
     for entry in include:
-        hits = [number for number, each in enumerate(combinations) if _matches(entry, each, set(entry) & axes)]
+        hits = [number for number, each in enumerate(combinations) if _matches(entry, each, set(entry) & axes, folder)]
         for number in hits:
             extended[number] |= {key: value for key, value in entry.items() if key not in axes}
         if not hits:

@@ -12,19 +12,21 @@ from typing import TYPE_CHECKING
 import click
 
 from .errors import LoggingError
-from .terminal import MODEL, progress
+from .terminal import MODEL, progress, some_text
 
 if TYPE_CHECKING:
     from .run import Job, Outcome
     from .tracking import Server
 
 EXPERIMENT = click.option("--mlflow-experiment", default="graphprune", show_default=True, help="The experiment of the runs.")
-MLFLOW = click.option("--mlflow", metavar="URI", help="Log results to this MLflow server, too (extra mlflow).")
+MLFLOW = click.option("--mlflow", type=some_text, metavar="URI", help="Log results to this MLflow server, too (extra mlflow).")
 
 
 @click.command()
 @click.argument("results", nargs=-1, required=True, type=MODEL)
-@click.option("--mlflow", "uri", envvar="MLFLOW_TRACKING_URI", show_envvar=True, required=True, help="Where runs go.")
+@click.option(
+    "--mlflow", "uri", type=some_text, envvar="MLFLOW_TRACKING_URI", show_envvar=True, required=True, help="The server."
+)
 @EXPERIMENT
 def log(results: tuple[Path, ...], uri: str, mlflow_experiment: str) -> None:
     """Log folders of results, or of batches, to MLflow (extra mlflow); each result once."""

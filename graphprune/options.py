@@ -18,6 +18,9 @@ Normalization = Literal["pin", "kept"]
 Experts = Literal["keep", "prune"]
 """What becomes of the experts of a mixture: all stay, or some may leave and are never chosen then."""
 
+MOST = 2**63 - 1
+"""Of any whole number."""
+
 MOST_THREADS = 1024
 """For measuring; more would only stop the machine."""
 
@@ -45,9 +48,9 @@ class Options:
     """Whether all readers of a value drop the same channels, or each its own."""
     masks: Masks = "independent"
     """In unconstrained mode: whether readers share one ranking of channels, or each has its own."""
-    min_channels: Annotated[int, ranges.Ge(0)] = 1
+    min_channels: Annotated[int, ranges.Ge(0), ranges.Le(MOST)] = 1
     """At least so many units stay in a group; with 0 residual branches may leave as a whole (`graphprune.depth`)."""
-    seed: Annotated[int, ranges.Ge(0)] = 0
+    seed: Annotated[int, ranges.Ge(0), ranges.Le(MOST)] = 0
     threads: Annotated[int, ranges.Ge(0), ranges.Le(MOST_THREADS)] = 1
     """Threads that latency is measured with; 0: the runtime decides."""
     normalization: Normalization = "pin"

@@ -205,7 +205,8 @@ def _run(model: ModelProto, feeds: dict[str, Array], what: str) -> dict[str, Arr
         raise
     except Exception as error:  # onnxruntime raises many unrelated types, with RuntimeError their only common base at times
         raise ProofError(
-            f"ONNX Runtime cannot run {what}: {first_line(error)}. Check --input-shape, or leave the proof out with --no-verify"
+            f"ONNX Runtime cannot run {what}: {first_line(error)}. Check --input-shape; prune and apply leave out the proof with "
+            "--no-verify"
         ) from error
 
 

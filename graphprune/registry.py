@@ -82,6 +82,11 @@ def name_of(kind: str, spec: str) -> str:
     return match[1]
 
 
+def specs_of(text: str, separator: str) -> list[str]:
+    """The parts of a text between separators that are not in braces."""
+    return [part.strip() for part in re.split(rf"{re.escape(separator)}(?![^{{}}]*\}})", text)]
+
+
 def make(kind: str, spec: str) -> Any:
     """The pass that a spec describes.  Raises UsageError on syntax, unknown names, options and values."""
     cls = load(kind, name_of(kind, spec))
@@ -108,7 +113,7 @@ def _construct(kind: str, cls: Any, options: dict[str, str]) -> Any:
             known = ", ".join(names) or "none"
             raise UsageError(f"{kind} {cls.name!r} has no option {key!r}; it has: {known}")
         try:
-            values[key] = TypeAdapter(hints[key]).validate_python(_literal(text))
+            values[key] = TypeAdapter(hints[key], config={"allow_inf_nan": False}).validate_python(_literal(text))
         except ValidationError as error:
             problem = error.errors()[0]["msg"]
             raise UsageError(f"{kind} {cls.name!r}: option {key}={text!r}: {problem}") from error

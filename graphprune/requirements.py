@@ -5,6 +5,7 @@ Start reading at `parse_requirements`.
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Mapping, Sequence
@@ -79,6 +80,8 @@ def _parse(clause: str) -> Requirement:
     if metric not in METRICS:
         raise UsageError(f"{where}: unknown metric {metric!r}; there are: {', '.join(METRICS)}")
     value, relative = _value(metric, float(number), unit, where)
+    if not math.isfinite(value):
+        raise UsageError(f"{where}: the number is too large")
     return Requirement(clause, metric, comparison, value, relative)  # type: ignore[arg-type]
 
 

@@ -40,14 +40,13 @@ def main() -> None:
     verb, *files = sys.argv[1:] or [""]
     output = open_streams()
     if limits.factor() == inf or not files or verb in ITSELF:
+        _leave_at(signal.SIGINT)
         sys.exit(_shown(_code_of(_command), output))
     parent = os.getpid()
     child = os.fork()
     if child == 0:
         _die_with(parent)
-        for number in (signal.SIGINT, *PASSED_ON):
-            if signal.getsignal(number) != signal.SIG_IGN:
-                signal.signal(number, _leave)
+        _leave_at(signal.SIGINT, *PASSED_ON)
         limits.begin()
         _leave_after(_command, output)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to both
@@ -62,6 +61,13 @@ def _pass_on(number: int, child: int) -> None:
     os.kill(child, number)
     signal.signal(signal.SIGALRM, lambda *_: os.kill(child, signal.SIGKILL))
     signal.alarm(PATIENCE)
+
+
+def _leave_at(*signals: signal.Signals) -> None:
+    """Leave at these signals, but for those that the caller wants to be ignored (`nohup`)."""
+    for number in signals:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _leave)
 
 
 def _leave(number: int, _: object) -> NoReturn:

@@ -88,7 +88,7 @@ def recipe_line(result: Result) -> str:
     options = result.options
     passes = [options["importance"], options["selection"], *options["repair"]]
     repaired = f"{len(result.weights)} weights repaired" if result.weights else "kept weights unchanged"
-    hint = "" if result.weights else "; --calibration FILE.npz, or random, repairs them"
+    hint = "; --calibration FILE.npz, or random, repairs them" if not result.weights and not options["repair"] else ""
     return f"recipe {options['recipe']}: {', '.join(passes)} ({repaired}{hint})"
 
 
@@ -230,7 +230,9 @@ def exported_table(facts: Mapping[str, Any]) -> Table:
 
 def bench_table(names: Sequence[str], latencies: Sequence[Latency], backend: str = "onnxruntime") -> Table:
     """Latency of each model, and its ratio to the first."""
-    table = Table(title=f"{backend}, {latencies[0].threads} threads, batch {latencies[0].batch}", title_justify="left")
+    batches = list(dict.fromkeys(item.batch for item in latencies))
+    title = f"{backend}, {latencies[0].threads} threads, batch {' and '.join(map(str, batches))}"
+    table = Table(title=title, title_justify="left")
     for name in ("model", "median", "p10", "p90", "ratio"):
         table.add_column(name, justify="left" if name == "model" else "right", overflow="fold")
     for name, item in zip(names, latencies, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -51,6 +52,8 @@ def parse_target(text: str) -> Target:
         known = "ms, us, s" if kind == "latency" else "K, M, G, KB, MB, ..."
         raise UsageError(f"target {text!r}: {value!r} is neither a fraction nor a number with a unit ({known})")
     number, unit = float(match[1]), match[2].upper()
+    if not math.isfinite(number * units[unit]):
+        raise UsageError(f"target {text!r}: the number is too large")
     if unit:
         return Target(kind, number * units[unit], absolute=True)
     if kind == "channels" and number > 1:

@@ -5,7 +5,6 @@ Start reading at `report`.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -19,14 +18,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from .errors import UsageError
-from .options import MOST_THREADS, Options
+from .json_text import json_text
+from .options import MOST, MOST_THREADS, Options
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 MODEL = click.Path(path_type=Path)
+
 COUNT = click.IntRange(min=1)
-NUMBER = click.IntRange(min=0)
+NUMBER = click.IntRange(min=0, max=MOST)
 JSON = click.option("--json", "json_to", metavar="FILE|-", help="Also write the result as JSON; '-' is standard output.")
 THREADS = click.IntRange(min=0, max=MOST_THREADS)
 REPORT = click.option("--report", "report_to", type=MODEL, metavar="FILE.html", help="Also write a report: one HTML file.")
@@ -47,6 +48,13 @@ EXPERTS = click.option(
 SHAPE = click.option(
     "--input-shape", "shapes", multiple=True, metavar="NAME=1,3,224,224", help="Size of an input with dynamic dimensions."
 )
+
+
+def some_text(value: str) -> str:
+    """An option that says something: an empty one is most likely a variable of a script that nobody set."""
+    if not value.strip():
+        raise click.BadParameter("it is empty")
+    return value
 
 
 class Bar(NamedTuple):
@@ -87,7 +95,7 @@ def write_json(result: Callable[[], dict[str, Any]], json_to: str | None) -> Non
     """JSON to a file, or to standard output for `-`."""
     if json_to is None:
         return
-    text = json.dumps(result(), sort_keys=True, indent=2) + "\n"
+    text = json_text(result())
     if json_to == "-":
         click.echo(text, nl=False)
     else:

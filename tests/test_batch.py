@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 
 import onnx
@@ -145,6 +146,61 @@ def test_what_changes_is_done_anew_and_what_does_not_is_not(place: Path, graphpr
     write(plain(), place / "moved.onnx")
     path.write_text("models: [moved.onnx, residual.onnx]\n" + HALF)
     assert started() == 3
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", "[]", "null", '{"before": 3}', "BEFORE", "TARGETS"], ids=["keys", "list", "null", "type", "figure", "target"]
+)
+def test_a_result_that_somebody_broke_is_made_anew(place: Path, graphprune_cli: Cli, text: str) -> None:
+    path = jobs(place, "models: plain.onnx\n" + HALF)
+    assert graphprune_cli("batch", path).exit_code == 0
+    (folder,) = (place / "jobs.results" / "results").iterdir()
+    before = json.loads((folder / "result.json").read_text())
+    texts = {"BEFORE": {"before": before["before"] | {"macs": "many"}}, "TARGETS": {"targets": [{"target": 3}]}}
+    (folder / "result.json").write_text(json.dumps(before | texts[text]) if text in texts else text)
+    result = graphprune_cli("batch", path, "--resume")
+    assert result.exit_code == 0, result.stderr
+    after = json.loads((folder / "result.json").read_text())
+    assert after["before"] == before["before"]
+    assert len(events(place / "jobs.results", "job_finished")) == 2
+
+
+def test_jobs_that_cannot_begin_are_told_as_well(place: Path, graphprune_cli: Cli) -> None:
+    path = jobs(place, "models: [plain.onnx]\n" + HALF + "matrix: {include: [{model: gone.onnx}]}\n")
+    result = graphprune_cli("batch", path)
+    assert result.exit_code == 9
+    assert "[1/2] gone: failed" in result.stderr
+    (failed,) = events(place / "jobs.results", "job_failed")
+    assert "there is no such file or folder" in failed["message"]
+    assert (failed["state"], failed["exit_code"], failed["digest"]) == ("failed", 3, "")
+    again = graphprune_cli("batch", path, "--resume")
+    assert "plain: reused" in again.stderr
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), SystemExit("bye"), KeyError("x")])
+def test_whatever_ends_a_job_is_a_report(place: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """In the process of a job; and where its report is fetched."""
+    from graphprune import worker
+    from graphprune.engines.local import report_of
+    from graphprune.jobs import read_jobs
+
+    for folder in ("logs", "unfinished"):
+        (place / folder).mkdir()
+    (named,) = read_jobs(jobs(place, "models: plain.onnx\n" + HALF)).jobs
+    task = worker.Task(named.name, "digest", named.job, place)
+
+    def ends(*_: object) -> bool:
+        raise error
+
+    monkeypatch.setattr(worker, "run", ends)
+    monkeypatch.setattr(worker, "_capture_output", lambda path: None)
+    monkeypatch.setattr(worker.limits, "begin", lambda: None)
+    report = worker.work(task)
+    assert (report.state, report.exit_code) == ("failed", 1)
+    assert type(error).__name__ in report.message
+    future: Future[worker.Report] = Future()
+    future.set_exception(error)
+    assert report_of(task, future).state == "died"  # type: ignore[arg-type]
 
 
 def test_a_model_that_changes_under_way(place: Path, graphprune_cli: Cli) -> None:

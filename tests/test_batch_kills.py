@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,13 +20,14 @@ from batches import HALF, events, jobs
 from click.testing import Result
 
 from graphprune import registry
+from graphprune.engines.ray_cluster import _check_reachable
 from graphprune.errors import UsageError
 
 Cli = Callable[..., Result]
 
 
 def start(*arguments: str | Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "graphprune.cli", "batch", *map(str, arguments)]
+    command = [sys.executable, "-m", "graphprune.supervised", "batch", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
 
 
@@ -90,8 +92,9 @@ def test_nothing_stays_behind_when_only_the_main_process_is_killed(place: Path, 
         time.sleep(0.05)
     (worker,) = {entry["pid"] for entry in events(out, "job_started")}
     os.kill(process.pid, number)
-    process.communicate(timeout=20)
-    assert process.returncode != 0
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == (130 if number == signal.SIGINT else -number)
+    assert b"Traceback" not in errors
     while time.monotonic() < end and alive(worker):
         time.sleep(0.05)
     assert not alive(worker)
@@ -131,6 +134,18 @@ def test_ray_that_is_not_installed(place: Path, graphprune_cli: Cli, monkeypatch
     result = graphprune_cli("batch", jobs(place, "models: plain.onnx\n" + HALF), "--engine", "ray")
     assert result.exit_code == 6
     assert "pip install 'graphprune[ray]'" in result.stderr
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{}", "ray://127.0.0.1:{}"])
+def test_a_cluster_that_does_not_answer(address: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        named = address.format(free.getsockname()[1])
+        with pytest.raises(UsageError, match=f"cannot reach the Ray cluster at {named}: .*refused"):
+            _check_reachable(named)
+        free.listen()
+        _check_reachable(named)
+    _check_reachable("auto")
 
 
 @pytest.mark.ray

@@ -141,6 +141,18 @@ def test_bench_measures_and_compares(graphprune_cli: Cli, model: Path, out: Path
         assert (entry["batch"], entry["threads"]) == (3, 1)
 
 
+def test_bench_of_models_with_batches_of_their_own(
+    graphprune_cli: Cli, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from graphprune import bench
+
+    monkeypatch.setattr(bench, "SAMPLE_SECONDS", 0.0005)
+    fixed = tmp_path / "fixed.onnx"
+    assert graphprune_cli("import", model, "-o", fixed, "--input-shape", "x=4,3,8,8").exit_code == 0
+    assert "1 threads, batch 1 and 4" in graphprune_cli("bench", model, fixed).stdout
+    assert "1 threads, batch 4" in graphprune_cli("bench", fixed, fixed).stdout
+
+
 def test_measured_latency_and_accuracy_in_the_table(
     graphprune_cli: Cli, model: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,6 +182,13 @@ def test_measured_latency_and_accuracy_in_the_table(
         ({"x": np.zeros((2, 3, 8, 8))}, "needs a key 'labels'"),
         ({"x": np.zeros((2, 3, 8, 8)), "labels": np.zeros(3)}, "the same number of samples"),
         ({"x": np.zeros((0, 3, 8, 8)), "labels": np.zeros(0)}, "at least one"),
+        (
+            {"x": np.zeros((2, 3, 8, 8)), "labels": np.array([0, 5])},
+            "label is 5, but the model has scores for 5 classes, 0 to 4",
+        ),
+        ({"x": np.zeros((2, 3, 8, 8)), "labels": np.array([-1, 0])}, "a label is -1, but"),
+        ({"x": np.zeros((2, 3, 8, 8)), "labels": np.array([0, np.nan])}, "a label is nan, but"),
+        ({"x": np.zeros((2, 3, 8, 8)), "labels": np.array([1.5, 0])}, "a label is 1.5, but"),
     ],
 )
 def test_samples_that_do_not_fit(
@@ -215,6 +234,14 @@ def test_samples_that_are_no_archive(graphprune_cli: Cli, model: Path, out: Path
         (["--target", "channels=0.5", "--align", "0"], 2, "must be at least 1"),
         (["--target", "channels=0.5", "--min-channels", "-1"], 2, "min-channels"),
         (["--target", "channels=0.5", "--seed", "-1"], 2, "seed"),
+        (["--target", "channels=0.5", "--seed", f"{1 << 63}"], 2, "seed"),
+        (["--target", "channels=0.5", "--min-channels", "99999999999999999999"], 2, "min-channels"),
+        (["--target", "channels=0.5", "--eval", ""], 2, "Invalid value for '--eval': it is empty"),
+        (["--target", "channels=0.5", "--calibration", " "], 2, "Invalid value for '--calibration': it is empty"),
+        (["--target", "channels=0.5", "--mlflow", ""], 2, "Invalid value for '--mlflow': it is empty"),
+        (["--target", "channels=0.5", "--selection", "global{floor=2}"], 2, "floor='2': Input should be less than or equal to 1"),
+        (["--target", "channels=0.5", "--selection", "global{floor=NaN}"], 2, "floor='NaN': Input should be a finite number"),
+        (["--target", "channels=0.5", "--selection", "evolution{seconds=1e999}"], 2, "Input should be a finite number"),
         (["--target", "channels=0.5", "--importance", "bn_scale"], 4, "has no say about any group"),
         (["--frobnicate"], 2, "No such option"),
     ],

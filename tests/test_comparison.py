@@ -17,6 +17,7 @@ from graphprune import calibration, pipeline, registry
 from graphprune.comparison import check_apart, compare, contestants
 from graphprune.errors import UsageError
 from graphprune.options import Options
+from graphprune.registry import specs_of
 
 Cli = Callable[..., Outcome]
 RNG = np.random.default_rng(5)
@@ -118,6 +119,25 @@ def test_a_sample_for_both_is_an_error() -> None:
 def test_unknown_contestants() -> None:
     with pytest.raises(UsageError, match=r"'bset' is neither a recipe \(fast, balanced, depth, best\) nor"):
         contestants(["bset"])
+
+
+def test_separators_inside_braces_belong_to_their_spec() -> None:
+    text = "fast, magnitude{p=2,reduce=mean}/global{floor=0.2}/polish{rate=1/2} ,path/uniform"
+    assert specs_of(text, ",") == ["fast", "magnitude{p=2,reduce=mean}/global{floor=0.2}/polish{rate=1/2}", "path/uniform"]
+    (found,) = list(contestants([specs_of(text, ",")[1]]).values())[2:]
+    assert [found[key] for key in ("importance", "selection", "repair")] == [
+        *("magnitude{p=2,reduce=mean}", "global{floor=0.2}", ("polish{rate=1/2}",))
+    ]
+
+
+def test_samples_that_do_not_fill_a_batch_are_not_counted(graphprune_cli: Cli, tmp_path: Path) -> None:
+    model, evaluation, _ = files(tmp_path)
+    fixed = tmp_path / "fixed.onnx"
+    assert graphprune_cli("import", model, "-o", fixed, "--input-shape", "x=8,6").exit_code == 0
+    arguments = ["compare", fixed, "--eval", evaluation, "--target", "macs=0.6", "--align", "1", "--recipes"]
+    result = graphprune_cli(*arguments, "magnitude{p=2,reduce=mean}/uniform")
+    assert result.exit_code == 0, result.stderr
+    assert "accuracy on 16 samples that nothing was chosen on" in result.stdout
 
 
 def files(folder: Path) -> list[Path]:

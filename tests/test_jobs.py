@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from batches import jobs
+from batches import jobs, models_and_scores
 from click.testing import Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -68,6 +69,18 @@ matrix:
     ]
 
 
+@pytest.mark.parametrize("name", ["runs[1]", "a*b", "what?", "plain"])
+def test_the_folder_is_no_pattern(place: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = place / name
+    folder.mkdir()
+    models_and_scores(folder)
+    monkeypatch.chdir("/")
+    for pattern in ("res*.onnx", "./residual.onnx", f"../{glob.escape(name)}/resid???.onnx", str(folder / "residual.onnx")):
+        text = f"models: ['*.onnx']\nmatrix: {{seed: [0, 1], exclude: [{{model: '{pattern}', seed: 1}}]}}\n"
+        found = [(Path(each.job.model).name, each.job.options.seed) for each in read_jobs(jobs(folder, text)).jobs]
+        assert found == [("plain.onnx", 0), ("plain.onnx", 1), ("residual.onnx", 0)]
+
+
 def test_paths_are_relative_to_the_file(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (place / "deep").mkdir()
     text = "models: [../plain.onnx]\noptions: {calibration: c.npz, eval: 'module:function'}\nmatrix: {target: [macs=0.5]}\n"
@@ -109,6 +122,10 @@ def test_jobs_in_toml(place: Path) -> None:
         ),
         ("matrix:\n  include:\n  - target: macs=0.5\n", "jobs.yaml:2: a job of `include` has no `model`"),
         ("models: plain.onnx\noptions:\n  require: accuracy>=1\n", "jobs.yaml:2: --require: accuracy needs --eval"),
+        (
+            "models: plain.onnx\nmatrix:\n  seed: [1]\n  exclude:\n  - seed: 1\n    align: 2\n",
+            r"jobs.yaml:6: 'align' is no key of the matrix \(model, seed\)",
+        ),
         ("models: plain.onnx\nmodels: x\n", "jobs.yaml:2: the key 'models' is there twice"),
     ],
 )

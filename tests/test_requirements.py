@@ -103,6 +103,9 @@ def test_units_and_comparisons(clause: str, before: float, after: float, passed:
         ("latency<=3", "'latency<=3': latency needs the unit ms, us or s, or % or x"),
         ("params<=3Q", "'params<=3Q': unknown unit 'Q'"),
         ("macs<=nan", "is not of the form"),
+        ("macs<=1e999x", "'macs<=1e999x': the number is too large"),
+        ("params<=1e308G", "'params<=1e308G': the number is too large"),
+        ("", "Invalid value for '--require': it is empty"),
     ],
 )
 def test_errors_name_the_clause(graphprune_cli: Cli, model: Path, text: str, message: str) -> None:

@@ -66,6 +66,8 @@ def test_costs_by_hand() -> None:
         ("macs=1.5", "a fraction lies above 0 and is at most 1; write a unit"),
         ("macs=nan", "is neither a fraction"),
         ("macs=0.5%", "is neither a fraction"),
+        ("params=1e400G", "target 'params=1e400G': the number is too large"),
+        ("latency=1e308s", "target 'latency=1e308s': the number is too large"),
     ],
 )
 def test_a_wrong_target_says_what_is_wrong(text: str, message: str) -> None:

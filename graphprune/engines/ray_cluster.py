@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from typing import Any, ClassVar
 
 from graphprune.errors import UsageError
@@ -10,6 +11,9 @@ from graphprune.extras import require
 from graphprune.worker import Report, Task
 
 from .base import Engine
+
+SECONDS = 10
+"""Until a cluster must have answered."""
 
 
 class Ray(Engine):
@@ -20,6 +24,8 @@ class Ray(Engine):
     def __init__(self, workers: int) -> None:
         self._ray: Any = require("ray", "ray")
         address = os.environ.get("RAY_ADDRESS")
+        if address:
+            _check_reachable(address)
         place = {"address": address} if address else {"num_cpus": workers, "include_dashboard": False}
         try:
             self._ray.init(log_to_driver=False, logging_level="error", ignore_reinit_error=True, **place)
@@ -48,6 +54,17 @@ class Ray(Engine):
         for reference in self._tasks:
             self._ray.cancel(reference, force=True)
         self._ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Raise UsageError where nobody answers; Ray would try for more than a minute and end the process without a word."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return  # `auto`, or what Ray has a message for
+    try:
+        socket.create_connection((host, int(port)), SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UsageError(f"cannot reach the Ray cluster at {address}: {error}") from error
 
 
 def contained(task: Task) -> Report:

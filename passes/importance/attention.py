@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
+from graphprune import ranges
 from graphprune.evidence import Evidence
 from graphprune.graph import Array
 from graphprune.groups import Group
@@ -24,7 +25,7 @@ class Attention(Importance):
 
     name: ClassVar[str] = "attention"
     sees: ClassVar[Sight] = "maps"
-    p: float = 2
+    p: Annotated[float, ranges.Gt(0)] = 2
     normalizer: Normalizer = "mean"
 
     def score(self, group: Group, evidence: Evidence) -> Vector | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from graphprune import ranges
 from graphprune.evidence import Evidence
 from graphprune.groups import Group
 from graphprune.second_order import eliminate
@@ -23,7 +24,7 @@ class Obspa(Importance):
 
     name: ClassVar[str] = "obspa"
     sees: ClassVar[Sight] = "activations"
-    damping: float = 1e-3
+    damping: Annotated[float, ranges.Ge(0)] = 1e-3
 
     def score(self, group: Group, evidence: Evidence) -> Vector:
         """Each unit's added error in the order of leaving; its share of the squared weights where nothing linear reads it."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
+from graphprune import ranges
 from graphprune.evidence import Evidence
 from graphprune.groups import Group
 from graphprune.weights import Vector, scored_members
@@ -23,7 +24,7 @@ class Path(Importance):
     """
 
     name: ClassVar[str] = "path"
-    p: float = 1
+    p: Annotated[float, ranges.Gt(0)] = 1
     normalizer: Normalizer = "max"
 
     def score(self, group: Group, evidence: Evidence) -> Vector:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from graphprune import ranges
 from graphprune.evidence import Evidence
 from graphprune.groups import Group
 from graphprune.weights import Vector
@@ -17,7 +18,7 @@ class Random(Importance):
     """Uniform random numbers, the same for the same seed and group."""
 
     name: ClassVar[str] = "random"
-    seed: int = 0
+    seed: Annotated[int, ranges.Ge(0)] = 0
 
     def score(self, group: Group, evidence: Evidence) -> Vector:
         """I(c) uniform in [0, 1)."""

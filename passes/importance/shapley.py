@@ -28,7 +28,7 @@ class Shapley(Importance):
     sees: ClassVar[Sight] = "outputs"
     orders: Annotated[int, Ge(1)] = 4
     points: Annotated[int, Ge(1)] = 8
-    seed: int = 0
+    seed: Annotated[int, Ge(0)] = 0
 
     def score(self, group: Group, evidence: Evidence) -> Vector | None:
         """The mean rise of the error: mean squared change of the outputs over their variance."""

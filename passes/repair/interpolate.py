@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from graphprune import ranges
 from graphprune.labels import Ids
 from graphprune.second_order import damped
 
@@ -22,7 +23,7 @@ class Interpolate(ClosedForm):
     """
 
     name: ClassVar[str] = "interpolate"
-    damping: float = 1e-3
+    damping: Annotated[float, ranges.Ge(0)] = 1e-3
 
     def transfer(self, covariance: Wide, kept: NDArray[np.bool_], channel: Ids) -> Wide:
         """The mixture of channels, repeated for each kernel position."""

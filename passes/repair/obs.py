@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from graphprune import ranges
 from graphprune.labels import Ids
 from graphprune.second_order import damped
 
@@ -19,7 +20,7 @@ class Obs(ClosedForm):
     """Moves the weights of removed columns onto the kept ones, with the inverse Hessian (Hassibi and Stork 1993; OBSPA 2024)."""
 
     name: ClassVar[str] = "obs"
-    damping: float = 1e-3
+    damping: Annotated[float, ranges.Ge(0)] = 1e-3
 
     def transfer(self, covariance: Wide, kept: NDArray[np.bool_], channel: Ids) -> Wide:
         """inv(H_kk) @ H_kr: the best linear prediction of each removed column."""

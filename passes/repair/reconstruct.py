@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from graphprune import ranges
 from graphprune.calibration import rows_per_sample
 from graphprune.linear import Rows
 from graphprune.repairing import Gone, Layer, Patient
@@ -34,8 +35,8 @@ class Reconstruct(Repair):
     """
 
     name: ClassVar[str] = "reconstruct"
-    ridge: float = 1e-4
-    rounds: int = 8
+    ridge: Annotated[float, ranges.Ge(0)] = 1e-4
+    rounds: Annotated[int, ranges.Ge(0)] = 8
 
     def repair(self, patient: Patient) -> None:
         """One pass through both networks side by side."""

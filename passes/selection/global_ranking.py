@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
+from graphprune import ranges
 from graphprune.budget import KeepPath, Problem
 
 from .base import Selection
@@ -17,7 +18,7 @@ class Global(Selection):
     """All units of the network in one ranking; no group loses more than its share above `floor`."""
 
     name: ClassVar[str] = "global"
-    floor: float = 0.1
+    floor: Annotated[float, ranges.Ge(0), ranges.Le(1)] = 0.1
 
     def path(self, problem: Problem) -> KeepPath:
         """The number of units of each group among the best `level` of all, at least `floor` of the group."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
+from graphprune import ranges
 from graphprune.budget import KeepPath, Problem
 
 from .base import Selection
@@ -18,7 +19,7 @@ class Isomorphic(Selection):
     """One ranking for each kind of group (same roles, axes and parameters), the same share of every kind (Fang et al. 2024)."""
 
     name: ClassVar[str] = "isomorphic"
-    floor: float = 0.1
+    floor: Annotated[float, ranges.Ge(0), ranges.Le(1)] = 0.1
 
     def path(self, problem: Problem) -> KeepPath:
         """As `global`, class by class."""
