@@ -240,25 +240,32 @@ class _Search:
 
 
 def _empty_axes(problem: Problem, kept: list[list[int]]) -> list[tuple[int, int]]:
-    """For every axis of a tensor that would lose all its indices, the most important unit to bring back."""
+    """For every axis of a tensor that would lose all its indices, the most important units to bring back; groups by number."""
     analysis = problem.model.analysis
-    present = np.ones(len(analysis.ledger.labels), dtype=bool)
-    owner = np.full(len(present), -1)
-    unit = np.zeros(len(present), np.int64)
-    score = np.zeros(len(present))
-    for k, (group, units) in enumerate(zip(problem.groups, kept, strict=True)):
-        present[group.labels] = False
-        present[group.labels[units]] = True
-        owner[group.labels], unit[group.labels] = k, np.arange(group.size)
-        score[group.labels] = problem.scores[k]
-    for outer, inner in analysis.taken_leaves:
-        free = owner[outer[:, 0]] < 0
-        for values in (owner, unit, score):
-            values[outer[free, 0]] = values[inner[free, 0]]
-    present = analysis.closed(present)
-    revived: set[tuple[int, int]] = set()
-    for rows in analysis.emptied_axes(present):
-        worth = np.where(owner[rows] >= 0, score[rows], 0).sum(axis=1)
-        best = rows[np.argmax(np.where(present[rows].all(axis=1), -np.inf, worth))]
-        revived |= {(int(owner[label]), int(unit[label])) for label in best if owner[label] >= 0 and not present[label]}
-    return sorted(revived)
+    present = analysis.present({group.id: units for group, units in zip(problem.groups, kept, strict=True)})
+    empty = analysis.emptied_axes(present)
+    if not empty:
+        return []
+    units, worth = _units_of_labels(problem)
+    best = (rows[np.argmax(np.where(present[rows].all(axis=1), -np.inf, worth[rows].sum(axis=1)))] for rows in empty)
+    revived = set().union(*(units.get(label, set()) for row in best for label in row.tolist()))
+    return sorted((group, unit) for group, unit in revived if unit not in kept[group])
+
+
+def _units_of_labels(problem: Problem) -> tuple[dict[int, set[tuple[int, int]]], NDArray[np.float64]]:
+    """The units that must stay so that a label does, by group and unit, and what they are worth.
+
+    A label that only stays where a reader takes it stays with the best that some reader takes.
+    """
+    units: dict[int, set[tuple[int, int]]] = {}
+    worth = np.zeros(len(problem.model.analysis.ledger.labels))
+    for number, group in enumerate(problem.groups):
+        units |= {label: {(number, unit)} for unit, label in enumerate(group.labels.tolist())}
+        worth[group.labels] = problem.scores[number]
+    for outer, inner in problem.model.analysis.taken_leaves:
+        for row in np.argsort(-worth[inner].sum(axis=1), kind="stable"):
+            needed = set().union(*(units.get(label, set()) for label in inner[row].tolist()))
+            for label in outer[row].tolist():
+                if label not in units:
+                    units[label], worth[label] = needed, worth[inner[row]].sum()
+    return units, worth

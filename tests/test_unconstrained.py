@@ -224,3 +224,24 @@ def test_nested_masks_need_no_gather_whatever_the_readers_say() -> None:
         set_initializer(model, name, np.sign(weight) * slope.reshape(1, -1, 1, 1).astype(np.float32))
     result = halve(model, **MODE, masks="nested", align=1)
     assert "Gather" not in operators(result.model)
+
+
+@pytest.mark.parametrize("masks", ["nested", "independent"])
+@pytest.mark.parametrize("seed", range(4))
+def test_an_axis_that_a_reader_takes_by_another_one_is_not_emptied(masks: str, seed: int) -> None:
+    """`one` has one index: halves of channels that stay only where `b` takes them, each half crossed with the other axis."""
+    model = net("""halves (float[2,8] x) => (float[1,2,3] y, float[2,5] z)
+        <float[8,4] w, float[2,4] a, float[4,3] c, float[4,5] b, int64[3] s = {2,2,2}, int64[2] e = {1,1}> {
+            h = MatMul (x, w)
+            r = Reshape (h, s)
+            t = Transpose <perm=[2,0,1]> (r)
+            one, other = Split <axis=0> (t, e)
+            p = MatMul (one, a)
+            y = MatMul (p, c)
+            z = MatMul (h, b)
+        }""")
+    options = MODE | {"masks": masks, "importance": f"random{{seed={seed}}}"}
+    result = graphprune.prune(model, targets=["channels=0.7"], align=1, **options)
+    assert result.proof is not None
+    assert result.proof.passed
+    assert result.after.channels < result.before.channels
