@@ -215,28 +215,114 @@ class Convolution(Linear):
         return padding
 
 
+@dataclass(frozen=True)
+class TransposedConvolution(Linear):
+    """ConvTranspose: a row has, for each channel and position of the kernel, what that adds to the result; most are often 0."""
+
+    groups: int
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[int, ...]
+    output_padding: tuple[int, ...]
+
+    @property
+    def blocks(self) -> int:
+        """The groups of the convolution."""
+        return self.groups
+
+    @property
+    def view(self) -> tuple[object, ...]:
+        """Transposed convolutions of the same geometry see the same rows."""
+        geometry = self.groups, self.shape[2:], self.strides, self.dilations, self.pads, self.output_padding
+        return (self.data, "transposed", *geometry)
+
+    def result_shape(self, data: tuple[int, ...]) -> tuple[int, ...]:
+        """The ConvTranspose operator's output shape."""
+        rank = len(self.strides)
+        sizes = [
+            stride * (size - 1) + more + (kernel - 1) * dilation + 1 - self.pads[k] - self.pads[k + rank]
+            for k, (size, stride, more, kernel, dilation) in enumerate(
+                zip(data[2:], self.strides, self.output_padding, self.shape[2:], self.dilations, strict=True)
+            )
+        ]
+        return (data[0], self.shape[1] * self.groups, *sizes)
+
+    def rows(self, data: Array, picks: Picks) -> Rows:
+        """[groups, picks, channels of a group * kernel positions]."""
+        rank, count = len(self.strides), len(picks[0])
+        where: list[Any] = [picks[0].reshape(-1, *[1] * rank), slice(None)]
+        there = np.ones((count, *[1] * rank), bool)
+        for k, (kernel, stride, dilation) in enumerate(zip(self.shape[2:], self.strides, self.dilations, strict=True)):
+            steps = picks[1 + k][:, None] + self.pads[k] - dilation * np.arange(kernel)
+            hits = (steps % stride == 0) & (steps >= 0) & (steps < stride * data.shape[2 + k])
+            shape = count, *[kernel if axis == k else 1 for axis in range(rank)]
+            where.append(np.where(hits, steps // stride, 0).reshape(shape))
+            there = there & hits.reshape(shape)
+        taps = np.moveaxis(np.where(there[..., None], data[tuple(where)], 0), -1, 1)
+        return np.asarray(taps.reshape(count, self.groups, -1).transpose(1, 0, 2), np.float32)
+
+    def matrix(self, weight: Array) -> Array:
+        """[groups, channels of a group * kernel positions, results of a group]."""
+        parts = weight.reshape(self.groups, weight.shape[0] // self.groups, weight.shape[1], -1)
+        return parts.transpose(0, 1, 3, 2).reshape(self.groups, -1, weight.shape[1])
+
+    def weight_of(self, matrix: Array) -> Array:
+        """[channels, results of a group, *kernel]."""
+        parts = matrix.reshape(self.shape[0], prod(self.shape[2:]), self.shape[1])
+        return np.ascontiguousarray(parts.transpose(0, 2, 1)).reshape(self.shape)
+
+    def channels(self) -> Ids:
+        """Each channel fills as many columns as the kernel has positions."""
+        channels = np.arange(self.shape[0], dtype=np.int32).reshape(self.groups, -1)
+        return np.repeat(channels, prod(self.shape[2:]), axis=1)
+
+
 def convolution(view: NodeView) -> Linear | None:
     """Conv with a constant weight."""
-    weight = view.graph.initializers.get(view.inputs[1])
-    if weight is None or weight.name in view.graph.overridable or len(weight.dims) < 3:
+    found = _weight(view)
+    if found is None:
         return None
-    rank = len(weight.dims) - 2
+    rank = len(found) - 2
     ones = [1] * rank
     return Convolution(
-        view.position,
-        view.inputs[0],
-        view.inputs[1],
-        view.inputs[2] if view.has(2) else "",
-        view.outputs[0],
-        1,
-        1,
-        tuple(weight.dims),
+        *_operands(view, found),
         int(view.attribute("group", 1)),
         tuple(view.attribute("strides", ones)),
         tuple(view.attribute("dilations", ones)),
         tuple(view.attribute("pads", [0] * (2 * rank))),
         view.attribute("auto_pad", b"NOTSET").decode(),
     )
+
+
+def transposed_convolution(view: NodeView) -> Linear | None:
+    """ConvTranspose with a constant weight, whose padding is given."""
+    found = _weight(view)
+    if found is None or view.attribute("output_shape") or view.attribute("auto_pad", b"NOTSET") != b"NOTSET":
+        return None
+    rank = len(found) - 2
+    ones = [1] * rank
+    return TransposedConvolution(
+        *_operands(view, found),
+        int(view.attribute("group", 1)),
+        tuple(view.attribute("strides", ones)),
+        tuple(view.attribute("dilations", ones)),
+        tuple(view.attribute("pads", [0] * (2 * rank))),
+        tuple(view.attribute("output_padding", [0] * rank)),
+    )
+
+
+def _weight(view: NodeView) -> tuple[int, ...] | None:
+    """The shape of a constant weight of a convolution."""
+    weight = view.graph.initializers.get(view.inputs[1])
+    if weight is None or weight.name in view.graph.overridable or len(weight.dims) < 3:
+        return None
+    return tuple(weight.dims)
+
+
+def _operands(view: NodeView, shape: tuple[int, ...]) -> tuple[int, str, str, str, str, int, int, tuple[int, ...]]:
+    """The fields of a Linear, for a convolution."""
+    bias = view.inputs[2] if view.has(2) else ""
+    return view.position, view.inputs[0], view.inputs[1], bias, view.outputs[0], 1, 1, shape
 
 
 def product(view: NodeView) -> Linear | None:

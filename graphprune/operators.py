@@ -193,6 +193,7 @@ _ENTRIES: list[Operator] = [
         contractions.transposed_conv_macs,
         contractions.shrink_conv,
         WEIGHT,
+        linear=linear.transposed_convolution,
     ),
     Operator("Gemm", contractions.gemm, "[m,k] [k,n] [n]? -> [m,n] (transA, transB)", parameters=WEIGHT, linear=linear.product),
     Operator("MatMul", contractions.matmul, MATMUL, parameters=("", "weight"), linear=linear.product),

@@ -22,6 +22,13 @@ def conv(attributes: str, weight: str = "12,4,3,3", sizes: str = "9,11") -> Mode
         }}""")
 
 
+def deconv(attributes: str, weight: str) -> ModelProto:
+    return net(f"""
+        one (float[N,4,5,7] x) => (float[N,12,H,W] y) <float[{weight}] w, float[12] b> {{
+            y = ConvTranspose<{attributes}>(x, w, b)
+        }}""")
+
+
 def only(model: ModelProto) -> tuple[graphprune.graph.Graph, Linear]:
     graph = graphprune.load(model)
     (node,) = linear_nodes(graph).values()
@@ -41,6 +48,14 @@ def only(model: ModelProto) -> tuple[graphprune.graph.Graph, Linear]:
         conv('auto_pad = "VALID"'),
         net("a (float[N,4,9] x) => (float[N,6,M] y) <float[6,4,3] w> { y = Conv<strides = [2]>(x, w) }"),
         net("a (float[N,4,5,6,7] x) => (float[N,6,A,B,C] y) <float[6,4,1,2,3] w> { y = Conv(x, w) }"),
+        deconv("strides = [1, 1]", "4,12,2,2"),
+        deconv("strides = [2, 2]", "4,12,2,2"),
+        deconv("strides = [2, 3], pads = [1, 0, 2, 1], output_padding = [1, 2]", "4,12,4,3"),
+        deconv("dilations = [2, 3], strides = [3, 2], pads = [0, 2, 1, 0]", "4,12,3,2"),
+        deconv("group = 2, strides = [2, 2], pads = [1, 1, 1, 1]", "4,6,3,3"),
+        deconv("group = 4, strides = [2, 2]", "4,3,2,2"),
+        net("a (float[N,4,9] x) => (float[N,6,M] y) <float[4,6,3] w> { y = ConvTranspose<strides = [2]>(x, w) }"),
+        net("a (float[N,4,3,4,2] x) => (float[N,6,A,B,C] y) <float[4,6,1,2,3] w> { y = ConvTranspose<strides = [1,2,3]>(x, w) }"),
         net("a (float[N,5] x) => (float[N,7] y) <float[5,7] w, float[7] b> { y = Gemm(x, w, b) }"),
         net("a (float[N,5] x) => (float[N,7] y) <float[7,5] w> { y = Gemm<transB = 1>(x, w) }"),
         net("a (float[N,3,2,5] x) => (float[N,3,2,7] y) <float[5,7] w> { y = MatMul(x, w) }"),
@@ -79,6 +94,11 @@ def test_rows_times_matrix_is_the_result(model: ModelProto) -> None:
 def test_other_products_are_no_linear_maps(body: str) -> None:
     graph = graphprune.load(net(f"a (float[5,5] x, float[5,5] xt) => (float[5,5] y) <float[5,5] w> {{ {body} }}"))
     assert not linear_nodes(graph)
+
+
+@pytest.mark.parametrize("attributes", ['auto_pad = "SAME_UPPER"', "output_shape = [10, 14]"])
+def test_transposed_convolutions_whose_padding_is_not_given(attributes: str) -> None:
+    assert not linear_nodes(graphprune.load(deconv(f"{attributes}, strides = [2, 2]", "4,12,3,3")))
 
 
 def test_picks_are_positions_of_every_sample_without_repetition() -> None:

@@ -144,7 +144,7 @@ def test_outputs_whose_size_hangs_on_the_data(importance: str) -> None:
 
 @pytest.mark.parametrize("importance", ["obspa", "wanda", "activation", "variance", "fluctuation", "hrank", "attention"])
 def test_units_that_nothing_linear_reads_are_not_worthless(importance: str) -> None:
-    """A transposed convolution reads the second half, whose weights are as large as those of the first."""
+    """A transposed convolution of unknown padding reads the second half, whose weights are as large as those of the first."""
     model = net(
         """net (float[N,3,8,8] x) => (float[N,4,8,8] y)
         <float[16,3,3,3] w1, float[16] b1, float[4,8,3,3] w2, float[4] b2, float[8,4,3,3] w3, float[4] b3> {
@@ -152,7 +152,7 @@ def test_units_that_nothing_linear_reads_are_not_worthless(importance: str) -> N
             r = Relu(a)
             p, q = Split<axis = 1, num_outputs = 2>(r)
             c = Conv<pads = [1, 1, 1, 1]>(p, w2, b2)
-            d = ConvTranspose<pads = [1, 1, 1, 1]>(q, w3, b3)
+            d = ConvTranspose<auto_pad = "SAME_UPPER">(q, w3, b3)
             y = Add(c, d)
         }""",
         opset=18,
@@ -162,6 +162,30 @@ def test_units_that_nothing_linear_reads_are_not_worthless(importance: str) -> N
     assert (unread >= read.min()).all()
     assert (unread <= read.max()).all()
     assert unread.max() > read.min()
+
+
+@pytest.mark.parametrize("attributes", ["pads = [1, 1, 1, 1]", "dilations = [2, 1], output_padding = [1, 0]"])
+@pytest.mark.parametrize("repair", ["obs{damping=1e-9}", "interpolate{damping=1e-9}", "reconstruct{ridge=1e-9}"])
+def test_a_transposed_convolution_makes_up_for_copies(repair: str, attributes: str) -> None:
+    """Every second channel is the one before, twice as large; those that stay carry both."""
+    model = net(f"""net (float[N,3,6,6] x) => (float[N,5,H,W] y)
+        <float[12,3,3,3] w1, float[12] b1, float[12,8,4,3] w2, float[8] b2, float[5,8,1,1] w3> {{
+            a = Conv<pads = [1, 1, 1, 1]>(x, w1, b1)
+            r = Relu(a)
+            t = ConvTranspose<strides = [2, 2], {attributes}>(r, w2, b2)
+            s = Relu(t)
+            y = Conv(s, w3)
+        }}""")
+    for name in ("w1", "b1"):
+        array = initializer(model, name).copy()
+        array[1::2] = 2 * array[::2]
+        set_initializer(model, name, array)
+    feeds, others = normal(48, 3, 6, 6), normal(16, 3, 6, 6, seed=1)
+    common: dict[str, object] = {"targets": (), "ratios": "^w1$=0.5", "importance": "obspa"}
+    repaired, not_repaired = pruned(model, (repair,), feeds, **common), pruned(model, (), feeds, **common)
+    assert repaired.keep["w1:0"] == [1, 3, 5, 7, 9, 11]
+    assert error(repaired, model, others) < 1e-4
+    assert error(not_repaired, model, others) > 1e-2
 
 
 def test_scores_that_are_no_numbers() -> None:
