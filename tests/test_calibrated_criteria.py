@@ -284,6 +284,22 @@ def test_shapley_follows_the_measured_rises() -> None:
     np.testing.assert_allclose(found, np.maximum(total / count, 0))
 
 
+def test_probed_scores_add_up_to_what_the_outputs_lose() -> None:
+    """Without the quarter that leaves first, the readers repaired; the order is that of the other criterion."""
+    model, feeds = dense(), rows()
+    analysis = graphprune.analyze(model)
+    evidence = Evidence.of(analysis, Calibration(analysis.graph, runs_of(feeds, analysis.graph, 64)))
+    for group in analysis.groups:
+        other = registry.make("importance", "obspa").score(group, evidence)
+        found = registry.make("importance", "probed").score(group, evidence)
+        np.testing.assert_allclose(found / found.sum(), other / other.sum())
+        order = np.argsort(other, kind="stable")
+        gone = max(1, round(group.size / 4))
+        measured = evidence.error_keeping({group.id: sorted(order[gone:].tolist())}, "obs")
+        assert found[order[:gone]].sum() == pytest.approx(measured)
+        assert not np.allclose(found, other)
+
+
 def test_sensitivity_ranks_by_any_criterion() -> None:
     found = scores(dense(), "sensitivity{rank=magnitude,points=2}", rows())
     assert np.argsort(found).tolist() == np.argsort(scores(dense(), "magnitude", rows()), kind="stable").tolist()
