@@ -10,8 +10,10 @@ from collections import defaultdict
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
-from .graph import Dim, Graph, Shape, Use, attributes, element_count, free_name, operator_name, value_names
+from .graph import Array, Dim, Graph, Shape, Use, attributes, element_count, free_name, operator_name, value_names
 from .shape_flow import copied_dimensions
+
+_ARITHMETIC = ("Add", "Div", "Mod", "Mul", "Sub")
 
 
 def unshare_initializers(graph: GraphProto) -> bool:
@@ -93,6 +95,31 @@ def constant_expands(graph: Graph) -> bool:
             _take(graph, node, target)
             changed = True
     return changed
+
+
+def constant_sizes(graph: Graph) -> bool:
+    """Compute with sizes that shape inference tells, rather than with those that are read at run time.
+
+    Shape; Gather; Div (channels // heads)    becomes    Div of two constants, which is folded
+    """
+    changed = False
+    for node in graph.nodes:
+        for index, name in enumerate(node.input if operator_name(node) in _ARITHMETIC else ()):
+            sizes = _sizes(graph, name)
+            if sizes is not None:
+                node.input[index] = free_name(f"{name}_size", graph.names)
+                graph.model.graph.initializer.append(numpy_helper.from_array(sizes, node.input[index]))
+                changed = True
+    return changed
+
+
+def _sizes(graph: Graph, name: str) -> Array | None:
+    """A value that consists of sizes that are known; None for others, and for constants."""
+    shape = graph.shape(name)
+    if name in graph.initializers or graph.element_types.get(name) != TensorProto.INT64 or shape not in ((), (1,)):
+        return None
+    sizes = [entry if isinstance(entry, int) else _dimension(graph, entry) for entry in copied_dimensions(graph, name) or [None]]
+    return np.array(sizes, np.int64).reshape(shape) if all(isinstance(size, int) for size in sizes) else None
 
 
 def explicit_squeezes(graph: Graph) -> bool:

@@ -20,10 +20,11 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, inliner
 from .branches import hoist_branches
 from .errors import InvalidModelError, UsageError, first_line
 from .folding import Folding, foldable
-from .graph import Graph, declared_shape, node_reads, operator_name, subgraphs
+from .graph import Graph, Shape, declared_shape, node_reads, operator_name, subgraphs
 from .normal_forms import (
     constant_expands,
     constant_reshapes,
+    constant_sizes,
     drop_zero_states,
     explicit_squeezes,
     gather_shuffles,
@@ -41,8 +42,10 @@ from .shape_inference import (
     inferred_model,
     shapes_of,
     skeleton,
-    typical_shapes,
+    typical_model,
 )
+
+BRANCHING = ("If", "Loop", "Scan", "SequenceMap")
 
 MAXIMUM_ROUNDS = 256
 """One round for each Reshape whose target hangs on the one before; this bounds the work on graphs made to last longer."""
@@ -74,8 +77,31 @@ def normalize(model: ModelProto, input_shapes: InputShapes | None = None) -> Gra
         inferred = _infer(model)
     _write_value_info(model, inferred)
     graph = Graph(model, shapes_of(inferred))
-    graph.sized = typical_shapes(graph, shape_like(), input_shapes)
+    graph.sized = _typical_shapes(graph, input_shapes)
+    _learn_ranks(graph)
     return graph
+
+
+def _typical_shapes(graph: Graph, input_shapes: InputShapes | None) -> dict[str, Shape]:
+    """The shapes of all values at the sizes that costs are counted with."""
+    if all(isinstance(dim, int) for value in graph.inputs for dim in declared_shape(value) or ()):
+        return graph.shapes
+    sized = typical_model(graph, input_shapes)
+    shapes = shapes_of(inferred_model(skeleton(sized), graph.model, shape_like()))
+    if all(isinstance(dim, int) for shape in shapes.values() for dim in shape):
+        return shapes
+    try:  # sizes that are computed with, which shape inference does not follow everywhere
+        return shapes | shapes_of(_settle_constants(sized))
+    except InvalidModelError:  # typical sizes need not fit: who runs the network says so
+        return shapes
+
+
+def _learn_ranks(graph: Graph) -> None:
+    """Values of unknown shape have the rank that they have at typical sizes, but where a rank may hang on sizes."""
+    if any(node.op_type in BRANCHING or (node.op_type == "Squeeze" and not any(node.input[1:])) for node in graph.nodes):
+        return
+    for name, shape in graph.sized.items():
+        graph.shapes.setdefault(name, (None,) * len(shape))
 
 
 def _infer(model: ModelProto) -> ModelProto:
@@ -113,7 +139,7 @@ def _settle_constants(model: ModelProto) -> ModelProto:
         graph = Graph(model, shapes_of(inferred))
         if unwrap_softmaxes(graph) or drop_zero_states(graph) or unwrap_batched_transposes(graph):
             remove_dead_code(model.graph)
-        elif not (constant_reshapes(graph) or constant_expands(graph) or explicit_squeezes(graph)):
+        elif not any(form(graph) for form in (constant_reshapes, constant_expands, constant_sizes, explicit_squeezes)):
             count = len(model.graph.node)
             if not foldable(model):
                 return inferred

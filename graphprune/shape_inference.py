@@ -63,17 +63,15 @@ def infer_shapes(model: ModelProto, shape_like: dict[str, str] | None = None) ->
     return shapes_of(inferred_model(skeleton(model), model, shape_like or {}))
 
 
-def typical_shapes(graph: Graph, shape_like: dict[str, str], given: InputShapes | None = None) -> dict[str, Shape]:
-    """The shapes of all values for one sample and typical sizes of other dynamic dimensions (or those given)."""
-    if all(isinstance(dim, int) for value in graph.inputs for dim in declared_shape(value) or ()):
-        return graph.shapes
+def typical_model(graph: Graph, given: InputShapes | None = None) -> ModelProto:
+    """The model without weights for one sample and typical sizes of other dynamic dimensions (or those given)."""
     copy = skeleton(graph.model)
     sizes = concrete_shapes(graph.inputs, given or {}, batch=1, scale=4)
     for value in copy.graph.input:
         for dim, size in zip(value.type.tensor_type.shape.dim, sizes.get(value.name, ()), strict=False):
             dim.dim_value = size
     _open_outputs(copy)
-    return shapes_of(inferred_model(copy, graph.model, shape_like))
+    return copy
 
 
 def run_shapes(model: ModelProto, feeds: Mapping[str, Any]) -> dict[str, tuple[Shape, int]]:
