@@ -133,7 +133,7 @@ def import_(source: str, output: Path, format_: str | None, shapes: tuple[str, .
     from .branches import with_branches
     from .pipeline import load_fixed
 
-    check_outputs([output], lambda: _read_but(output, source))
+    check_outputs([output, _weights_of(output)], lambda: _read_but(output, source))
     sizes = sizes_of_inputs(shapes)
     with progress("importing"):
         graph = load_fixed(source, sizes, format_)
@@ -254,7 +254,7 @@ def prune(
 
     files = {"output": output, "plan": plan_to, "report": report_to, "save-config": save_config or config_beside(output)}
     written = [path for path in files.values() if path is not None]
-    others = [plan_to and weights_path(plan_to), events, json_path(json_to)]
+    others = [_weights_of(output), plan_to and weights_path(plan_to), events, json_path(json_to)]
     check_outputs([*written, *others], lambda: [eval, options["calibration"], config_read(), *_read_but(output, model)])
     server = server_of(mlflow, mlflow_experiment)
     where = circumstances() if report_to else {}
@@ -301,7 +301,8 @@ def apply(model: Path, plan: Path, output: Path, no_verify: bool, json_to: str |
     from .plan import read_plan, read_weights, weights_path
     from .provenance import record
 
-    check_outputs([output, json_path(json_to)], lambda: [plan, weights_path(plan), *_read_but(output, model)])
+    written = [output, _weights_of(output), json_path(json_to)]
+    check_outputs(written, lambda: [plan, weights_path(plan), *_read_but(output, model)])
     before = file_size(model)
     with progress("applying the plan"):
         result = pipeline.apply_plan(model, read_plan(plan), not no_verify, read_weights(plan))
@@ -392,10 +393,17 @@ def list_(kind: str | None) -> None:
             click.echo(f"{indent}{spec:<60} {text}")
 
 
+def _weights_of(output: Path) -> Path:
+    """Where the weights of a written model are that are too large for it."""
+    return output.with_name(f"{output.name}.data")
+
+
 def _read_but(output: Path, model: str | Path) -> list[Path]:
-    """The files of a model, without its own where the output takes its place."""
-    own, *weights = files_read(model)
-    return weights if own.resolve() == output.resolve() else [own, *weights]
+    """The files of a model, without those whose place the output takes where it is the model itself."""
+    found = files_read(model)
+    if found[0].resolve() != output.resolve():
+        return found
+    return [path for path in found[1:] if path.resolve() != _weights_of(output).resolve()]
 
 
 def _exporter() -> Any:

@@ -138,8 +138,8 @@ class CostModel:
     def counts(self, present: NDArray[np.bool_]) -> NDArray[np.float64]:
         """The kept size of every distinct axis, then 1 for each branch that stays and 0 for others, the last first, then 1."""
         branches = [not residual.has_left(present) for residual in reversed(self.analysis.residuals)]
-        kept = all_of(present, self._leaves)
-        sizes = np.add.reduceat(kept, self._starts, dtype=np.float64) if len(kept) else np.zeros(0)
+        kept = np.cumsum(all_of(present, self._leaves), dtype=np.float64)
+        sizes = np.diff(np.append(0.0, kept)[np.append(self._starts, len(kept))])
         return np.concatenate([sizes, branches, [1.0]])
 
     def node_macs(self, present: NDArray[np.bool_]) -> dict[int, int]:

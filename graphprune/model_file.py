@@ -29,7 +29,10 @@ from .weights_file import LAYOUTS, Layout, as_raw
 from .wire import MalformedError, Place, assembled, outline
 
 PROTOBUF_LIMIT = 2**31 - 2**20
-"""Bytes that fit one protobuf message, with some room for the graph; larger weights go to an external file."""
+"""Bytes that fit one protobuf message, with some room for what is said of each weight; larger ones go to an external file."""
+
+GRAPH = 2**28
+"""More than a graph without its weights takes."""
 
 MAPPED = 2**22
 """In files of at least so many bytes weights stay where they are."""
@@ -250,7 +253,11 @@ def weight_bytes(model: ModelProto) -> int:
 
 def fits_message(model: ModelProto) -> bool:
     """Whether the model can be given to a runtime in one piece, with all weights read (`serialised`)."""
-    return weight_bytes(model) < PROTOBUF_LIMIT
+    weights = weight_bytes(model)
+    if weights < PROTOBUF_LIMIT - GRAPH:
+        return True
+    rest = copy_model(model, without=["initializer"]).ByteSize() + sum(len(each.doc_string) for each in model.graph.initializer)
+    return int(weights + rest) < PROTOBUF_LIMIT
 
 
 def content_hash(model: ModelProto) -> str:
@@ -261,7 +268,7 @@ def content_hash(model: ModelProto) -> str:
             digest.update(part)
         return digest.hexdigest()
     digest.update(copy_model(model, without=["initializer"]).SerializeToString(deterministic=True))
-    for tensor in model.graph.initializer:
+    for tensor in map(as_raw, model.graph.initializer):
         digest.update(_without_data(tensor).SerializeToString(deterministic=True))
         for piece in _raw_pieces(tensor):
             digest.update(piece)

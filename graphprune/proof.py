@@ -8,7 +8,7 @@ Start reading at `prove`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,6 +28,8 @@ from .parts import run_in_parts
 from .rounding import SUFFIX, flips, given, rounded_values, without_saturation
 from .runtime import random_inputs, run
 from .shape_inference import InputShapes
+
+Runner = Callable[[ModelProto, dict[str, Array]], dict[str, Array]]
 
 TOLERANCE = {"float16": 2e-2, "bfloat16": 1e-1, "float32": 1e-4, "float64": 1e-9}
 """Largest difference that counts as equal, relative to the largest magnitude of the tensor."""
@@ -130,7 +132,8 @@ class Comparison:
         if then is not None:
             take_branch(reference, then)
             take_branch(self._model, then)
-        self._feeds, expected = _run_reference(graph, reference, seed, shapes, titles[0])
+        self._runner: Runner = run if fits_message(reference) and fits_message(model) else run_in_parts
+        self._feeds, expected = _run_reference(graph, reference, seed, shapes, titles[0], self._runner)
         self._expected = {name: taken(array, kept_axes(kept_of, name, np.ndim(array))) for name, array in expected.items()}
 
     def proof(self) -> Proof:
@@ -150,7 +153,7 @@ class Comparison:
         without_saturation(result)
         given(result, {name: self._expected[name] for name in steps}, self._graph.element_types)
         feeds = self._feeds | {name + SUFFIX: self._expected[name] for name in steps}
-        actual = _run(result, feeds, self._title)
+        actual = _run(result, feeds, self._title, self._runner)
         names = list(dict.fromkeys(value.name for value in self._graph.outputs))
         missing = [name for name in names if name not in actual]
         if missing:
@@ -185,22 +188,22 @@ def _bounded(graph: Graph, names: Iterable[str]) -> list[str]:
 
 
 def _run_reference(
-    graph: Graph, reference: ModelProto, seed: int, shapes: InputShapes | None, title: str
+    graph: Graph, reference: ModelProto, seed: int, shapes: InputShapes | None, title: str, runner: Runner
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """Inputs and outputs of the reference; where dynamic sizes turn out too small for the model, larger ones are tried."""
     for scale in SCALES[:-1]:
         feeds = random_inputs(graph, seed, shapes, scale=scale)
         try:
-            return feeds, _run(reference, feeds, title)
+            return feeds, _run(reference, feeds, title, runner)
         except ProofError:
             continue
     feeds = random_inputs(graph, seed, shapes, scale=SCALES[-1])
-    return feeds, _run(reference, feeds, title)
+    return feeds, _run(reference, feeds, title, runner)
 
 
-def _run(model: ModelProto, feeds: dict[str, Array], what: str) -> dict[str, Array]:
+def _run(model: ModelProto, feeds: dict[str, Array], what: str, runner: Runner) -> dict[str, Array]:
     try:
-        return run(model, feeds) if fits_message(model) else run_in_parts(model, feeds)
+        return runner(model, feeds)
     except InvalidModelError:
         raise
     except Exception as error:  # onnxruntime raises many unrelated types, with RuntimeError their only common base at times

@@ -26,6 +26,16 @@ def large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(external, "PIECE", 1000)
 
 
+@pytest.mark.usefixtures("large")
+def test_the_hash_does_not_hang_on_the_field_that_numbers_are_in() -> None:
+    raw, typed = wide(), wide()
+    for tensor in typed.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            tensor.float_data.extend(to_array(tensor).ravel().tolist())
+            tensor.ClearField("raw_data")
+    assert content_hash(raw) == content_hash(typed)
+
+
 def wide() -> ModelProto:
     """Some weights of more elements than are always read."""
     return net("""wide (float[N,3,8,8] x) => (float[N,4,8,8] y)

@@ -9,6 +9,7 @@ from nets import initializer, net, operators
 from onnx import TensorProto, helper, numpy_helper
 
 import graphprune
+from graphprune.cost import CostModel
 
 CROPPED = """net (float[1,3,H,W] x) => (float[1,4,p,q] y)
 <float[8,3,1,1] w1, {weights}, int64[2] from = {{0, 0}}, int64[2] axes = {{2, 3}},
@@ -192,3 +193,79 @@ def test_cast_like_reads_no_channels() -> None:
     }""")
     assert [group.size for group in graphprune.analyze(model).groups] == [16]
     halve(model)
+
+
+# ---- sizes that are computed with, as torch's older exporter writes them -----------------------------------
+
+
+HEADS = """net (float[N,8,16] x) => (float[N,8,5] y) <float[16,32] w, float[32,5] v, int64 zero = {{0}}, int64 two = {{2}},
+  int64 four = {{4}}, int64[1] first = {{0}}, int64[1] tokens = {{8}}, int64[1] heads = {{4}}, int64[3] back = {{0, 8, 32}}> {{
+    q = MatMul(x, w)
+    s = Shape(q)
+    n = Gather(s, zero)
+    c = Gather(s, two)
+    {middle}
+    t = Transpose<perm = [0, 2, 1, 3]>(r)
+    e = Exp(t)
+    u = Transpose<perm = [0, 2, 1, 3]>(e)
+    z = Reshape(u, back)
+    y = MatMul(z, v)
+}}"""
+
+
+def test_channels_that_are_computed_with_are_free_where_they_are_known() -> None:
+    """`reshape(B, N, heads, C // heads)` with a dynamic batch."""
+    computed = "h = Div(c, four) a = Unsqueeze(n, first) b = Unsqueeze(h, first) o = Concat<axis = 0>(a, tokens, heads, b)"
+    computed += " r = Reshape(q, o)"
+    model = net(HEADS.format(middle=computed))
+    known = net(HEADS.format(middle="r = Reshape(q, o)").replace("int64[3] back", "int64[4] o = {0, 8, 4, 8}, int64[3] back"))
+    found, wanted = graphprune.analyze(model), graphprune.analyze(known)
+    assert [(group.size, len(group.members)) for group in found.groups] == [(g.size, len(g.members)) for g in wanted.groups] != []
+    assert not set(operators(found.graph.model)) & {"Shape", "Gather", "Div", "Concat"}
+    halve(model)
+
+
+BLOCKS = """net (float[N,4,H,W] x) => (float[N,M,3] y) <float[16,6] w, float[6,3] v, int64[1] zero = {0}, int64[1] two = {2},
+  int64[1] three = {3}, int64[1] channels = {4}, int64[1] patch = {16}, int64[1] all = {-1}> {
+    s = Shape(x)
+    n = Gather(s, zero)
+    h = Gather(s, two)
+    k = Gather(s, three)
+    i = Div(h, two)
+    j = Div(k, two)
+    o = Concat<axis = 0>(n, channels, i, two, j, two)
+    r = Reshape(x, o)
+    t = Transpose<perm = [0, 2, 4, 1, 3, 5]>(r)
+    m = Mul(i, j)
+    q = Concat<axis = 0>(n, m, patch)
+    p = Reshape(t, q)
+    e = MatMul(p, w)
+    f = Relu(e)
+    y = MatMul(f, v)
+}"""
+
+
+@pytest.mark.parametrize("size", [4, 12])
+def test_operations_are_counted_where_sizes_are_computed_with(size: int) -> None:
+    """Patches of an image of unknown height and width: as many rows as there are for the given sizes."""
+    sizes = {"x": [1, 4, size, 2 * size]}
+    cost = CostModel(graphprune.analyze(net(BLOCKS), sizes)).original
+    assert cost.macs == size // 2 * size * (16 * 6 + 6 * 3)
+    result = graphprune.prune(net(BLOCKS), targets=["macs=0.6"], align=1, input_shapes=sizes)
+    assert result.realised[0].fraction <= 0.6
+    assert result.proof is not None
+    assert result.proof.passed
+
+
+def test_a_rank_that_hangs_on_sizes_is_not_learnt() -> None:
+    """A Squeeze without axes drops the batch of one sample, but not that of two."""
+    text = """net (float[N,4,H] x) => (float y) <float[4,4] w, int64[1] two = {2}, int64[1] four = {4}> {
+        s = Shape(x)
+        k = Gather(s, two)
+        h = Div(k, two)
+        o = Concat<axis = 0>(h, four, two)
+        b = MatMul(w, x)
+        c = Squeeze(b)
+        y = ReduceSum<keepdims = 0>(c)
+    }"""
+    assert "c" not in graphprune.load(net(text)).shapes

@@ -6,6 +6,8 @@ import pytest
 from nets import net, plain
 from selecting import SELECTIONS, prune
 
+import graphprune
+from graphprune.cost import CostModel
 from graphprune.errors import UnreachableError, UsageError
 from graphprune.targets import parse_target
 
@@ -106,3 +108,19 @@ def test_nothing_to_prune() -> None:
     model = net("n (float[N,3] x) => (float[N,4] y) <float[3,4] w> {y = MatMul(x, w)}")
     with pytest.raises(UnreachableError, match="every axis is pinned"):
         prune("channels=0.5", model=model)
+
+
+@pytest.mark.parametrize("order", [["z", "w", "v"], ["w", "z", "v"], ["w", "v", "z"]])
+def test_weights_without_elements(order: list[str]) -> None:
+    """An empty past, which is joined to what comes next."""
+    shapes = {"z": "float[0,12] z = {}", "w": "float[6,12] w", "v": "float[12,5] v"}
+    model = net(f"""net (float[4,6] x) => (float[4,5] y) <{", ".join(shapes[name] for name in order)}> {{
+        h = MatMul(x, w)
+        c = Concat<axis = 0>(z, h)
+        y = MatMul(c, v)
+    }}""")
+    cost = CostModel(graphprune.analyze(model))
+    assert cost.original.params == 6 * 12 + 12 * 5
+    assert cost.original.macs == 4 * (6 * 12 + 12 * 5)
+    result = graphprune.prune(model, targets=["params=0.5"], align=1)
+    assert result.after.params <= 0.5 * result.before.params

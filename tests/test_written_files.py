@@ -313,6 +313,31 @@ def test_no_verb_writes_over_what_it_reads(
     assert {each: each.read_bytes() for each in tmp_path.iterdir()} == before
 
 
+def test_weights_beside_an_output_are_not_those_that_are_read(
+    tmp_path: Path, graphprune_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model keeps its weights where those of the output would go, if they were large."""
+    monkeypatch.chdir(tmp_path)
+    write_model(plain(), tmp_path / "o.onnx", "data")
+    (tmp_path / "o.onnx").rename("m.onnx")
+    for arguments in (PRUNE, ("import", "m.onnx", "-o", "o.onnx")):
+        found = graphprune_cli(*arguments)
+        assert found.exit_code == 2
+        assert "o.onnx.data: this command reads it" in found.stderr
+    write_model(plain(), tmp_path / "p.onnx", "data")
+    assert graphprune_cli("import", "p.onnx", "-o", "p.onnx").exit_code == 0
+
+
+def test_a_graph_that_is_too_large_for_one_file_with_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = plain()
+    weights = model_file.weight_bytes(model)
+    monkeypatch.setattr(model_file, "PROTOBUF_LIMIT", weights + 3000)
+    assert model_file.fits_message(model)
+    model.graph.node[0].doc_string = "a stack trace " * 1000
+    assert not model_file.fits_message(model)
+    assert len(write_model(model, tmp_path / "m.onnx")) == 2
+
+
 def test_repaired_weights_are_a_result_too(tmp_path: Path, graphprune_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write(plain(), tmp_path / "m.onnx")
