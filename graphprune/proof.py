@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 from .branches import has_branches, take_branch
 from .cutting import taken
@@ -33,6 +33,8 @@ Runner = Callable[[ModelProto, dict[str, Array]], dict[str, Array]]
 
 TOLERANCE = {"float16": 2e-2, "bfloat16": 1e-1, "float32": 1e-4, "float64": 1e-9}
 """Largest difference that counts as equal, relative to the largest magnitude of the tensor."""
+
+HALVES: dict[int, str] = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}
 
 SMALL_SCALE = 1e-2
 """Tensors of smaller magnitude are compared as if they had this one: what a saturated sigmoid leaves is rounding."""
@@ -123,6 +125,8 @@ class Comparison:
         self.rounded = [name for name in rounded_values(graph) if name in written]
         self.probes = _bounded(graph, [name for name in inner if name in written and name not in self.rounded])
         self.seed = seed
+        types = (graph.element_types.get(name) for name in written)
+        self._coarsest = max((TOLERANCE[HALVES[kind]] for kind in types if kind in HALVES), default=0.0)
         self._title = titles[1]
         self._graph = graph
         self._model = ModelProto()
@@ -159,11 +163,16 @@ class Comparison:
         if missing:
             raise ProofError(f"{self._title} has no output {missing[0]!r}; is it a form of this model?")
         errors = {name: flips(self._expected[name], actual.pop(name)) for name in self.rounded}
-        errors |= {name: difference(self._expected[name], actual.pop(name)) for name in [*names, *self.probes]}
+        errors |= {name: self._difference(name, actual.pop(name)) for name in [*names, *self.probes]}
         worst = max(errors, key=lambda name: errors[name][0] / errors[name][1])
         failed = errors[worst][0] > errors[worst][1]
         largest = errors[worst][0] if failed else max(error for error, _ in errors.values())
         return Proof(not failed, largest, worst, len(names), len(errors) - len(names), self.seed)
+
+    def _difference(self, name: str, actual: Array) -> tuple[float, float]:
+        """As `difference` gives it; where values on the way are in half precision, those after them are as coarse."""
+        error, tolerance = difference(self._expected[name], actual)
+        return error, max(tolerance, self._coarsest) if np.asarray(actual).dtype.kind in "fV" else tolerance
 
     def _with_inner_results(self, model: ModelProto) -> ModelProto:
         """The model with what is compared beside its outputs."""

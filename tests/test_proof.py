@@ -10,11 +10,11 @@ import pytest
 from click.testing import Result
 from halving import plan_that_keeps
 from nets import initializer, net, operators, plain, residual, set_initializer, write
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 import graphprune
 from graphprune.errors import ProofError, UsageError
-from graphprune.proof import Proof, difference, masked_reference
+from graphprune.proof import Comparison, Proof, difference, masked_reference
 
 CYCLE = [1, 2, 0]
 """A permutation that is not its own inverse."""
@@ -326,3 +326,21 @@ def test_a_single_wrong_integer_is_too_many() -> None:
 
 def test_other_shapes_differ_without_bound() -> None:
     assert difference(np.zeros((2, 1)), np.zeros((1, 2)))[0] == np.inf
+
+
+@pytest.mark.parametrize(("kind", "passes"), [(TensorProto.FLOAT16, True), (TensorProto.FLOAT, False)])
+def test_what_goes_through_half_precision_is_as_coarse(kind: int, passes: bool) -> None:
+    """Inputs and outputs are single precision; a difference of a thousandth is rounding only where halves are on the way."""
+    model = net(f"""net (float[2,6] x) => (float[2,4] y) <float[6,8] w, float[8,4] v> {{
+        a = MatMul (x, w)
+        b = Cast <to = {kind}> (a)
+        c = Cast <to = 1> (b)
+        y = MatMul (c, v)
+    }}""")
+    other = ModelProto()
+    other.CopyFrom(model)
+    set_initializer(other, "v", initializer(model, "v") * np.float32(1.001))
+    graph = graphprune.load(model)
+    proof = Comparison(graph, graph.model, other, lambda name, axis: None, [], 0, None).proof()
+    assert proof.passed is passes
+    assert 5e-4 < proof.max_error < 2e-3
