@@ -133,7 +133,8 @@ def import_(source: str, output: Path, format_: str | None, shapes: tuple[str, .
     from .branches import with_branches
     from .pipeline import load_fixed
 
-    check_outputs([output, _weights_of(output)], lambda: _read_but(output, source))
+    written = [output, _weights_of(output)]
+    check_outputs(written, lambda: _read_but(written, source))
     sizes = sizes_of_inputs(shapes)
     with progress("importing"):
         graph = load_fixed(source, sizes, format_)
@@ -255,7 +256,8 @@ def prune(
     files = {"output": output, "plan": plan_to, "report": report_to, "save-config": save_config or config_beside(output)}
     written = [path for path in files.values() if path is not None]
     others = [_weights_of(output), plan_to and weights_path(plan_to), events, json_path(json_to)]
-    check_outputs([*written, *others], lambda: [eval, options["calibration"], config_read(), *_read_but(output, model)])
+    results = [*written, *others]
+    check_outputs(results, lambda: [eval, options["calibration"], config_read(), *_read_but(results, model)])
     server = server_of(mlflow, mlflow_experiment)
     where = circumstances() if report_to else {}
     job = runs.Job(str(model), Options(**options, repair=named_repairs(repair)), shapes, eval, measure, require or "")
@@ -302,7 +304,7 @@ def apply(model: Path, plan: Path, output: Path, no_verify: bool, json_to: str |
     from .provenance import record
 
     written = [output, _weights_of(output), json_path(json_to)]
-    check_outputs(written, lambda: [plan, weights_path(plan), *_read_but(output, model)])
+    check_outputs(written, lambda: [plan, weights_path(plan), *_read_but(written, model)])
     before = file_size(model)
     with progress("applying the plan"):
         result = pipeline.apply_plan(model, read_plan(plan), not no_verify, read_weights(plan))
@@ -398,10 +400,16 @@ def _weights_of(output: Path) -> Path:
     return output.with_name(f"{output.name}.data")
 
 
-def _read_but(output: Path, model: str | Path) -> list[Path]:
-    """The files of a model, without those whose place the output takes where it is the model itself."""
+def _read_but(written: Sequence[Path | None], model: str | Path) -> list[Path]:
+    """The files of a model, without those whose place the first of `written` takes where it is the model itself.
+
+    Weights are in the model's folder: where nothing is written there, it need not be looked through for their names.
+    """
+    own, output = Path(model).resolve(), written[0]
+    if not any(path is not None and path.resolve().is_relative_to(own.parent) for path in written):
+        return [Path(model)]
     found = files_read(model)
-    if found[0].resolve() != output.resolve():
+    if output is None or own != output.resolve():
         return found
     return [path for path in found[1:] if path.resolve() != _weights_of(output).resolve()]
 

@@ -86,12 +86,11 @@ def _typical_shapes(graph: Graph, input_shapes: InputShapes | None) -> dict[str,
     """The shapes of all values at the sizes that costs are counted with."""
     if all(isinstance(dim, int) for value in graph.inputs for dim in declared_shape(value) or ()):
         return graph.shapes
-    sized = typical_model(graph, input_shapes)
-    shapes = shapes_of(inferred_model(skeleton(sized), graph.model, shape_like()))
+    shapes = shapes_of(inferred_model(typical_model(graph, input_shapes), graph.model, shape_like()))
     if all(isinstance(dim, int) for shape in shapes.values() for dim in shape):
         return shapes
     try:  # sizes that are computed with, which shape inference does not follow everywhere
-        return shapes | shapes_of(_settle_constants(sized))
+        return shapes | shapes_of(_settle_constants(typical_model(graph, input_shapes)))
     except InvalidModelError:  # typical sizes need not fit: who runs the network says so
         return shapes
 
