@@ -116,7 +116,7 @@ def constant_sizes(graph: Graph) -> bool:
 def _sizes(graph: Graph, name: str) -> Array | None:
     """A value that consists of sizes that are known; None for others, and for constants."""
     shape = graph.shape(name)
-    if name in graph.initializers or graph.element_types.get(name) != TensorProto.INT64 or shape not in ((), (1,)):
+    if shape not in ((), (1,)) or name in graph.initializers or graph.element_types.get(name) != TensorProto.INT64:
         return None
     sizes = [entry if isinstance(entry, int) else _dimension(graph, entry) for entry in copied_dimensions(graph, name) or [None]]
     return np.array(sizes, np.int64).reshape(shape) if all(isinstance(size, int) for size in sizes) else None
