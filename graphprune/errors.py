@@ -30,10 +30,12 @@ class GraphpruneError(Exception):
     exit_code = ExitCode.INTERNAL
 
 
-class SignalExit(SystemExit):
-    """A signal ends the process, which cleans up first; what catches the SystemExit of users' code lets it pass."""
+class SignalExit(BaseException):
+    """A signal ends the process, which cleans up first; no SystemExit, since users' code may raise one, which is caught."""
 
-    code: int
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
 
     def __str__(self) -> str:
         return "a signal ended the process"

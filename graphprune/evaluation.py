@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto
 
-from .errors import SignalExit, UsageError
+from .errors import UsageError
 from .graph import Array, Graph
 from .limits import lift
 from .model_file import whole
@@ -50,7 +50,7 @@ def _score(source: str, function: Callable[[ModelProto], float], model: ModelPro
     lift()
     try:
         score = float(function(whole(model)))
-    except (MemoryError, SignalExit):
+    except MemoryError:
         raise
     except (Exception, SystemExit) as error:  # whatever the user's code raises
         raise UsageError(f"{source} failed: {type(error).__name__}: {error}") from error

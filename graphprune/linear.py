@@ -25,6 +25,8 @@ from .node_view import NodeView
 Rows = NDArray[np.float32]
 """Shape [blocks, rows, columns]."""
 
+Sizes = tuple[int, ...]
+
 Picks = tuple[NDArray[np.int64], ...]
 """Positions of results, one index vector for each axis but that of the channels."""
 
@@ -279,36 +281,16 @@ class TransposedConvolution(Linear):
 
 def convolution(view: NodeView) -> Linear | None:
     """Conv with a constant weight."""
-    found = _weight(view)
-    if found is None:
-        return None
-    rank = len(found) - 2
-    ones = [1] * rank
-    return Convolution(
-        *_operands(view, found),
-        int(view.attribute("group", 1)),
-        tuple(view.attribute("strides", ones)),
-        tuple(view.attribute("dilations", ones)),
-        tuple(view.attribute("pads", [0] * (2 * rank))),
-        view.attribute("auto_pad", b"NOTSET").decode(),
-    )
+    shape = _weight(view)
+    return None if shape is None else Convolution(*_geometry(view, shape), view.attribute("auto_pad", b"NOTSET").decode())
 
 
 def transposed_convolution(view: NodeView) -> Linear | None:
     """ConvTranspose with a constant weight, whose padding is given."""
-    found = _weight(view)
-    if found is None or view.attribute("output_shape") or view.attribute("auto_pad", b"NOTSET") != b"NOTSET":
+    shape = _weight(view)
+    if shape is None or view.attribute("output_shape") or view.attribute("auto_pad", b"NOTSET") != b"NOTSET":
         return None
-    rank = len(found) - 2
-    ones = [1] * rank
-    return TransposedConvolution(
-        *_operands(view, found),
-        int(view.attribute("group", 1)),
-        tuple(view.attribute("strides", ones)),
-        tuple(view.attribute("dilations", ones)),
-        tuple(view.attribute("pads", [0] * (2 * rank))),
-        tuple(view.attribute("output_padding", [0] * rank)),
-    )
+    return TransposedConvolution(*_geometry(view, shape), tuple(view.attribute("output_padding", [0] * (len(shape) - 2))))
 
 
 def _weight(view: NodeView) -> tuple[int, ...] | None:
@@ -319,10 +301,23 @@ def _weight(view: NodeView) -> tuple[int, ...] | None:
     return tuple(weight.dims)
 
 
-def _operands(view: NodeView, shape: tuple[int, ...]) -> tuple[int, str, str, str, str, int, int, tuple[int, ...]]:
-    """The fields of a Linear, for a convolution."""
-    bias = view.inputs[2] if view.has(2) else ""
-    return view.position, view.inputs[0], view.inputs[1], bias, view.outputs[0], 1, 1, shape
+def _geometry(view: NodeView, shape: Sizes) -> tuple[int, str, str, str, str, int, int, Sizes, int, Sizes, Sizes, Sizes]:
+    """The fields that both kinds of convolution have, in order."""
+    rank = len(shape) - 2
+    return (
+        view.position,
+        view.inputs[0],
+        view.inputs[1],
+        view.inputs[2] if view.has(2) else "",
+        view.outputs[0],
+        1,
+        1,
+        shape,
+        int(view.attribute("group", 1)),
+        tuple(view.attribute("strides", [1] * rank)),
+        tuple(view.attribute("dilations", [1] * rank)),
+        tuple(view.attribute("pads", [0] * (2 * rank))),
+    )
 
 
 def product(view: NodeView) -> Linear | None:

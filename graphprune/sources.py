@@ -16,7 +16,7 @@ from typing import Any, TypeGuard
 from onnx import ModelProto
 
 from . import registry
-from .errors import SignalExit, UsageError
+from .errors import UsageError
 from .limits import paused
 from .model_file import read_model
 from .shape_inference import InputShapes
@@ -76,8 +76,6 @@ def imported(text: str) -> Any:
             found: Any = importlib.import_module(module)
     except ImportError as error:
         raise UsageError(f"{text}: cannot import {module!r}: {error}") from error
-    except SignalExit:
-        raise
     except (Exception, SystemExit) as error:  # a user's module may raise anything, and end the program where it is imported
         raise UsageError(f"{text}: importing {module!r} fails: {type(error).__name__}: {error}") from error
     for part in attribute.split("."):
@@ -94,7 +92,5 @@ def _built(text: str) -> object:
     try:
         with paused():
             return found() if is_factory else found
-    except SignalExit:
-        raise
     except (Exception, SystemExit) as error:  # as above
         raise UsageError(f"{text} fails: {type(error).__name__}: {error}") from error

@@ -18,6 +18,7 @@ from math import inf
 from typing import NoReturn
 
 from . import limits
+from .errors import ExitCode, SignalExit
 from .streams import Lossy, is_unread, open_streams
 
 ITSELF = ("batch",)
@@ -74,8 +75,6 @@ def _leave(number: int, _: object) -> NoReturn:
     """Leave by an exception, so that temporary files go."""
     if number == signal.SIGINT:
         print("Aborted!", file=sys.stderr)
-    from .errors import SignalExit
-
     raise SignalExit(BY_SIGNAL + number)
 
 
@@ -90,11 +89,11 @@ def _command() -> None:
         gc.freeze()  # the process ends: nothing is gained by looking for garbage once more
 
 
-def _leaving(command: Callable[[], None]) -> SystemExit:
+def _leaving(command: Callable[[], None]) -> SystemExit | SignalExit:
     """What the command leaves with; as long as it is kept, nothing is freed that the command made, which takes 10 ms."""
     try:
         command()
-    except SystemExit as leaving:
+    except (SystemExit, SignalExit) as leaving:
         return leaving
     return SystemExit(0)
 
@@ -105,8 +104,6 @@ def _shown(code: str | int | None, output: Lossy) -> str | int | None:
     sys.stderr.flush()
     if code not in (0, None) or output.lost is None or is_unread(output.lost):
         return code
-    from .errors import ExitCode
-
     lost = f"standard output takes no more ({output.lost.strerror}), and part of what was to be shown is lost"
     print(f"graphprune: error: {lost}", file=sys.stderr)
     return int(ExitCode.USAGE)
@@ -144,8 +141,6 @@ def _code(code: int) -> int:
     if number in (signal.SIGINT, *PASSED_ON):
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
-    from .errors import ExitCode
-
     print(f"graphprune: error: {_reason(number)}; nothing was written", file=sys.stderr)
     return int(ExitCode.INVALID_MODEL)
 
