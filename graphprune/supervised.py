@@ -27,6 +27,10 @@ ITSELF = ("batch",)
 OBJECTS = 200_000
 """New objects until garbage is collected: importing libraries makes many, and none of them is garbage."""
 
+SLEEPY = "4"
+"""Threads of numpy's OpenBLAS wait for 2 to the power of this many cycles before they sleep: by default, 2**26, they take a third
+of the processor's time from a short command, and a tenth of the time of a long one."""
+
 PASSED_ON = (signal.SIGTERM, signal.SIGHUP)
 
 PATIENCE = 5
@@ -54,7 +58,7 @@ def main() -> None:
     for number in PASSED_ON:
         signal.signal(number, lambda received, _: _pass_on(received, child))
     _, status = os.waitpid(child, 0)
-    sys.exit(_code(os.waitstatus_to_exitcode(status)))
+    _end(_code(os.waitstatus_to_exitcode(status)))
 
 
 def _pass_on(number: int, child: int) -> None:
@@ -80,6 +84,7 @@ def _leave(number: int, _: object) -> NoReturn:
 
 def _command() -> None:
     gc.set_threshold(OBJECTS)
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", SLEEPY)
     from .cli import main as command
 
     warnings.simplefilter("ignore", RuntimeWarning)  # numpy's, of weights that are infinite or no numbers
@@ -120,6 +125,12 @@ def _leave_after(command: Callable[[], None], output: Lossy) -> NoReturn:
     code = _shown(leaving.code, output)
     if not isinstance(code, int):
         sys.exit(code)  # None, or a message
+    _end(code)
+
+
+def _end(code: int) -> NoReturn:
+    """End the process without taking the interpreter apart; nothing is left to be written but messages."""
+    sys.stderr.flush()
     os._exit(code)
 
 
