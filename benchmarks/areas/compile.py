@@ -18,7 +18,7 @@ NETWORKS: dict[Size, list[str]] = {
 }
 NETWORKS["full"] = [*NETWORKS["default"], "googlenet", "resnext50_32x4d", "efficientnet_b0", "vgg16"]
 ROUNDS: dict[Size, int] = {"quick": 3, "default": 3, "full": 7}
-BUSY_ROUNDS: dict[Size, int] = {"quick": 1, "default": 2, "full": 3}
+BUSY_ROUNDS: dict[Size, int] = {"quick": 1, "default": 5, "full": 7}
 LIMIT = 300
 
 OWN, INSIDE, COPY, ONNXSIM = "graphprune", "graphprune, from Python", "copy of the file", "onnxsim"
