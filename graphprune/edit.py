@@ -38,6 +38,10 @@ class Edit(NodeView):
         self.appended: list[NodeProto] = []
         self._kept_of = kept_of
 
+    def at(self, position: int) -> Edit:
+        """Another node under the same rewrite."""
+        return Edit(self.graph, position, self.model, self._kept_of)
+
     def kept(self, index: int, axis: int) -> Indices | None:
         """The kept indices of an axis of input `index`, or None where all are."""
         return self._kept_of(self.inputs[index], axis)

@@ -14,7 +14,7 @@ from .edit import Edit, Indices, positions_in
 from .graph import Dim
 from .labels import Ids
 from .node_view import NodeView, normal_axis
-from .shape_flow import copied_axes
+from .shape_flow import copied_axes, copied_dimensions
 from .site import Axes, Axis, LooseAxis, Results, Site
 
 # ---- Concat, Split, Slice, Gather, Pad, Tile -----------------------------------------------------
@@ -323,10 +323,12 @@ def expand(site: Site) -> Results:
     if axes is None or shape is None or target is None or copied is None:
         return site.refuse("the shape of Expand is computed at run time")
     rank, fixed = len(target), site.constant(1) is not None
+    entries = copied_dimensions(site.graph, site.inputs[1]) or []
+    kept = [*[True] * (rank - len(entries)), *(fixed or entry == 1 for entry in entries)]
     before: list[LooseAxis] = [*[site.pinned("an axis of size 1")] * (rank - len(axes)), *axes]
     sizes = [*[1] * (rank - len(shape)), *shape]
     sources = [*[None] * (rank - len(copied)), *copied]
-    return [[_expanded(site, *parts, fixed) for parts in zip(before, sizes, sources, target, strict=True)]]
+    return [[_expanded(site, *parts) for parts in zip(before, sizes, sources, target, kept, strict=True)]]
 
 
 def _expanded(site: Site, axis: LooseAxis, size: Dim, source: LooseAxis | None, wanted: Dim, fixed: bool) -> LooseAxis:

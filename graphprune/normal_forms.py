@@ -6,12 +6,13 @@ Start reading at `gather_shuffles`.
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import partial
 
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 from .graph import Array, Dim, Graph, Shape, Use, attributes, element_count, free_name, operator_name, value_names
-from .shape_flow import copied_dimensions
+from .shape_flow import copied_dimensions, named_sizes
 
 _ARITHMETIC = ("Add", "Div", "Mod", "Mul", "Sub")
 
@@ -316,7 +317,7 @@ def _is_zero(graph: Graph, name: str) -> bool:
 _KEEPS_ZERO = {"Cast", "Expand", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Tile", "Transpose", "Unsqueeze"}
 
 
-def gather_shuffles(graph: GraphProto, shapes: dict[str, Shape]) -> bool:
+def gather_shuffles(known: Graph) -> bool:
     """Replace a channel shuffle by one Gather.
 
         Reshape [N, (g c), ...] -> [N, g, c, ...]; Transpose g and c; Reshape -> [N, (c g), ...]
@@ -324,8 +325,7 @@ def gather_shuffles(graph: GraphProto, shapes: dict[str, Shape]) -> bool:
     becomes Gather(axis, constant permutation).  As a permutation it couples nothing, while (g c) split into g and c would tie
     all g parts together; and whatever is kept of it is again a Gather.
     """
-    constants = {tensor.name for tensor in graph.initializer} - {value.name for value in graph.input}
-    taken = value_names(graph)
+    graph, taken = known.model.graph, known.names
     readers: dict[str, list[NodeProto]] = defaultdict(list)
     for node in graph.node:
         for name in node.input:
@@ -334,16 +334,16 @@ def gather_shuffles(graph: GraphProto, shapes: dict[str, Shape]) -> bool:
     changed = False
     for first in graph.node:
         chain = _shuffle_chain(first, readers, outputs)
-        if chain is None or first.input[1] not in constants:
+        if chain is None:
             continue
         transpose, last = chain
-        found = _shuffle(first, transpose, last, shapes)
+        sizes = known.shape if first.input[1] in known.initializers else partial(named_sizes, known)
+        found = _shuffle(attributes(transpose).get("perm"), *map(sizes, (first.input[0], first.output[0], last.output[0])))
         if found is None:
             continue
         axis, order = found
         name = free_name(f"{last.output[0]}_order", taken)
         graph.initializer.append(numpy_helper.from_array(order, name))
-        constants.add(name)
         _become(last, helper.make_node("Gather", [first.input[0], name], [last.output[0]], axis=axis))
         changed = True
     return changed
@@ -364,12 +364,8 @@ def _shuffle_chain(
     return chain[0], chain[1]
 
 
-def _shuffle(
-    first: NodeProto, transpose: NodeProto, last: NodeProto, shapes: dict[str, Shape]
-) -> tuple[int, np.ndarray[tuple[int, ...], np.dtype[np.int64]]] | None:
+def _shuffle(order: list[int] | None, flat: Shape | None, grid: Shape | None, back: Shape | None) -> tuple[int, Array] | None:
     """The axis and the permutation of a chain, or None where it is not a shuffle of one axis."""
-    flat, grid, back = (shapes.get(name) for name in (first.input[0], first.output[0], last.output[0]))
-    order = attributes(transpose).get("perm")
     if flat is None or grid is None or back is None or order is None or flat != back:
         return None
     axis = next((k for k in range(len(order)) if order[k] != k), None)

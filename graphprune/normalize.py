@@ -21,6 +21,7 @@ from .branches import hoist_branches
 from .errors import InvalidModelError, UsageError, first_line
 from .folding import Folding, foldable
 from .graph import Graph, Shape, declared_shape, node_reads, operator_name, subgraphs
+from .joined_targets import constant_parts
 from .normal_forms import (
     constant_expands,
     constant_reshapes,
@@ -44,6 +45,9 @@ from .shape_inference import (
     skeleton,
     typical_model,
 )
+
+FORMS = (constant_reshapes, constant_parts, constant_expands, constant_sizes, explicit_squeezes)
+"""Normal forms that need the shapes; each round takes the first that finds something."""
 
 BRANCHING = ("If", "Loop", "Scan", "SequenceMap")
 
@@ -72,11 +76,12 @@ def normalize(model: ModelProto, input_shapes: InputShapes | None = None) -> Gra
     remove_dead_code(model.graph)
     _name_nodes(model.graph)
     unshare_initializers(model.graph)
-    if gather_shuffles(model.graph, shapes_of(inferred)):
+    graph = Graph(model, shapes_of(inferred))
+    if gather_shuffles(graph):
         remove_dead_code(model.graph)
         inferred = _infer(model)
+        graph = Graph(model, shapes_of(inferred))
     _write_value_info(model, inferred)
-    graph = Graph(model, shapes_of(inferred))
     graph.sized = _typical_shapes(graph, input_shapes)
     _learn_ranks(graph)
     return graph
@@ -136,9 +141,10 @@ def _settle_constants(model: ModelProto) -> ModelProto:
     for _ in range(MAXIMUM_ROUNDS):
         inferred = _infer(model)
         graph = Graph(model, shapes_of(inferred))
+        graph.element_types.update({value.name: value.type.tensor_type.elem_type for value in inferred.graph.value_info})
         if unwrap_softmaxes(graph) or drop_zero_states(graph) or unwrap_batched_transposes(graph):
             remove_dead_code(model.graph)
-        elif not any(form(graph) for form in (constant_reshapes, constant_expands, constant_sizes, explicit_squeezes)):
+        elif not any(form(graph) for form in FORMS):
             count = len(model.graph.node)
             if not foldable(model):
                 return inferred

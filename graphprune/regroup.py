@@ -7,6 +7,7 @@ from functools import reduce
 
 from .edit import Edit
 from .graph import Dim
+from .joined_targets import joined_constants, joined_sizes
 from .monomial import Monomial, monomials
 from .shape_flow import turned_back
 from .site import LooseAxis, Results, Site
@@ -18,7 +19,10 @@ def reshape(site: Site) -> Results:
     if axes is None or source is None or target is None:
         return site.refuse("Reshape with an unknown rank")
     if site.operator == "Reshape" and site.constant(1) is None:
-        return _turned_back(site, axes) or _carried_or_refused(site, axes)
+        turned, sizes = _turned_back(site, axes), joined_sizes(site.graph, site.position)
+        if turned is not None or sizes is None:
+            return turned or _carried_or_refused(site, axes)
+        source, target = sizes
     site.note_carrier(0)
     return [Regroup(site, axes, source, target).run()]
 
@@ -138,15 +142,24 @@ class Regroup:
 
 
 def shrink_reshape(edit: Edit) -> None:
-    """Writes the new sizes into the constant target shape (0 copies and -1 infers: both stay)."""
+    """Writes the new sizes into the constant target shape, or into the constant parts of one that is joined."""
     target = edit.integers(1, "shape")
-    if target is None:
+    if target is not None:
+        edit.set_integers(1, _shrunk(edit, target, 0), "shape")
         return
-    for axis, size in enumerate(target):
+    for concat, index, start, sizes in joined_constants(edit.graph, edit.position):
+        edit.at(concat).set_integers(index, _shrunk(edit, sizes, start))
+
+
+def _shrunk(edit: Edit, target: list[int], start: int) -> list[int]:
+    """The sizes from axis `start` on of what is left; 0 copies and -1 infers: both stay."""
+    target = list(target)
+    for place, size in enumerate(target):
+        axis = start + place
         kept = edit.kept_output(0, axis)
         copied = edit.kept(0, axis) if size == 0 and not edit.attribute("allowzero", 0) else None
         if kept is not None and (size > 0 or (size == 0 and (copied is None or len(copied) != len(kept)))):
-            target[axis] = len(kept)
+            target[place] = len(kept)
         elif kept is None and copied is not None:
-            target[axis] = edit.output_size(axis)
-    edit.set_integers(1, target, "shape")
+            target[place] = edit.output_size(axis)
+    return target

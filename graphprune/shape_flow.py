@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .graph import Graph, Use, operator_name
+from .graph import Dim, Graph, Shape, Use, operator_name
 from .node_view import NodeView
 
 if TYPE_CHECKING:
@@ -50,6 +50,33 @@ def copied_dimensions(graph: Graph, name: str) -> list[Source] | None:
         return [entry for part in parts for entry in part]
     source = copied_dimensions(graph, node.inputs[0]) if node.operator in _COPIES else None
     return None if source is None else _select(node, source)
+
+
+def named_sizes(graph: Graph, name: str) -> Shape | None:
+    """The sizes of a value, each unknown one by the name of the place where it comes from: equal names are equal sizes."""
+    shape = graph.shape(name)
+    return None if shape is None else tuple(_named(graph, name, axis) for axis in range(len(shape)))
+
+
+def _named(graph: Graph, name: str, axis: int) -> Dim:
+    """A size, or its name, by following Reshapes that copy it and operators that leave it."""
+    while (size := (graph.shape(name) or ())[axis]) is None:
+        node = NodeView(graph, graph.producers[name]) if name in graph.producers else None
+        entry: Source = None
+        if node is not None and node.operator == "Reshape":
+            entries = copied_dimensions(graph, node.inputs[1]) or []
+            entry = entries[axis] if axis < len(entries) else None
+            entry = (node.inputs[0], axis) if entry == 0 and not node.attribute("allowzero", 0) else entry
+        elif node is not None and node.operator == "Transpose" and (order := node.attribute("perm")) is not None:
+            entry = node.inputs[0], order[axis]
+        elif node is not None and node.operator in _IN_PLACE:
+            entry = node.inputs[0], axis
+        if isinstance(entry, int) and entry > 0:
+            return entry
+        if not isinstance(entry, tuple) or entry[1] >= len(graph.shape(entry[0]) or ()):
+            return f"{name}\n{axis}"  # no other size has such a name
+        name, axis = entry
+    return size
 
 
 def _select(node: NodeView, source: list[Source]) -> list[Source] | None:
