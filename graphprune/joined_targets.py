@@ -11,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from onnx import NodeProto, numpy_helper
+from onnx import NodeProto, helper, numpy_helper
 
 from .branches import replace_nodes
 from .graph import Dim, Graph, Shape, free_name, operator_name
 from .monomial import monomials
 from .shape_flow import Source, copied_dimensions, named_sizes
+
+_TARGETED = ("Reshape", "Expand")
 
 Part = tuple[int, int, list[Source]]
 """An input of the Concat: its index, the axis of the result that its first entry is the size of, and what its entries are."""
@@ -28,6 +30,9 @@ def constant_parts(graph: Graph) -> bool:
     changed = False
     for node in graph.nodes:
         concat = _concat(graph, node)
+        made = _joined(graph, node) if concat is None else []
+        nodes += made
+        changed |= bool(made)
         known = [] if concat is None else [part for part in _parts(graph, node, concat) if _sizes(graph, node, part)]
         if concat is not None and known:
             if not _is_own(graph, node):
@@ -51,6 +56,33 @@ def _settle(graph: Graph, node: NodeProto, concat: NodeProto, part: Part) -> boo
     concat.input[index] = free_name(f"{node.output[0]}_sizes", graph.names)
     graph.model.graph.initializer.append(numpy_helper.from_array(sizes, concat.input[index]))
     return True
+
+
+def _joined(graph: Graph, node: NodeProto) -> list[NodeProto]:
+    """Nodes that join the target of this node, where that is made otherwise of copied sizes and numbers; none where it is not."""
+    target = node.input[1] if operator_name(node) in _TARGETED and node.input[1] in graph.producers else ""
+    entries = (copied_dimensions(graph, target) if target else None) or []
+    if None in entries or not {int, tuple} <= set(map(type, entries)):
+        return []
+    made, parts = list[NodeProto](), list[str]()
+
+    def add(operator: str, inputs: list[str], what: str) -> str:
+        name = free_name(f"{node.output[0]}_{what}", graph.names)
+        made.append(helper.make_node(operator, inputs, [name], name=name, **({} if operator == "Shape" else {"axis": 0})))
+        return name
+
+    def constant(values: list[int]) -> str:
+        name = free_name(f"{node.output[0]}_sizes", graph.names)
+        graph.model.graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), name))
+        return name
+
+    for entry in entries:
+        if isinstance(entry, tuple):
+            parts.append(add("Gather", [add("Shape", [entry[0]], "shape"), constant([entry[1]])], "size"))
+        elif isinstance(entry, int):
+            parts.append(constant([entry]))
+    node.input[1] = add("Concat", parts, "target")
+    return made
 
 
 def joined_sizes(graph: Graph, position: int) -> tuple[Shape, Shape] | None:
@@ -87,7 +119,7 @@ def joined_constants(graph: Graph, position: int) -> Iterator[tuple[int, int, in
 
 def _concat(graph: Graph, node: NodeProto) -> NodeProto | None:
     """The Concat that joins the target of a node."""
-    if operator_name(node) not in ("Reshape", "Expand") or graph.producers.get(node.input[1]) is None:
+    if operator_name(node) not in _TARGETED or graph.producers.get(node.input[1]) is None:
         return None
     found = graph.nodes[graph.producers[node.input[1]]]
     return found if operator_name(found) == "Concat" else None

@@ -48,8 +48,36 @@ def copied_dimensions(graph: Graph, name: str) -> list[Source] | None:
             return None
         parts = [copied_dimensions(graph, part) or [None] * (graph.shape(part) or (0,))[0] for part in node.inputs]  # type: ignore[operator]
         return [entry for part in parts for entry in part]
+    if node.operator == "Where":
+        return _chosen(graph, node)
     source = copied_dimensions(graph, node.inputs[0]) if node.operator in _COPIES else None
     return None if source is None else _select(node, source)
+
+
+def _chosen(graph: Graph, where: NodeView) -> list[Source] | None:
+    """Where(shape == -1, 1, shape), entry by entry: torch's exporter writes `expand` like that.  A size is never negative."""
+    position = graph.producers.get(where.inputs[0])
+    if position is None or operator_name(graph.nodes[position]) != "Equal":
+        return None
+    vectors = [copied_dimensions(graph, name) for name in (*graph.nodes[position].input, *where.inputs[1:])]
+    known = [vector for vector in vectors if vector is not None]
+    count = max(map(len, known), default=0)
+    if len(known) < len(vectors) or any(len(vector) not in (1, count) for vector in known):
+        return None
+    one, other, yes, no = (vector if len(vector) == count else vector * count for vector in known)
+    chosen = []
+    for a, b, if_equal, if_not in zip(one, other, yes, no, strict=True):
+        equal = _are_equal(a, b)
+        chosen.append(None if equal is None else if_equal if equal else if_not)
+    return chosen
+
+
+def _are_equal(one: Source, other: Source) -> bool | None:
+    """Whether two entries are equal; None where that cannot be told."""
+    if isinstance(one, int) and isinstance(other, int):
+        return one == other
+    number, size = (one, other) if isinstance(one, int) else (other, one)
+    return False if isinstance(number, int) and number < 0 and isinstance(size, tuple) else None
 
 
 def named_sizes(graph: Graph, name: str) -> Shape | None:

@@ -136,3 +136,43 @@ def test_expand_leaves_channels_as_they_are_where_the_sides_are_dynamic(target: 
         }}""")
     assert groups(model) == {"w1:0": 8}
     assert shapes(halve(model).model)["w2"] == [4, 3, 1, 1]
+
+
+def test_a_token_for_each_sample_of_a_dynamic_batch() -> None:
+    """torch's `token.expand(b, -1, -1)`: Where(target == -1, 1, target)."""
+    model = net("""
+        token (float[N,5,3] x) => (float[N,6,2] y)
+        <float[3,8] w1, float[1,1,8] token, int64[1] i0 = {0}, int64[2] open = {-1,-1}, int64[3] one = {1,1,1},
+         int64[3] minus = {-1,-1,-1}, float[8,2] w2> {
+            a = MatMul(x, w1)
+            s = Shape(x)
+            n = Gather(s, i0)
+            t = Concat<axis = 0>(n, open)
+            q = Equal(t, minus)
+            c = Where(q, one, t)
+            e = Expand(token, c)
+            j = Concat<axis = 1>(e, a)
+            y = MatMul(j, w2)
+        }""")
+    assert groups(model) == {"w1:1": 8}
+    assert shapes(halve(model).model)["token"] == [1, 1, 4]
+
+
+def test_a_choice_of_sizes_that_nobody_can_tell_pins() -> None:
+    """Where(target == 5, 1, target): a batch may be five."""
+    model = net("""
+        token (float[N,5,3] x) => (float[N,6,2] y)
+        <float[3,8] w1, float[1,1,8] token, int64[1] i0 = {0}, int64[2] rest = {1,8}, int64[1] one = {1},
+         int64[1] five = {5}, float[8,2] w2> {
+            a = MatMul(x, w1)
+            s = Shape(x)
+            n = Gather(s, i0)
+            t = Concat<axis = 0>(n, rest)
+            q = Equal(t, five)
+            c = Where(q, one, t)
+            e = Expand(token, c)
+            j = Concat<axis = 1>(e, a)
+            y = MatMul(j, w2)
+        }""")
+    assert not groups(model)
+    assert "Expand" in pinned(model)["token:2"]
