@@ -9,6 +9,7 @@ Each constant part belongs to one node alone, so that the rewrite can write othe
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from onnx import NodeProto, helper, numpy_helper
@@ -66,22 +67,22 @@ def _joined(graph: Graph, node: NodeProto) -> list[NodeProto]:
         return []
     made, parts = list[NodeProto](), list[str]()
 
-    def add(operator: str, inputs: list[str], what: str) -> str:
+    def add(operator: str, inputs: list[str], what: str, **found: Any) -> str:
         name = free_name(f"{node.output[0]}_{what}", graph.names)
-        made.append(helper.make_node(operator, inputs, [name], name=name, **({} if operator == "Shape" else {"axis": 0})))
+        made.append(helper.make_node(operator, inputs, [name], name=name, **found))
         return name
 
-    def constant(values: list[int]) -> str:
+    def constant(value: int) -> str:
         name = free_name(f"{node.output[0]}_sizes", graph.names)
-        graph.model.graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), name))
+        graph.model.graph.initializer.append(numpy_helper.from_array(np.array([value], np.int64), name))
         return name
 
     for entry in entries:
         if isinstance(entry, tuple):
-            parts.append(add("Gather", [add("Shape", [entry[0]], "shape"), constant([entry[1]])], "size"))
+            parts.append(add("Gather", [add("Shape", [entry[0]], "shape"), constant(entry[1])], "size"))
         elif isinstance(entry, int):
-            parts.append(constant([entry]))
-    node.input[1] = add("Concat", parts, "target")
+            parts.append(constant(entry))
+    node.input[1] = add("Concat", parts, "target", axis=0)
     return made
 
 

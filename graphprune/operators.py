@@ -72,9 +72,9 @@ def typed(
     return Operator(name, infer, rule, shrink, parameters, shape_like, linear)
 
 
-def each(names: str, rule: str, make: Callable[[Site], Results]) -> Iterable[Operator]:
+def each(names: str, rule: str, make: Callable[[Site], Results], shape_like: str = "") -> Iterable[Operator]:
     """Several operators with the same entry."""
-    return [Operator(name, make, rule) for name in names.split()]
+    return [Operator(name, make, rule, shape_like=shape_like) for name in names.split()]
 
 
 def independent(site: Site) -> Results:
@@ -202,7 +202,13 @@ _ENTRIES: list[Operator] = [
         Operator(name, recurrent.recurrent(*counts), recurrent.rule(), recurrent.shrink_recurrent, recurrent.PARAMETERS)
         for name, counts in {"LSTM": (4, 8), "GRU": (3, 6), "RNN": (1, 2)}.items()
     ),
-    Operator("com.microsoft::FusedMatMul", contractions.fused_matmul, "MatMul (transA, transB)", parameters=("", "weight")),
+    Operator(
+        "com.microsoft::FusedMatMul",
+        contractions.fused_matmul,
+        "MatMul (transA, transB)",
+        parameters=("", "weight"),
+        shape_like="MatMul",
+    ),
     Operator("com.microsoft::FusedGemm", contractions.gemm, "[m,k] [k,n] [n]? -> [m,n] (transA, transB)", parameters=WEIGHT),
     # attention
     Operator(
@@ -242,7 +248,12 @@ _ENTRIES: list[Operator] = [
         statistics.shrink_group_norm,
         shape_like="Identity",
     ),
-    Operator("LayerNormalization", statistics.layer_norm, "[...,_...] [_...] [_...]? -> [...,_...] (from axis on)"),
+    Operator(
+        "LayerNormalization",
+        statistics.layer_norm,
+        "[...,_...] [_...] [_...]? -> [...,_...] (from axis on)",
+        shape_like="Identity",  # ONNX Runtime writes it into older opsets, too
+    ),
     Operator("RMSNormalization", statistics.layer_norm, "[...,_...] [_...] -> [...,_...] (from axis on)"),
     Operator(
         "SimplifiedLayerNormalization",
@@ -268,19 +279,20 @@ _ENTRIES: list[Operator] = [
     *each(
         "Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast Ceil Celu Cos Cosh Dropout Elu Erf Exp Floor Gelu "
         "HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink "
-        "Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu com.microsoft::Gelu "
-        "com.microsoft::QuickGelu com.microsoft::QLinearSigmoid com.microsoft::QLinearLeakyRelu",
+        "Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu com.microsoft::QLinearSigmoid "
+        "com.microsoft::QLinearLeakyRelu",
         "[...] -> [...]",
         elementwise,
     ),
+    *each("com.microsoft::Gelu com.microsoft::QuickGelu", "[...] -> [...]", elementwise, "Identity"),
     Operator("CastLike", elementwise, "[...] [_...] -> [...]"),
     *each(
         "Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Clip Div Equal Greater GreaterOrEqual Less "
-        "LessOrEqual Max Mean Min Mod Mul Or PRelu Pow Sub Sum Where Xor com.microsoft::BiasGelu com.microsoft::FastGelu "
-        "com.microsoft::BiasAdd",
+        "LessOrEqual Max Mean Min Mod Mul Or PRelu Pow Sub Sum Where Xor com.microsoft::BiasAdd",
         "[...] [...] -> [...] (broadcast)",
         broadcast,
     ),
+    *each("com.microsoft::BiasGelu com.microsoft::FastGelu", "[...] [...] -> [...] (broadcast)", broadcast, "Identity"),
     # quantised
     *each(
         "QuantizeLinear DequantizeLinear com.microsoft::QuantizeLinear com.microsoft::DequantizeLinear",

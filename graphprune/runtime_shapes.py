@@ -42,5 +42,6 @@ def runtime_values(skeleton: ModelProto, names: set[str]) -> list[ValueInfoProto
     for output in session.get_outputs():
         kind = re.fullmatch(r"tensor\((\w+)\)", output.type)
         if output.name in names and kind and kind[1] in ELEMENT_TYPES:
-            values.append(helper.make_tensor_value_info(output.name, ELEMENT_TYPES[kind[1]], output.shape))
+            shape = output.shape or None  # it says no sizes for a number, and for a value of unknown rank
+            values.append(helper.make_tensor_value_info(output.name, ELEMENT_TYPES[kind[1]], shape))
     return values

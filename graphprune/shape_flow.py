@@ -25,7 +25,7 @@ LONGEST = 64
 
 _IN_PLACE = {"Cast", "Identity", "InstanceNormalization", "Relu", "Sigmoid", "Tanh"}
 
-_COPIES = {"Cast", "Gather", "Identity", "Slice", "Squeeze", "Unsqueeze"}
+_COPIES = {"Cast", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Unsqueeze"}
 _SHAPE_OPERANDS = {("Resize", 3), ("Expand", 1), ("ConstantOfShape", 0)}
 """Operands whose rules go by `copied_axes`."""
 
@@ -36,22 +36,27 @@ def copied_dimensions(graph: Graph, name: str) -> list[Source] | None:
     if constant is not None:
         return [int(value) for value in constant.ravel()]
     position = graph.producers.get(name)
-    if position is None:
-        return None
-    node = NodeView(graph, position)
-    if node.operator == "Shape":
-        rank = len(graph.shape(node.inputs[0]) or ())
-        entries: list[Source] = [(node.inputs[0], axis) for axis in range(rank)]
-        return entries[node.attribute("start", 0) : node.attribute("end", rank)] if rank else None
-    if node.operator == "Concat":
-        if any((graph.shape(part) or (LONGEST,))[0] not in range(LONGEST) for part in node.inputs):
-            return None
-        parts = [copied_dimensions(graph, part) or [None] * (graph.shape(part) or (0,))[0] for part in node.inputs]  # type: ignore[operator]
-        return [entry for part in parts for entry in part]
-    if node.operator == "Where":
-        return _chosen(graph, node)
+    return None if position is None else _made_by(graph, NodeView(graph, position))
+
+
+def _made_by(graph: Graph, node: NodeView) -> list[Source] | None:
+    if node.operator in ("Shape", "Concat", "Where"):
+        return {"Shape": _read, "Concat": _joined, "Where": _chosen}[node.operator](graph, node)
     source = copied_dimensions(graph, node.inputs[0]) if node.operator in _COPIES else None
     return None if source is None else _select(node, source)
+
+
+def _read(graph: Graph, shape: NodeView) -> list[Source] | None:
+    rank = len(graph.shape(shape.inputs[0]) or ())
+    entries: list[Source] = [(shape.inputs[0], axis) for axis in range(rank)]
+    return entries[shape.attribute("start", 0) : shape.attribute("end", rank)] if rank else None
+
+
+def _joined(graph: Graph, concat: NodeView) -> list[Source] | None:
+    if any((graph.shape(part) or (LONGEST,))[0] not in range(LONGEST) for part in concat.inputs):
+        return None
+    parts = [copied_dimensions(graph, part) or [None] * (graph.shape(part) or (0,))[0] for part in concat.inputs]  # type: ignore[operator]
+    return [entry for part in parts for entry in part]
 
 
 def _chosen(graph: Graph, where: NodeView) -> list[Source] | None:
@@ -108,7 +113,7 @@ def _named(graph: Graph, name: str, axis: int) -> Dim:
 
 
 def _select(node: NodeView, source: list[Source]) -> list[Source] | None:
-    if node.operator in ("Cast", "Identity", "Squeeze", "Unsqueeze"):
+    if node.operator not in ("Gather", "Slice"):
         return source
     picked = picked_entries(node, len(source))
     return None if picked is None else [source[k] for k in picked]

@@ -7,6 +7,7 @@ empty graph without a word).  Start reading at `infer_shapes`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import onnx
@@ -15,7 +16,17 @@ from onnx import ModelProto, helper
 
 from .errors import InvalidModelError, UsageError, first_line
 from .external import is_external
-from .graph import SHAPE_SIZED, Graph, Shape, canonical_domain, declared_shape, element_count, item_bits, operator_name
+from .graph import (
+    DEFAULT_DOMAINS,
+    SHAPE_SIZED,
+    Graph,
+    Shape,
+    canonical_domain,
+    declared_shape,
+    element_count,
+    item_bits,
+    operator_name,
+)
 from .monomial import monomials
 from .runtime_shapes import runtime_values
 
@@ -167,12 +178,27 @@ def _regrouped(operands: Sequence[Shape], target: Shape) -> dict[int, str]:
     return names
 
 
+_TURNS = ("transA", "transB", "transBatchA", "transBatchB")
+"""Attributes of FusedMatMul that MatMul does not have: with them its result has another shape."""
+
+
 def imitate_operators(model: ModelProto, shape_like: dict[str, str]) -> None:
     """Put a standard operator with the same output shape in the place of one that onnx does not know (or knows as deprecated)."""
+    version = next((entry.version for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS), 1)
     for node in model.graph.node:
         name = operator_name(node)
-        if name in shape_like:
+        turned = any(attribute.i for attribute in node.attribute if attribute.name in _TURNS)
+        if name in shape_like and not turned and not _is_known(name, version):
             _imitate(node, shape_like[name])
+
+
+@cache
+def _is_known(name: str, version: int) -> bool:
+    """Whether onnx has an operator in an opset of the standard domain."""
+    try:
+        return not onnx.defs.get_schema(name, version).deprecated
+    except onnx.defs.SchemaError:
+        return False
 
 
 def _imitate(node: onnx.NodeProto, operator: str) -> None:

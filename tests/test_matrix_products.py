@@ -205,3 +205,38 @@ def test_an_embedding_is_a_producer() -> None:
     assert groups(model) == {"table:1": 8}
     assert members(model, "table:1") == {"table:1 producer", "w2:0 consumer"}
     assert shapes(halve(model).model)["table"] == [20, 4]
+
+
+def test_what_onnx_runtime_fuses_keeps_the_names_of_sizes() -> None:
+    """Heads that are joined again by sizes read from the input are followed through FusedMatMul and Gelu."""
+    model = net(
+        """
+        fused (float[N,T,6] x) => (float[N,T,3] y)
+        <float[6,8] wq, float[6,8] wk, float[6,8] wv, int64[4] split = {0,0,2,4}, int64[1] i0 = {0}, int64[1] i1 = {1},
+         int64[1] minus = {-1}, float[8,10] w1, float[10,3] w2> {
+            q = MatMul(x, wq)
+            k = MatMul(x, wk)
+            v = MatMul(x, wv)
+            qs = Reshape(q, split)
+            ks = Reshape(k, split)
+            vs = Reshape(v, split)
+            qt = Transpose<perm = [0,2,1,3]>(qs)
+            kt = Transpose<perm = [0,2,3,1]>(ks)
+            vt = Transpose<perm = [0,2,1,3]>(vs)
+            a = com.microsoft.FusedMatMul<alpha = 0.5>(qt, kt)
+            p = Softmax(a)
+            o = MatMul(p, vt)
+            ot = Transpose<perm = [0,2,1,3]>(o)
+            s = Shape(q)
+            n = Gather(s, i0)
+            t = Gather(s, i1)
+            target = Concat<axis = 0>(n, t, minus)
+            j = Reshape(ot, target)
+            h = MatMul(j, w1)
+            g = com.microsoft.Gelu(h)
+            y = MatMul(g, w2)
+        }""",
+        domains=("com.microsoft",),
+    )
+    assert sorted(groups(model).values()) == [2, 4, 4, 10]
+    halve(model, silence=True)

@@ -60,6 +60,24 @@ def test_layer_normalisation_pins_what_it_averages_over() -> None:
     halve(model)
 
 
+@pytest.mark.parametrize("opset", [11, 13, 16])
+def test_layer_normalisation_in_an_opset_that_has_none(opset: int) -> None:
+    """ONNX Runtime fuses it into models of any opset, and runs them."""
+    model = net(
+        """
+        early (float[N,T,5] x) => (float[N,T,3] y) <float[5,8] w1, float[8] s, float[8] o, float[8,6] w2, float[6,3] w3> {
+            a = MatMul(x, w1)
+            b = LayerNormalization<axis = -1>(a, s, o)
+            c = MatMul(b, w2)
+            y = MatMul(c, w3)
+        }""",
+        opset=opset,
+    )
+    model.ir_version = 8
+    assert groups(model) == {"w2:1": 6}
+    halve(model)
+
+
 def test_layer_normalisation_over_space_leaves_the_channels_free() -> None:
     model = between("b = LayerNormalization<axis = 2>(a, s)", ", float[6,6] s")
     assert groups(model) == {"w1:0": 8}
