@@ -22,8 +22,9 @@ class OnnxExporter(Exporter):
     weights: Literal["inside", "data", "safetensors"] = "inside"
 
     def files(self, path: Path) -> tuple[Path, ...]:
-        """The model, and its weights where they are beside it."""
-        return (path,) if self.weights == "inside" else (path, path.with_name(f"{path.name}.{self.weights}"))
+        """The model and the file for weights beside it, where those of more than 2 GB are even if they should be inside."""
+        ending = "data" if self.weights == "inside" else self.weights
+        return path, path.with_name(f"{path.name}.{ending}")
 
     def write(self, model: ModelProto, path: Path) -> Written:
         """Write the files atomically.  Raises UsageError."""

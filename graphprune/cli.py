@@ -37,6 +37,7 @@ from .terminal import (
     circumstances,
     file_size,
     files_read,
+    files_read_but,
     json_path,
     model_name,
     named_repairs,
@@ -133,8 +134,8 @@ def import_(source: str, output: Path, format_: str | None, shapes: tuple[str, .
     from .branches import with_branches
     from .pipeline import load_fixed
 
-    written = [output, _weights_of(output)]
-    check_outputs(written, lambda: _read_but(written, source))
+    written = _exporter().files(output)
+    check_outputs(written, lambda: files_read_but(written, source, written))
     sizes = sizes_of_inputs(shapes)
     with progress("importing"):
         graph = load_fixed(source, sizes, format_)
@@ -254,10 +255,9 @@ def prune(
     from .stages import recorded
 
     files = {"output": output, "plan": plan_to, "report": report_to, "save-config": save_config or config_beside(output)}
-    written = [path for path in files.values() if path is not None]
-    others = [_weights_of(output), plan_to and weights_path(plan_to), events, json_path(json_to)]
-    results = [*written, *others]
-    check_outputs(results, lambda: [eval, options["calibration"], config_read(), *_read_but(results, model)])
+    written, models = [path for path in files.values() if path is not None], _exporter().files(output)
+    results = [*written, *models[1:], plan_to and weights_path(plan_to), events, json_path(json_to)]
+    check_outputs(results, lambda: [eval, options["calibration"], config_read(), *files_read_but(models, model, results)])
     server = server_of(mlflow, mlflow_experiment)
     where = circumstances() if report_to else {}
     job = runs.Job(str(model), Options(**options, repair=named_repairs(repair)), shapes, eval, measure, require or "")
@@ -303,8 +303,9 @@ def apply(model: Path, plan: Path, output: Path, no_verify: bool, json_to: str |
     from .plan import read_plan, read_weights, weights_path
     from .provenance import record
 
-    written = [output, _weights_of(output), json_path(json_to)]
-    check_outputs(written, lambda: [plan, weights_path(plan), *_read_but(written, model)])
+    models = _exporter().files(output)
+    written = [*models, json_path(json_to)]
+    check_outputs(written, lambda: [plan, weights_path(plan), *files_read_but(models, model, written)])
     before = file_size(model)
     with progress("applying the plan"):
         result = pipeline.apply_plan(model, read_plan(plan), not no_verify, read_weights(plan))
@@ -393,25 +394,6 @@ def list_(kind: str | None) -> None:
         for name in sorted(registry.registered(each)):
             spec, text = registry.describe(each, name)
             click.echo(f"{indent}{spec:<60} {text}")
-
-
-def _weights_of(output: Path) -> Path:
-    """Where the weights of a written model are that are too large for it."""
-    return output.with_name(f"{output.name}.data")
-
-
-def _read_but(written: Sequence[Path | None], model: str | Path) -> list[Path]:
-    """The files of a model, without those whose place the first of `written` takes where it is the model itself.
-
-    Weights are in the model's folder: where nothing is written there, it need not be looked through for their names.
-    """
-    own, output = Path(model).resolve(), written[0]
-    if not any(path is not None and path.resolve().is_relative_to(own.parent) for path in written):
-        return [Path(model)]
-    found = files_read(model)
-    if output is None or own != output.resolve():
-        return found
-    return [path for path in found[1:] if path.resolve() != _weights_of(output).resolve()]
 
 
 def _exporter() -> Any:

@@ -39,6 +39,9 @@ WIDEST = 6144
 """Linear maps with more columns than this are left out: their covariance would not fit."""
 
 
+QUICK_REPAIR = "obs"
+"""What networks that are tried are repaired with, since what a layer can make up for is no loss: it needs no further run."""
+
 SAMPLES = 256
 """At most so many samples measure what a branch matters (`Evidence.removal_errors`)."""
 

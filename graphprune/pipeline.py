@@ -23,7 +23,7 @@ from .calibration import RUN_BYTES, Calibration, linear_nodes
 from .cost import Cost, CostModel
 from .depth import with_residuals
 from .errors import ProofError, UnreachableError, UsageError
-from .evidence import Evidence
+from .evidence import QUICK_REPAIR, Evidence
 from .given import Given, check_normal_form
 from .graph import Array, Graph, copy_model
 from .inference import Analysis, infer
@@ -47,9 +47,6 @@ from .weights import Vector
 
 Source = str | Path | ModelProto | Graph | Any
 """A path, an import string, a model of ONNX or another framework (perhaps with example inputs), or a graph that was loaded."""
-
-QUICK_REPAIR = "obs"
-"""What selections that run networks repair them with, where weights are repaired later on: it needs no further run."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -156,6 +156,19 @@ def check_outputs(outputs: Iterable[Path | None], inputs: Callable[[], Iterable[
 def files_read(*models: str | Path) -> list[Path]:
     """The files of models, each model's own first; of an ONNX file also those with its weights."""
     return [path for model in models for path in _files_of(Path(model))]
+
+
+def files_read_but(replaced: Sequence[Path], model: str | Path, written: Sequence[Path | None]) -> list[Path]:
+    """The files of a model, without those that are `replaced` where the first of them is the model itself.
+
+    Weights are in the model's folder: where nothing is written there, it need not be looked through for their names.
+    """
+    own = Path(model).resolve()
+    if not any(path is not None and path.resolve().is_relative_to(own.parent) for path in written):
+        return [Path(model)]
+    places = {path.resolve() for path in replaced}
+    found = files_read(model)
+    return [path for path in found if path.resolve() not in places] if own == replaced[0].resolve() else found
 
 
 def _files_of(model: Path) -> list[Path]:

@@ -9,14 +9,11 @@ from typing import Annotated, ClassVar
 import numpy as np
 
 from graphprune import ranges, registry
-from graphprune.evidence import Evidence
+from graphprune.evidence import QUICK_REPAIR, Evidence
 from graphprune.groups import Group
 from graphprune.weights import Vector
 
 from .base import Importance, Sight
-
-REPAIR = "obs"
-"""What the network is repaired with where it is measured: what a layer can make up for is no loss."""
 
 LEAST = 1e-12
 """The error of groups that move nothing: they leave first, in the order of their scores."""
@@ -47,5 +44,5 @@ class Probed(Importance):
         predicted = float(scores[order[:gone]].sum())
         if predicted <= 0:
             return scores
-        measured = evidence.error_keeping({group.id: sorted(order[gone:].tolist())}, REPAIR)
+        measured = evidence.error_keeping({group.id: sorted(order[gone:].tolist())}, QUICK_REPAIR)
         return scores * (max(measured, LEAST) / predicted) if isfinite(measured) else scores
