@@ -1,4 +1,4 @@
-"""Running a network that is too large for memory: some nodes at a time.
+"""Running a network some nodes at a time, in memory for a few of its weights.
 
 The nodes are cut into consecutive parts with bounded weights; each part is a model of its own, whose inputs are what earlier ones
 computed.  What no later part reads is forgotten.  Start reading at `run_in_parts`.
@@ -6,22 +6,43 @@ computed.  What no later part reads is forgotten.  Start reading at `run_in_part
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from typing import Any
 
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from .graph import Array, copy_model, node_reads, to_array
-from .model_file import byte_count
-from .runtime import session
+from .model_file import byte_count, fits_message, weight_bytes
+from .runtime import check_runnable, run, session
 
-PART_BYTES = 2**28
-"""Bytes of weights in a part, but for one that a single node needs."""
+Runner = Callable[[ModelProto, dict[str, Array]], dict[str, Array]]
+
+PART_BYTES = 2**24
+"""Bytes of weights in a part, but for one that a single node needs.  In such parts a network of several hundred megabytes runs in
+half of the time and a fifth of the memory that it takes as a whole."""
+
+HANDED_ON: Container[int | None] = (
+    None,  # the runtime knows
+    TensorProto.BOOL,
+    *(TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE),
+    *(TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64),
+    *(TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64),
+)
+"""Types of values that the runtime gives and takes as arrays; sequences and strings, for one, are none of them."""
+
+
+def runner_of(models: Sequence[ModelProto], types: Iterable[int | None]) -> Runner:
+    """What runs models that are compared: as a whole where they are small, or where parts cannot hand on what one computes."""
+    if not all(map(fits_message, models)):
+        return run_in_parts
+    small = max(map(weight_bytes, models)) <= PART_BYTES
+    return run if small or not all(kind in HANDED_ON for kind in types) else run_in_parts
 
 
 def run_in_parts(model: ModelProto, feeds: Mapping[str, Array]) -> dict[str, Any]:
-    """All outputs of a model by name, as `graphprune.runtime.run` gives them without optimisation."""
+    """All outputs of a model by name, as `graphprune.runtime.run` gives them without optimisation.  Raises what that raises."""
+    check_runnable(model, feeds)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     parts = list(_parts(model.graph.node, tensors))
     reads = [{name for node in part for name in node_reads(node)} for part in parts]
@@ -29,7 +50,8 @@ def run_in_parts(model: ModelProto, feeds: Mapping[str, Array]) -> dict[str, Any
     needed = outputs.union(*reads[1:])
     values: dict[str, Any] = {name: array for name, array in feeds.items() if name in needed or name in reads[0]}
     for number, part in enumerate(parts):
-        values |= _run(_part_model(model, part, reads[number], needed, tensors, values), values)
+        if any(name in needed for node in part for name in node.output):
+            values |= _run(_part_model(model, part, reads[number], needed, tensors, values), values)
         needed = outputs.union(*reads[number + 1 :])
         values = {name: array for name, array in values.items() if name in needed}
     found = {name: to_array(tensors[name]) for name in outputs if name in tensors} | values

@@ -8,7 +8,7 @@ Start reading at `prove`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,13 +23,10 @@ from .graph import Array, Graph, with_outputs
 from .inference import Analysis
 from .limits import stop_clock
 from .masking import masked_reference
-from .model_file import fits_message
-from .parts import run_in_parts
+from .parts import Runner, runner_of
 from .rounding import SUFFIX, flips, given, rounded_values, without_saturation
-from .runtime import random_inputs, run
+from .runtime import random_inputs
 from .shape_inference import InputShapes
-
-Runner = Callable[[ModelProto, dict[str, Array]], dict[str, Array]]
 
 TOLERANCE = {"float16": 2e-2, "bfloat16": 1e-1, "float32": 1e-4, "float64": 1e-9}
 """Largest difference that counts as equal, relative to the largest magnitude of the tensor."""
@@ -125,7 +122,7 @@ class Comparison:
         self.rounded = [name for name in rounded_values(graph) if name in written]
         self.probes = _bounded(graph, [name for name in inner if name in written and name not in self.rounded])
         self.seed = seed
-        types = (graph.element_types.get(name) for name in written)
+        types = {graph.element_types.get(name) for name in written}
         self._coarsest = max((TOLERANCE[HALVES[kind]] for kind in types if kind in HALVES), default=0.0)
         self._title = titles[1]
         self._graph = graph
@@ -136,7 +133,7 @@ class Comparison:
         if then is not None:
             take_branch(reference, then)
             take_branch(self._model, then)
-        self._runner: Runner = run if fits_message(reference) and fits_message(model) else run_in_parts
+        self._runner = runner_of((reference, model), types)
         self._feeds, expected = _run_reference(graph, reference, seed, shapes, titles[0], self._runner)
         self._expected = {name: taken(array, kept_axes(kept_of, name, np.ndim(array))) for name, array in expected.items()}
 

@@ -8,7 +8,7 @@ from nets import net, residual
 from onnx import ModelProto
 
 import graphprune
-from graphprune import parts, proof
+from graphprune import parts
 from graphprune.graph import Graph
 from graphprune.parts import run_in_parts
 from graphprune.runtime import random_inputs, run
@@ -50,12 +50,43 @@ def test_weights_decide_how_many_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(sessions) > 3
 
 
-def test_the_proof_of_a_large_network_runs_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "PART_BYTES", 1000)
-    monkeypatch.setattr(proof, "fits_message", lambda given: False)
-    calls = []
-    monkeypatch.setattr(proof, "run_in_parts", lambda *given: calls.append(1) or run_in_parts(*given))
+@pytest.mark.parametrize(("size", "fits", "calls"), [(1000, True, 2), (1000, False, 2), (2**24, False, 2), (2**24, True, 0)])
+def test_the_proof_of_a_large_network_runs_in_parts(size: int, fits: bool, calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "PART_BYTES", size)
+    monkeypatch.setattr(parts, "fits_message", lambda given: fits)
+    found = []
+    monkeypatch.setattr(parts, "run_in_parts", lambda *given: found.append(1) or run_in_parts(*given))
     result = graphprune.prune(residual(), targets=["channels=0.5"], align=1)
     assert result.proof is not None
     assert result.proof.passed
-    assert len(calls) == 2
+    assert len(found) == calls
+
+
+def test_what_nobody_reads_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one branch of If taken by force, nobody asks for its condition any more."""
+    monkeypatch.setattr(parts, "PART_BYTES", 1)
+    model = net("""
+        unread (float[N,3] x) => (float[N,2] y) <float[3,4] w1, float[4,2] w2> {
+            a = MatMul(x, w1)
+            m = ReduceMax(x)
+            b = Relu(a)
+            y = MatMul(b, w2)
+        }""")
+    feeds = random_inputs(Graph(model))
+    np.testing.assert_array_equal(run_in_parts(model, feeds)["y"], run(model, feeds)["y"])
+
+
+def test_values_that_are_no_arrays_are_not_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "PART_BYTES", 1)
+    model = net("""
+        sequence (float[N,3,8,8] x) => (float[N,2,8,8] y)
+        <float[8,3,1,1] w0, float[4,8,1,1] w1, float[2,4,1,1] w2, int64 zero = {0}> {
+            a = Conv(x, w0)
+            b = Conv(a, w1)
+            s = SequenceConstruct(b, b)
+            c = SequenceAt(s, zero)
+            y = Conv(c, w2)
+        }""")
+    result = graphprune.prune(model, targets=["channels=0.8"], align=1)
+    assert result.proof is not None
+    assert result.proof.passed
