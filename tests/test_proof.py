@@ -344,3 +344,16 @@ def test_what_goes_through_half_precision_is_as_coarse(kind: int, passes: bool) 
     proof = Comparison(graph, graph.model, other, lambda name, axis: None, [], 0, None).proof()
     assert proof.passed is passes
     assert 5e-4 < proof.max_error < 2e-3
+
+
+def test_a_network_that_runs_on_single_samples_alone() -> None:
+    """It says that its batch is dynamic, and then counts on one."""
+    model = net("""
+        single (float[N,5,3] x) => (float[M,6,2] y) <float[3,8] w1, float[1,1,8] token, float[8,2] w2> {
+            a = MatMul(x, w1)
+            j = Concat<axis = 1>(token, a)
+            y = MatMul(j, w2)
+        }""")
+    result = graphprune.prune(model, targets=["channels=0.5"], align=1)
+    assert result.proof is not None
+    assert result.proof.passed
