@@ -134,9 +134,12 @@ class Masking:
 
     def _times_mask(self, source: str, like: str, axis: int, mask: Mask, name: str, result: str) -> NodeProto:
         """A node: `source`, a value with the rank and type of the original's value `like`, times a mask along an axis."""
-        shaped = self._shaped(like, axis, mask)
-        factor = self._constant(name, shaped.astype(helper.tensor_dtype_to_np_dtype(self.graph.element_type(like))))
-        return helper.make_node("Mul", [source, factor], [result], name=name)
+        shaped, kind = self._shaped(like, axis, mask), self.graph.element_type(like)
+        dtype = helper.tensor_dtype_to_np_dtype(kind)
+        if kind in _FLOATS:
+            return helper.make_node("Mul", [source, self._constant(name, shaped.astype(dtype))], [result], name=name)
+        zero = self._constant(f"{name}_zero", np.zeros((), dtype))  # Mul knows few integers before opset 14
+        return helper.make_node("Where", [self._constant(name, shaped), source, zero], [result], name=name)
 
     def _shaped(self, like: str, axis: int, mask: Mask) -> Mask:
         """The mask with trailing axes of size 1, to broadcast against the original's value `like`."""

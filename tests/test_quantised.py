@@ -95,8 +95,9 @@ def test_operators_of_onnx_runtime() -> None:
     halve(model)
 
 
-def test_dynamic_quantisation_pins_what_its_scale_comes_from() -> None:
-    model = net("""
+@pytest.mark.parametrize("opset", [13, 17])
+def test_dynamic_quantisation_pins_what_its_scale_comes_from(opset: int) -> None:
+    text = """
         dynamic (float[4,6] x) => (float[4,3] y) <float[6,8] w1, int8[8,7] w2, int8 z = {0}, float[7,3] w3, float s = {0.01}> {
             a = MatMul(x, w1)
             q, t, p = DynamicQuantizeLinear(a)
@@ -105,7 +106,8 @@ def test_dynamic_quantisation_pins_what_its_scale_comes_from() -> None:
             d = Mul(c, s)
             e = Mul(d, t)
             y = MatMul(e, w3)
-        }""")
+        }"""
+    model = net(text, opset=opset)
     assert groups(model) == {"w2:1": 7}
     assert "takes its scale from all of this axis" in pinned(model)["w1:1"]
     halve(model)
