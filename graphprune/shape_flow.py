@@ -23,6 +23,9 @@ Entries = tuple[int | None, ...]
 LONGEST = 64
 """Longer vectors are no shapes, and are not followed."""
 
+DEEPEST = 4
+"""So many Concats and Wheres in a row are looked through: each of them multiplies the work."""
+
 _IN_PLACE = {"Cast", "Identity", "InstanceNormalization", "Relu", "Sigmoid", "Tanh"}
 
 _COPIES = {"Cast", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Unsqueeze"}
@@ -30,41 +33,54 @@ _SHAPE_OPERANDS = {("Resize", 3), ("Expand", 1), ("ConstantOfShape", 0)}
 """Operands whose rules go by `copied_axes`."""
 
 
-def copied_dimensions(graph: Graph, name: str) -> list[Source] | None:
-    """What each entry of a shape vector is; None where that cannot be told."""
-    constant = graph.constant(name)
-    if constant is not None:
-        return [int(value) for value in constant.ravel()]
-    position = graph.producers.get(name)
-    return None if position is None else _made_by(graph, NodeView(graph, position))
+def copied_dimensions(graph: Graph, name: str, depth: int = DEEPEST) -> list[Source] | None:
+    """What each entry of a shape vector is; None where that cannot be told, or takes too many Concats and Wheres in a row."""
+    copies: list[NodeView] = []
+    while (constant := graph.constant(name)) is None:
+        if name not in graph.producers:
+            return None
+        node = NodeView(graph, graph.producers[name])
+        if node.operator not in _COPIES:
+            break
+        copies.append(node)
+        name = node.inputs[0]
+    entries: list[Source] | None = _made_by(node, depth) if constant is None else [int(value) for value in constant.ravel()]
+    for copy in reversed(copies):
+        entries = None if entries is None else _select(copy, entries)
+    return entries
 
 
-def _made_by(graph: Graph, node: NodeView) -> list[Source] | None:
-    if node.operator in ("Shape", "Concat", "Where"):
-        return {"Shape": _read, "Concat": _joined, "Where": _chosen}[node.operator](graph, node)
-    source = copied_dimensions(graph, node.inputs[0]) if node.operator in _COPIES else None
-    return None if source is None else _select(node, source)
+def _made_by(node: NodeView, depth: int) -> list[Source] | None:
+    if node.operator == "Shape":
+        return _read(node)
+    if node.operator not in ("Concat", "Where") or not depth:
+        return None
+    return (_joined if node.operator == "Concat" else _chosen)(node, depth - 1)
 
 
-def _read(graph: Graph, shape: NodeView) -> list[Source] | None:
-    rank = len(graph.shape(shape.inputs[0]) or ())
+def _read(shape: NodeView) -> list[Source] | None:
+    rank = len(shape.shape(0) or ())
     entries: list[Source] = [(shape.inputs[0], axis) for axis in range(rank)]
     return entries[shape.attribute("start", 0) : shape.attribute("end", rank)] if rank else None
 
 
-def _joined(graph: Graph, concat: NodeView) -> list[Source] | None:
-    if any((graph.shape(part) or (LONGEST,))[0] not in range(LONGEST) for part in concat.inputs):
-        return None
-    parts = [copied_dimensions(graph, part) or [None] * (graph.shape(part) or (0,))[0] for part in concat.inputs]  # type: ignore[operator]
-    return [entry for part in parts for entry in part]
+def _joined(concat: NodeView, depth: int) -> list[Source] | None:
+    entries: list[Source] = []
+    for index, part in enumerate(concat.inputs):
+        size = (concat.shape(index) or (LONGEST,))[0]
+        if not isinstance(size, int) or size >= LONGEST:
+            return None
+        entries += copied_dimensions(concat.graph, part, depth) or [None] * size
+    return entries
 
 
-def _chosen(graph: Graph, where: NodeView) -> list[Source] | None:
+def _chosen(where: NodeView, depth: int) -> list[Source] | None:
     """Where(shape == -1, 1, shape), entry by entry: torch's exporter writes `expand` like that.  A size is never negative."""
+    graph = where.graph
     position = graph.producers.get(where.inputs[0])
     if position is None or operator_name(graph.nodes[position]) != "Equal":
         return None
-    vectors = [copied_dimensions(graph, name) for name in (*graph.nodes[position].input, *where.inputs[1:])]
+    vectors = [copied_dimensions(graph, name, depth) for name in (*graph.nodes[position].input, *where.inputs[1:])]
     known = [vector for vector in vectors if vector is not None]
     count = max(map(len, known), default=0)
     if len(known) < len(vectors) or any(len(vector) not in (1, count) for vector in known):

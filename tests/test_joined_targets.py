@@ -176,3 +176,16 @@ def test_a_choice_of_sizes_that_nobody_can_tell_pins() -> None:
         }""")
     assert not groups(model)
     assert "Expand" in pinned(model)["token:2"]
+
+
+def test_a_shape_that_is_handed_on_very_often_is_followed() -> None:
+    chain = "  ".join(f"s{k + 1} = Cast<to = 7>(s{k})" for k in range(2000))
+    model = net(f"""
+        chain (float[N,3,H,W] x) => (float[N,2,P,Q] y) <float[8,3,1,1] w1, float[2,8,1,1] w2> {{
+            a = Conv(x, w1)
+            s0 = Shape(a)
+            {chain}
+            b = Reshape(a, s2000)
+            y = Conv(b, w2)
+        }}""")
+    assert groups(model) == {"w1:0": 8}
