@@ -138,12 +138,12 @@ def _copy(graph: Graph, node: NodeProto, concat: NodeProto) -> NodeProto:
 
 
 def _parts(graph: Graph, node: NodeProto, concat: NodeProto) -> list[Part]:
-    """The parts of a target; none where it is not known which size is where."""
+    """The parts of a target; none where it is not known which size is where, or where callers may replace one."""
     parts: list[Part] = []
     start, rank = 0, len(graph.shape(node.output[0]) or ())
     for index, name in enumerate(concat.input):
         shape = graph.shape(name)
-        if shape is None or len(shape) != 1 or not isinstance(shape[0], int):
+        if shape is None or len(shape) != 1 or not isinstance(shape[0], int) or name in graph.overridable:
             return []
         parts.append((index, start, copied_dimensions(graph, name) or [None] * shape[0]))
         start += shape[0]

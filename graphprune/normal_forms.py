@@ -337,7 +337,7 @@ def gather_shuffles(known: Graph) -> bool:
         if chain is None:
             continue
         transpose, last = chain
-        sizes = known.shape if first.input[1] in known.initializers else partial(named_sizes, known)
+        sizes = partial(named_sizes, known) if known.constant(first.input[1]) is None else known.shape
         found = _shuffle(attributes(transpose).get("perm"), *map(sizes, (first.input[0], first.output[0], last.output[0])))
         if found is None:
             continue

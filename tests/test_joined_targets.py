@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from halving import groups, halve, keep_exactly, pinned, shapes
 from nets import net, operators
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto, helper
 
 import graphprune
 
@@ -189,3 +189,11 @@ def test_a_shape_that_is_handed_on_very_often_is_followed() -> None:
             y = Conv(b, w2)
         }}""")
     assert groups(model) == {"w1:0": 8}
+
+
+def test_a_number_that_callers_may_replace_pins() -> None:
+    """`four` is an initializer that is listed among the inputs."""
+    model = grid("n, two, four, h, w")
+    model.graph.input.append(helper.make_tensor_value_info("four", TensorProto.INT64, [1]))
+    assert not groups(model)
+    assert "run time" in pinned(model)["w1:0"]
