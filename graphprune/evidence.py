@@ -26,6 +26,7 @@ from .groups import Group, Indices, Member
 from .inference import Analysis
 from .labels import Ids
 from .linear import Linear
+from .model_file import fits_message
 from .repairing import Patient
 from .runtime import on_samples, session
 from .samples import Runs, sample_count
@@ -273,6 +274,16 @@ class Evidence:
         most = min(SAMPLES, TRIED_MACS // max(1, macs))
         counts = np.cumsum([sample_count([run]) for run in runs])
         return runs[: int(np.searchsorted(counts, most)) + 1]
+
+    @cached_property
+    def outputs_tell(self) -> bool:
+        """Whether `error_keeping` can measure, in a time that goes with that of one run: above 2 GB weights go over the disk."""
+        if self.calibration is None or not fits_message(self.analysis.graph.model):
+            return False
+        try:
+            return bool(self._some_outputs)
+        except CalibrationError:
+            return False
 
     @cached_property
     def _some_outputs(self) -> dict[str, Array]:

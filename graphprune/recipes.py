@@ -25,10 +25,10 @@ class Recipe:
 RECIPES = {
     "fast": Recipe("path", "global", (), "weights alone, nothing is run: seconds for any size"),
     "balanced": Recipe(
-        "obspa", "distortion", ("reconstruct",), "second-order scores, least total error, least squares in every layer"
+        "probed", "distortion", ("reconstruct",), "second-order scores, least total error, least squares in every layer"
     ),
     "depth": Recipe("removal", "blocks", ("reconstruct",), "whole residual branches: the fewest operations left, coarse steps"),
-    "best": Recipe("obspa", "distortion", ("reconstruct", "polish"), "balanced, then all weights by gradients (extra torch)"),
+    "best": Recipe("probed", "distortion", ("reconstruct", "polish"), "balanced, then all weights by gradients (extra torch)"),
 }
 """The recipes by name, from the fastest to the most thorough."""
 

@@ -75,7 +75,7 @@ def test_kept_normalisations_in_random_networks(network: Network, options: dict[
 def test_repaired_random_networks(network: Network, options: dict[str, Any]) -> None:
     """Whatever repair does to the weights, the pruned network equals the masked original that has them too."""
     oracle_runs(network.model)
-    passes = {"importance": "obspa", "selection": "distortion", "repair": "reconstruct", "calibration": "random"}
+    passes = {"importance": "probed", "selection": "distortion", "repair": "reconstruct", "calibration": "random"}
     result = prune_somehow(network.model, options | passes)
     assert result.proof is not None
     plan = parse_plan(result.plan.to_json())

@@ -26,6 +26,7 @@ class Probed(Importance):
     The errors of layers that criteria such as `obspa` predict do not say what becomes of them behind the layer: much in a stem or
     a head, little in a branch beside others.  One measurement tells, for each group: without the first `share` of its units, the
     other groups whole, and the readers repaired.  Scores add up to errors, so `distortion` and `knapsack` can budget them.
+    Where outputs cannot be compared, or the network is above 2 GB, scores are those of `rank`.
     """
 
     name: ClassVar[str] = "probed"
@@ -36,7 +37,7 @@ class Probed(Importance):
     def score(self, group: Group, evidence: Evidence) -> Vector | None:
         """The scores of `rank` times measured over predicted error; as they are where there is no error to compare."""
         scores: Vector | None = registry.make("importance", self.rank).score(group, evidence)
-        if scores is None or evidence.calibration is None:
+        if scores is None or not evidence.outputs_tell:
             return scores
         scores = evidence.completed(group, scores)
         order = np.argsort(scores, kind="stable")
