@@ -133,13 +133,14 @@ def import_(source: str, output: Path, format_: str | None, shapes: tuple[str, .
     """Normalise a model; names in a plan are names in this file."""
     from .branches import with_branches
     from .pipeline import load_fixed
+    from .unread_weights import with_types_of_file
 
     written = _exporter().files(output)
     check_outputs(written, lambda: files_read_but(written, source, written))
     sizes = sizes_of_inputs(shapes)
     with progress("importing"):
         graph = load_fixed(source, sizes, format_)
-    _exporter().write(with_branches(graph.model), output)
+    _exporter().write(with_types_of_file(with_branches(graph.model)), output)
     click.echo(f"{output}: {len(graph.nodes)} nodes, {len(graph.initializers)} initializers")
     if graph.given is not None and graph.given.reservation:
         click.echo(graph.given.reservation)

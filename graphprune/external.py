@@ -1,8 +1,9 @@
 """Weights that stay in their file: mapped where they are needed, cut when they are written.
 
-A tensor with external data names its file by an absolute path here.  A *cut* one also names the shape that it has in the file and
-the indices that are kept of each axis, so that pruning a model of any size touches a weight once, when it goes to the output.
-Only graphprune writes those entries: reading a model drops all but ONNX's own.  Start reading at `pieces`.
+A tensor with external data names its file by an absolute path here.  Further entries say what becomes of it on the way out: the
+shape and the data type that it has in the file, the order of its axes, and the indices that are kept of each.  So pruning a model
+of any size touches a weight once, when it goes to the output.  Only graphprune writes those entries: reading a model drops all
+but ONNX's own.  Start reading at `pieces`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import atexit
 import mmap
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from math import prod
 from pathlib import Path
@@ -20,11 +21,21 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from .cutting import taken
+from .cutting import sideways, taken, taken_sideways
 
 Indices = NDArray[np.int64]
 
-KEPT, SHAPE = "graphprune.kept.", "graphprune.shape"
+SHAPE, TYPE = "graphprune.shape", "graphprune.type"
+"""Those in the file, where others are wanted."""
+
+NAME = "graphprune.name"
+"""The name of a tensor before it was cast."""
+
+ORDER = "graphprune.order"
+"""The axis in the file for each axis that is wanted."""
+
+KEPT = "graphprune.kept."
+"""With the number of an axis (as wanted): the indices that stay of it."""
 
 OWN_ENTRIES = ("location", "offset", "length", "checksum")
 """What ONNX defines (docs/ExternalData.md of the onnx package)."""
@@ -38,6 +49,9 @@ MAPPED_WHOLE = 2**28
 PIECE = 2**18
 """Elements that are in memory at a time while a weight is copied: they stay in the processor's cache until they are written."""
 
+SIDEWAYS = 16
+"""So many times more of a weight whose rows are columns in the file: each then reads a line of the cache as a whole, and more."""
+
 
 _HELD: dict[str, BinaryIO] = {}
 """Files that are kept open, by location."""
@@ -49,36 +63,58 @@ def is_external(tensor: TensorProto) -> bool:
 
 
 def mapped(tensor: TensorProto) -> NDArray[Any]:
-    """The data of an external tensor: mapped, not read; of a cut one, a copy of what is kept."""
-    return taken(_in_file(tensor), _kept(tensor))
+    """The data of an external tensor: mapped, not read; a copy of what is kept of a cut one, or where another type is wanted."""
+    return taken(_in_file(tensor), _kept(tensor)).astype(_dtype(tensor.data_type), copy=False)
 
 
 def pieces(tensor: TensorProto) -> Iterator[NDArray[Any]]:
     """The data of an external tensor along its first axis, some of it at a time."""
-    whole, kept = np.atleast_1d(_in_file(tensor)), _kept(tensor)
+    whole, kept, wanted = np.atleast_1d(_in_file(tensor)), _kept(tensor), _dtype(tensor.data_type)
     rows = kept.pop(0, None)
-    step = max(1, PIECE * len(whole) // max(1, whole.size))
+    turned = sideways(whole)
+    step = max(1, (SIDEWAYS if turned else 1) * PIECE * len(whole) // max(1, whole.size))
     for start in range(0, len(whole) if rows is None else len(rows), step):
         part = slice(start, start + step)
-        yield np.ascontiguousarray(taken(whole[part], kept) if rows is None else taken(whole, kept | {0: rows[part]}))
+        source, cuts = (whole[part], kept) if rows is None else (whole, kept | {0: rows[part]})
+        yield taken_sideways(source, cuts, wanted) if turned else np.ascontiguousarray(taken(source, cuts), wanted)
 
 
 def cut(tensor: TensorProto, cuts: Mapping[int, Indices]) -> TensorProto:
     """An external tensor of which only some indices of some axes are kept; no data is touched."""
-    result = TensorProto()
-    result.CopyFrom(tensor)
-    dims = list(tensor.dims)
-    before = {entry.key for entry in tensor.external_data}
-    if SHAPE not in before:
-        result.external_data.add(key=SHAPE, value=" ".join(map(str, dims)))
-    earlier = _kept(tensor)
+    dims, earlier = list(tensor.dims), _kept(tensor)
     for axis, indices in cuts.items():
         dims[axis] = len(indices)
-        total = earlier[axis][indices] if axis in earlier else indices
-        _set_entry(result, f"{KEPT}{axis}", " ".join(map(str, total.tolist())))
-    del result.dims[:]
-    result.dims.extend(dims)
+    total = {axis: earlier[axis][indices] if axis in earlier else indices for axis, indices in cuts.items()}
+    return _changed(tensor, dims, _entries(tensor) | {f"{KEPT}{axis}": _text(kept.tolist()) for axis, kept in total.items()})
+
+
+def turned(tensor: TensorProto, order: Sequence[int]) -> TensorProto:
+    """An external tensor with its axes in another order, as Transpose gives it; no data is touched."""
+    entries, kept = _entries(tensor), _kept(tensor)
+    axes = _sizes(entries[ORDER]) if ORDER in entries else range(len(order))
+    moved = {f"{KEPT}{place}": _text(kept[axis].tolist()) for place, axis in enumerate(order) if axis in kept}
+    rest = {key: value for key, value in entries.items() if not key.startswith(KEPT)}
+    return _changed(tensor, [tensor.dims[axis] for axis in order], rest | {ORDER: _text(axes[axis] for axis in order)} | moved)
+
+
+def cast(tensor: TensorProto, data_type: int) -> TensorProto:
+    """An external tensor of another data type, as Cast gives it; no data is touched."""
+    result = _changed(tensor, tensor.dims, _entries(tensor) | {TYPE: str(tensor.data_type), NAME: tensor.name})
+    result.data_type = data_type
     return result
+
+
+def uncast(tensor: TensorProto) -> TensorProto:
+    """What `cast` was given, with all that came after: turned and cut as the tensor is."""
+    entries = _entries(tensor)
+    result = _changed(tensor, tensor.dims, {key: value for key, value in entries.items() if key not in (TYPE, NAME)})
+    result.name, result.data_type = entries[NAME], int(entries[TYPE])
+    return result
+
+
+def type_in_file(tensor: TensorProto) -> int:
+    """The data type of what an external tensor names, which need not be its own."""
+    return int(_entries(tensor).get(TYPE, tensor.data_type))
 
 
 def point_to(tensor: TensorProto, location: str) -> None:
@@ -106,7 +142,7 @@ def held(path: Path) -> str:
 
 def memory_map(tensor: TensorProto, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     """The file of an external tensor from where its data begins, as an array that cannot be written."""
-    entries = {entry.key: entry.value for entry in tensor.external_data}
+    entries = _entries(tensor)
     location, offset = entries["location"], int(entries.get("offset", 0))
     whole = _whole(location)
     if whole is not None:
@@ -124,12 +160,12 @@ def _whole(location: str) -> mmap.mmap | None:
 
 
 def _in_file(tensor: TensorProto) -> NDArray[Any]:
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    shape = tuple(map(int, entries[SHAPE].split())) if SHAPE in entries else tuple(tensor.dims)
-    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
-    if not prod(shape):
-        return np.zeros(shape, dtype)
-    return memory_map(tensor, dtype, shape)
+    """All that the file has of a tensor, in its data type there, with the axes in the order that is wanted."""
+    entries = _entries(tensor)
+    shape = _sizes(entries[SHAPE]) if SHAPE in entries else tuple(tensor.dims)
+    dtype = _dtype(type_in_file(tensor))
+    array = memory_map(tensor, dtype, shape) if prod(shape) else np.zeros(shape, dtype)
+    return array.transpose(_sizes(entries[ORDER])) if ORDER in entries else array
 
 
 def _kept(tensor: TensorProto) -> dict[int, Indices]:
@@ -137,9 +173,28 @@ def _kept(tensor: TensorProto) -> dict[int, Indices]:
     return {int(key.removeprefix(KEPT)): np.fromstring(value, np.int64, sep=" ") for key, value in sorted(found.items())}
 
 
-def _set_entry(tensor: TensorProto, key: str, value: str) -> None:
-    for entry in tensor.external_data:
-        if entry.key == key:
-            entry.value = value
-            return
-    tensor.external_data.add(key=key, value=value)
+def _changed(tensor: TensorProto, dims: Sequence[int], entries: Mapping[str, str]) -> TensorProto:
+    """A copy of other dimensions with these entries, and with the shape that the file has."""
+    result = TensorProto()
+    result.CopyFrom(tensor)
+    del result.external_data[:], result.dims[:]
+    for key, value in ({SHAPE: _text(tensor.dims)} | dict(entries)).items():
+        result.external_data.add(key=key, value=value)
+    result.dims.extend(dims)
+    return result
+
+
+def _entries(tensor: TensorProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in tensor.external_data}
+
+
+def _dtype(data_type: int) -> np.dtype[Any]:
+    return np.dtype(helper.tensor_dtype_to_np_dtype(data_type))
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split()))
+
+
+def _text(numbers: Iterable[int]) -> str:
+    return " ".join(map(str, numbers))

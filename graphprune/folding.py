@@ -50,7 +50,7 @@ _NO_LARGER = frozenset(("Compress", "NonZero", "Unique"))
 def foldable(model: ModelProto) -> bool:
     """Whether some node computes a constant: all its inputs are constants, or it reads a shape."""
     constants = {tensor.name for tensor in model.graph.initializer}
-    ties = _ties(model)
+    ties = ties_of(model)
     for node in model.graph.node:
         if node.op_type in NEVER_FOLDED or canonical_domain(node.domain):
             continue
@@ -61,7 +61,7 @@ def foldable(model: ModelProto) -> bool:
     return False
 
 
-def _ties(model: ModelProto) -> set[str]:
+def ties_of(model: ModelProto) -> set[str]:
     """What Transposes give matrix products of matrices that others read as they are, such as an embedding that is the last layer.
 
     They stay: such a result would be a second copy of the weight, with a life of its own.
@@ -87,12 +87,12 @@ class Folding:
             import onnx_ir as ir
             from onnxscript.optimizer import fold_constants
 
-        self._ties = _ties(model)
+        self._ties = ties_of(model)
         try:
             wrapped = ir.serde.deserialize_model(model)
             with quiet(_LOGGER), _readable(wrapped, model):
                 fold_constants(wrapped, input_size_limit=FOLD_LIMIT, output_size_limit=FOLD_LIMIT, should_fold=self._should_fold)
-            return ir.serde.serialize_model(wrapped)
+            return _in_place(ir.serde.serialize_model(wrapped), model)
         except (ir.serde.SerdeError, ValueError, TypeError, AttributeError, KeyError, IndexError, RuntimeError):
             return None
 
@@ -130,6 +130,16 @@ def _readable(wrapped: ir.Model, model: ModelProto) -> Iterator[None]:
     yield
     for name in places.keys() & values.keys():
         values[name].const_value = places[name]
+
+
+def _in_place(folded: ModelProto, model: ModelProto) -> ModelProto:
+    """The folded model with all that is said of where its weights are; onnx_ir keeps what ONNX defines."""
+    places = {tensor.name: tensor.external_data for tensor in model.graph.initializer if is_external(tensor)}
+    for tensor in folded.graph.initializer:
+        if tensor.name in places:
+            del tensor.external_data[:]
+            tensor.external_data.extend(places[tensor.name])
+    return folded
 
 
 def _elements_written(node: ir.Node, read: int) -> int | None:

@@ -45,8 +45,9 @@ from .shape_inference import (
     skeleton,
     typical_model,
 )
+from .unread_weights import fold_in_file
 
-FORMS = (constant_reshapes, constant_parts, constant_expands, constant_sizes, explicit_squeezes)
+FORMS = (fold_in_file, constant_reshapes, constant_parts, constant_expands, constant_sizes, explicit_squeezes)
 """Normal forms that need the shapes; each round takes the first that finds something."""
 
 BRANCHING = ("If", "Loop", "Scan", "SequenceMap")

@@ -43,6 +43,7 @@ from .shape_inference import InputShapes
 from .sources import is_onnx_file, read_source
 from .synthetic import random_runs
 from .targets import Target, parse_target
+from .unread_weights import with_types_of_file
 from .weights import Vector
 
 Source = str | Path | ModelProto | Graph | Any
@@ -284,7 +285,7 @@ def _finish(
     kept_of = shrink_pass().kept_indices(analysis, present)
     step("rewriting")
     changed = with_weights(analysis, weights, kept_of)
-    rewritten = shrink_pass().shrink(changed, present)
+    rewritten = with_types_of_file(shrink_pass().shrink(changed, present))
     analysis.graph.forget_constants()
     after = model.cost(present)
     before = model.original

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .cutting import in_threads
+from .cutting import in_threads, sideways
 from .graph import Graph
 from .groups import Group, Member
 
@@ -64,9 +64,11 @@ class Weights:
         if axis > 1 or array.ndim == 1:
             others = tuple(k for k in range(array.ndim) if k != axis)
             return np.asarray((np.abs(np.asarray(array, np.float32)) ** power).sum(axis=others, dtype=np.float64))
+        turned = array.ndim == 2 and sideways(array)
+        array = array.T if turned else array
         sums = _sums_of_both(array.reshape(*array.shape[:2], prod(array.shape[2:])), power)
-        self._sums |= {(tensor, k, power): each for k, each in enumerate(sums)}
-        return sums[axis]
+        self._sums |= {(tensor, k, power): each for k, each in enumerate(reversed(sums) if turned else sums)}
+        return self._sums[tensor, axis, power]
 
     def _array(self, tensor: str) -> NDArray[np.float32]:
         array = self._graph.constant(tensor)

@@ -1,0 +1,76 @@
+"""Transposes and Casts of weights that stay in their file: they are done when a weight is read, without memory of their own.
+
+Start reading at `fold_in_file`, and at `with_types_of_file` for the way back.
+"""
+
+from __future__ import annotations
+
+from onnx import ModelProto, NodeProto, TensorProto, helper
+
+from .external import cast, is_external, turned, type_in_file, uncast
+from .folding import ties_of
+from .graph import Graph, attributes, copy_model, free_name, item_bits, node_reads, operator_name, value_names
+
+_FLOATS = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE)
+_CAST_ALIKE = (*_FLOATS, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16, TensorProto.INT32)
+"""Types that numpy casts to floats as ONNX Runtime does."""
+
+
+def fold_in_file(graph: Graph) -> bool:
+    """Turn and cast weights that stay in their file only when they are read: such Transposes and Casts need no memory.
+
+    Returns whether there were any.  Casts of casts are left, since the first may have rounded.
+    """
+    ties, outputs = ties_of(graph.model), {value.name for value in graph.outputs}
+    tensors = {name: tensor for name, tensor in graph.initializers.items() if name not in graph.overridable}
+    rest: list[NodeProto] = []
+    for node in graph.nodes:
+        source = tensors.get(node.input[0]) if len(node.input) == 1 and len(node.output) == 1 else None
+        view = _view(node, source) if source is not None and not {*node.output} & (ties | outputs) else None
+        if view is None:
+            rest.append(node)
+            continue
+        view.name = node.output[0]
+        tensors[view.name] = view
+        graph.model.graph.initializer.append(view)
+    if len(rest) == len(graph.nodes):
+        return False
+    copies = [NodeProto.FromString(node.SerializeToString()) for node in rest]
+    del graph.model.graph.node[:]
+    graph.model.graph.node.extend(copies)
+    return True
+
+
+def _view(node: NodeProto, tensor: TensorProto) -> TensorProto | None:
+    """What a Transpose or Cast gives of a weight in a file; None for others, and for what must be computed."""
+    if not is_external(tensor) or item_bits(tensor.data_type) < 8:
+        return None
+    if operator_name(node) == "Transpose":
+        return turned(tensor, attributes(node).get("perm", range(len(tensor.dims))[::-1]))
+    if operator_name(node) == "Cast" and type_in_file(tensor) == tensor.data_type:
+        wanted = attributes(node)["to"]
+        return cast(tensor, wanted) if wanted in _FLOATS and tensor.data_type in _CAST_ALIKE else None
+    return None
+
+
+def with_types_of_file(model: ModelProto) -> ModelProto:
+    """The model with weights in the type that their file has, where that is smaller: a Cast makes of it what it made before."""
+    wide = {tensor.name: tensor for tensor in model.graph.initializer if is_external(tensor) and _smaller_in_file(tensor)}
+    if not wide:
+        return model
+    taken = value_names(model.graph)
+    result = copy_model(model, without=["initializer", "node"])
+    result.graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name not in wide)
+    for node in model.graph.node:
+        for name in sorted(node_reads(node) & wide.keys()):
+            tensor = wide.pop(name)
+            stored = uncast(tensor)
+            stored.name = free_name(stored.name, taken)
+            result.graph.initializer.append(stored)
+            result.graph.node.append(helper.make_node("Cast", [stored.name], [name], name=f"Cast_{name}", to=tensor.data_type))
+        result.graph.node.append(node)
+    return result
+
+
+def _smaller_in_file(tensor: TensorProto) -> bool:
+    return item_bits(type_in_file(tensor)) < item_bits(tensor.data_type)
