@@ -6,14 +6,14 @@ Start reading at `Folding.fold`.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 from onnx import ModelProto, TensorProto
 
-from .external import is_external
+from .external import is_external, point_to
 from .graph import canonical_domain, element_count, node_reads, to_array
 from .limits import factor, paused
 from .quiet import quiet
@@ -89,10 +89,13 @@ class Folding:
 
         self._ties = ties_of(model)
         try:
-            wrapped = ir.serde.deserialize_model(model)
+            with _places_as_onnx_has_them(model) as places:
+                wrapped = ir.serde.deserialize_model(model)
             with quiet(_LOGGER), _readable(wrapped, model):
                 fold_constants(wrapped, input_size_limit=FOLD_LIMIT, output_size_limit=FOLD_LIMIT, should_fold=self._should_fold)
-            return _in_place(ir.serde.serialize_model(wrapped), model)
+            folded = ir.serde.serialize_model(wrapped)
+            _put_back(folded, places)
+            return folded
         except (ir.serde.SerdeError, ValueError, TypeError, AttributeError, KeyError, IndexError, RuntimeError):
             return None
 
@@ -132,14 +135,24 @@ def _readable(wrapped: ir.Model, model: ModelProto) -> Iterator[None]:
         values[name].const_value = places[name]
 
 
-def _in_place(folded: ModelProto, model: ModelProto) -> ModelProto:
-    """The folded model with all that is said of where its weights are; onnx_ir keeps what ONNX defines."""
-    places = {tensor.name: tensor.external_data for tensor in model.graph.initializer if is_external(tensor)}
-    for tensor in folded.graph.initializer:
+@contextmanager
+def _places_as_onnx_has_them(model: ModelProto) -> Iterator[dict[str, TensorProto]]:
+    """Meanwhile weights that are in a file say no more of it than ONNX defines; what they say otherwise, by name."""
+    places: dict[str, TensorProto] = {}
+    for tensor in filter(is_external, model.graph.initializer):
+        places[tensor.name] = TensorProto(external_data=tensor.external_data)
+        point_to(tensor, "file")
+    try:
+        yield places
+    finally:
+        _put_back(model, places)
+
+
+def _put_back(model: ModelProto, places: Mapping[str, TensorProto]) -> None:
+    for tensor in model.graph.initializer:
         if tensor.name in places:
             del tensor.external_data[:]
-            tensor.external_data.extend(places[tensor.name])
-    return folded
+            tensor.external_data.extend(places[tensor.name].external_data)
 
 
 def _elements_written(node: ir.Node, read: int) -> int | None:

@@ -107,6 +107,19 @@ def test_pruning_keeps_the_types_of_the_file(tmp_path: Path, request: pytest.Fix
     np.testing.assert_array_equal(*outputs)
 
 
+def test_what_was_cut_is_pruned_again(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    options = {"targets": ["channels=0.6"], "align": 1}
+    expected = graphprune.prune(graphprune.prune(halves(), **options).cut, **options)
+    path = on_disk(halves(), tmp_path)
+    request.getfixturevalue("large")
+    again = graphprune.prune(graphprune.prune(path, **options).cut, **options)
+    assert again.proof is not None
+    assert again.proof.passed
+    found = weights(normalize(again.cut).model)
+    for name, array in weights(normalize(expected.cut).model).items():
+        np.testing.assert_array_equal(found[name], array)
+
+
 def test_what_is_written_is_normalised_to_itself(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     path, first, second = on_disk(halves(), tmp_path), tmp_path / "first.onnx", tmp_path / "second.onnx"
     request.getfixturevalue("large")
