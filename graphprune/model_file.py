@@ -12,6 +12,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from google.protobuf.message import DecodeError
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from .archives import check_regular
+from .constants import lift_constants
 from .cutting import ahead
 from .errors import InvalidModelError, UsageError
 from .external import held, is_external, may_hold, pieces, point_to
@@ -30,6 +32,9 @@ from .wire import MalformedError, Place, assembled, outline
 
 PROTOBUF_LIMIT = 2**31 - 2**20
 """Bytes that fit one protobuf message, with some room for what is said of each weight; larger ones go to an external file."""
+
+INNER = PROTOBUF_LIMIT
+"""Bytes of weights that cannot stay in a file, since they are in bodies of nodes or in functions."""
 
 GRAPH = 2**28
 """More than a graph without its weights takes."""
@@ -73,9 +78,12 @@ def read_model(path: Path) -> ModelProto:
     if not model.ir_version or not model.HasField("graph") or not model.opset_import:
         raise InvalidModelError(f"{path}: not an ONNX model: it has no graph, IR version or opset import")
     check_message(model, path)
+    if any(map(is_external, tensors_of(node for node in model.graph.node if node.op_type == "Constant"))):
+        lift_constants(model.graph)  # as initializers they may stay in their files
     stay, granted, known = not fits_message(model), Counter[Path](), dict[str, Path]()
     left = {place.index for place in places}
     inner = [each for function in model.functions for each in tensors_of(function.node)]
+    _check_inner(chain(tensors_of(model.graph.node), inner), path)
     may_stay = len(model.graph.initializer)
     for number, tensor in enumerate([*all_tensors(model.graph), *inner]):  # the initializers come first
         _check_dims(tensor, path)
@@ -93,6 +101,19 @@ def read_model(path: Path) -> ModelProto:
         _check_size(tensor, path)
     _leave(model, places, path)
     return model
+
+
+def _check_inner(tensors: Iterable[TensorProto], path: Path) -> None:
+    """Refuse what would have to be read but fits no message: weights in bodies of control flow, and in functions."""
+    size = 0
+    for tensor in filter(is_external, tensors):
+        _check_dims(tensor, path)
+        size += byte_count(tensor)
+    if size > INNER:
+        raise InvalidModelError(
+            f"{path}: {size / 1e9:.1f} GB of weights are inside of branches, loops or functions, where 2 GB are the limit; "
+            "make them initializers of the main graph"
+        )
 
 
 def _parsed(model: ModelProto, data: memoryview) -> list[Place]:

@@ -15,9 +15,10 @@ import graphlib
 from collections import Counter
 
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, inliner
+from onnx import GraphProto, ModelProto, NodeProto, inliner
 
 from .branches import hoist_branches
+from .constants import lift_constants
 from .errors import InvalidModelError, UsageError, first_line
 from .folding import Folding, foldable
 from .graph import Graph, Shape, declared_shape, node_reads, operator_name, subgraphs
@@ -72,7 +73,7 @@ def normalize(model: ModelProto, input_shapes: InputShapes | None = None) -> Gra
     _name_nodes(model.graph)
     while any(operator_name(node) == "If" for node in model.graph.node):
         hoist_branches(model, _infer(model))
-    _lift_constants(model.graph)
+    lift_constants(model.graph)
     inferred = _settle_constants(model)
     remove_dead_code(model.graph)
     _name_nodes(model.graph)
@@ -155,7 +156,7 @@ def _settle_constants(model: ModelProto) -> ModelProto:
                 carry_over(model, folded)
                 model.Clear()
                 model.CopyFrom(folded)
-                _lift_constants(model.graph)
+                lift_constants(model.graph)
             remove_dead_code(model.graph)
             if len(model.graph.node) == count:
                 break
@@ -266,41 +267,6 @@ def _drop_initializers_from_inputs(model: ModelProto) -> None:
 
 
 # ---- constants and dead code --------------------------------------------------------------------
-
-
-def _lift_constants(graph: GraphProto) -> None:
-    """Turn Constant nodes of the main graph into initializers of the same name."""
-    rest = []
-    for node in graph.node:
-        tensor = constant_tensor(node)
-        if tensor is None:
-            rest.append(node)
-        else:
-            tensor.name = node.output[0]
-            graph.initializer.append(tensor)
-    if len(rest) != len(graph.node):
-        rest = [NodeProto.FromString(node.SerializeToString()) for node in rest]
-        del graph.node[:]
-        graph.node.extend(rest)
-
-
-def constant_tensor(node: NodeProto) -> TensorProto | None:
-    """The value of a Constant node, without a name; None for other nodes."""
-    if operator_name(node) != "Constant" or len(node.attribute) != 1:
-        return None
-    attribute = node.attribute[0]
-    value = helper.get_attribute_value(attribute)
-    if attribute.name == "value":
-        copy = TensorProto()
-        copy.CopyFrom(value)
-        return copy
-    kinds = {"value_float": TensorProto.FLOAT, "value_int": TensorProto.INT64, "value_string": TensorProto.STRING}
-    for name, kind in kinds.items():
-        if attribute.name == name:
-            return helper.make_tensor("", kind, [], [value])
-        if attribute.name == f"{name}s":
-            return helper.make_tensor("", kind, [len(value)], list(value))
-    return None
 
 
 def remove_dead_code(graph: GraphProto) -> None:

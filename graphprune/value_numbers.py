@@ -12,9 +12,9 @@ from hashlib import blake2b
 
 from onnx import ModelProto, NodeProto, TensorProto
 
+from .constants import constant_tensor
 from .external import is_external
 from .graph import canonical_domain, captured_names, subgraphs
-from .normalize import constant_tensor
 from .weights_file import as_raw
 
 ABSENT = b""

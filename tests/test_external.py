@@ -14,6 +14,7 @@ from onnx import ModelProto, TensorProto, numpy_helper
 import graphprune
 from graphprune import external, model_file
 from graphprune.cutting import CACHED, ahead, in_threads, taken
+from graphprune.errors import InvalidModelError
 from graphprune.graph import to_array
 from graphprune.model_file import content_hash, read_model, write_model
 from graphprune.weights import _sums_of_both
@@ -215,3 +216,41 @@ def test_a_result_that_replaces_its_original_can_be_written_again(tmp_path: Path
     wanted, found = weights(read_model(path)), weights(read_model(tmp_path / "again.onnx"))
     for name, array in wanted.items():
         np.testing.assert_array_equal(found[name], array)
+
+
+def as_nodes(model: ModelProto) -> ModelProto:
+    """The same with Constant nodes instead of initializers."""
+    nodes = [onnx.helper.make_node("Constant", [], [tensor.name], value=tensor) for tensor in model.graph.initializer]
+    nodes += model.graph.node
+    del model.graph.initializer[:], model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model
+
+
+def test_constant_nodes_stay_in_their_file_too(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    expected = graphprune.prune(wide(), targets=["channels=0.5"], align=1)
+    path = tmp_path / "model.onnx"
+    data = {"save_as_external_data": True, "location": "weights.bin", "size_threshold": 0, "convert_attribute": True}
+    onnx.save(as_nodes(wide()), path, **data)
+    request.getfixturevalue("large")
+    result = graphprune.prune(path, targets=["channels=0.5"], align=1)
+    assert result.proof is not None
+    assert result.proof.passed
+    assert any(external.is_external(tensor) for tensor in result.cut.graph.initializer)
+    for name, array in weights(expected.cut).items():
+        np.testing.assert_array_equal(weights(result.cut)[name], array)
+
+
+def test_weights_in_branches_that_fit_no_message_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = net("""chosen (bool c, float[N,64] x) => (float[N,64] y) {
+        y = If (c) <then_branch = a () => (float[N,64] a) { wa = Constant <value = float[1] {1.0}> () a = Mul (x, wa) },
+                    else_branch = b () => (float[N,64] b) { b = Relu (x) }>
+    }""")
+    constant = model.graph.node[0].attribute[0].g.node[0].attribute[0].t
+    constant.CopyFrom(numpy_helper.from_array(np.ones((300, 1, 64), np.float32)))
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0, convert_attribute=True)
+    assert graphprune.load(path)
+    monkeypatch.setattr(model_file, "INNER", 1000)
+    with pytest.raises(InvalidModelError, match=r"weights are inside of branches, loops or functions.* initializers of the main"):
+        read_model(path)
