@@ -224,7 +224,7 @@ class Site(NodeView):
     def take_statistic(self, axis: LooseAxis, text: str) -> None:
         """The node takes a mean or a norm over an axis: pin it, or note it where the user lets normalised channels leave."""
         if self.ledger.normalization == "pin":
-            self.pin(axis, text)
+            self.pin(axis, f"{text} (--normalization kept frees it)")
         elif not isinstance(axis, int):
             self.ledger.statistics.append(Statistic(self.position, axis))  # type: ignore[arg-type]  # see Ledger.settle
 

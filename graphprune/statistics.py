@@ -126,7 +126,7 @@ def layer_norm(site: Site) -> Results:
     if axes is None:
         return site.refuse_unknown()
     first = normal_axis(site.attribute("axis", -1), len(axes))
-    text = f"{site.operator} takes its statistics over this axis: removing channels would change them"
+    text = f"{site.operator} takes its statistics over this axis"
     for index in range(1, len(site.inputs)):
         site.align_right(index, axes)
     for axis in axes[first:]:
@@ -150,7 +150,7 @@ def skip_layer_norm(site: Site) -> Results:
     total = site.settled(broadcast(site, [0, 1])[0])
     if total is None:
         return site.refuse_unknown()
-    text = f"{site.operator} takes its statistics over this axis: removing channels would change them"
+    text = f"{site.operator} takes its statistics over this axis"
     for index in range(2, len(site.inputs)):
         if site.has(index):
             site.unify((site.axes(index) or [total[-1]])[-1], total[-1])
