@@ -14,7 +14,7 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from .errors import CalibrationError, first_line
 from .extras import need
-from .graph import Array, Graph, attributes, canonical_domain, operator_name, to_array
+from .graph import HALVES, Array, Graph, attributes, canonical_domain, operator_name, to_array
 
 if TYPE_CHECKING:
     from .torch_functions import Node
@@ -107,9 +107,6 @@ class InSinglePrecision(Differentiable):
     def __call__(self, feeds: Mapping[str, Array], wanted: Iterable[str] | None = None) -> dict[str, Tensor]:
         """As for any model; samples of 16 bits become wider."""
         return super().__call__({name: _wide(value) for name, value in feeds.items()}, wanted)
-
-
-HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 def _widened(model: ModelProto) -> ModelProto:

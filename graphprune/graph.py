@@ -32,6 +32,9 @@ Array = NDArray[Any]
 
 DEFAULT_DOMAINS = ("", "ai.onnx")
 
+HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+"""The floating-point types of 16 bits."""
+
 SHAPE_SIZED = 4096
 """Constants of up to this many elements may be shapes, which shape inference follows: their values are always at hand."""
 

@@ -20,7 +20,7 @@ from .branches import has_branches, take_branch
 from .cutting import taken
 from .edit import KeptOf, kept_axes
 from .errors import InvalidModelError, ProofError, first_line
-from .graph import Array, Graph, with_outputs
+from .graph import HALVES, Array, Graph, with_outputs
 from .inference import Analysis
 from .limits import stop_clock
 from .masking import masked_reference
@@ -31,8 +31,6 @@ from .shape_inference import InputShapes
 
 TOLERANCE = {"float16": 2e-2, "bfloat16": 1e-1, "float32": 1e-4, "float64": 1e-9}
 """Largest difference that counts as equal, relative to the largest magnitude of the tensor."""
-
-HALVES: dict[int, str] = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}
 
 SMALL_SCALE = 1e-2
 """Tensors of smaller magnitude are compared as if they had this one: what a saturated sigmoid leaves is rounding."""
@@ -124,7 +122,9 @@ class Comparison:
         self.probes = _bounded(graph, [name for name in inner if name in written and name not in self.rounded])
         self.seed = seed
         types = {graph.element_types.get(name) for name in written}
-        self._coarsest = max((TOLERANCE[HALVES[kind]] for kind in types if kind in HALVES), default=0.0)
+        self._coarsest = max(
+            (TOLERANCE[TensorProto.DataType.Name(kind).lower()] for kind in types if kind in HALVES), default=0.0
+        )
         self._title = titles[1]
         self._graph = graph
         self._model = ModelProto()

@@ -9,9 +9,9 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from .external import cast, is_external, turned, type_in_file, uncast
 from .folding import ties_of
-from .graph import Graph, attributes, copy_model, free_name, item_bits, node_reads, operator_name, value_names
+from .graph import HALVES, Graph, attributes, copy_model, free_name, item_bits, node_reads, operator_name, value_names
 
-_FLOATS = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE)
+_FLOATS = (*HALVES, TensorProto.FLOAT, TensorProto.DOUBLE)
 _CAST_ALIKE = (*_FLOATS, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16, TensorProto.INT32)
 """Types that numpy casts to floats as ONNX Runtime does."""
 
