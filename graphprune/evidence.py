@@ -93,6 +93,8 @@ class Evidence:
     calibration: Calibration | None = None
     _errors: dict[bytes, float] = field(default_factory=dict)
     """What `error_keeping` measured, by a hash of what was present: searches come by the same network more than once."""
+    _outputs: dict[int, dict[str, Array]] = field(default_factory=dict)
+    """The outputs of the whole network, by the number of samples."""
 
     @classmethod
     def of(cls, analysis: Analysis, calibration: Calibration | None = None) -> Evidence:
@@ -229,16 +231,16 @@ class Evidence:
         if self.calibration is not None:
             self.calibration.tick(share)
 
-    def error_keeping(self, keep: Mapping[str, list[int]], repair: str = "") -> float:
+    def error_keeping(self, keep: Mapping[str, list[int]], repair: str = "", samples: int = SAMPLES) -> float:
         """How far the outputs move when these groups keep only these units: mean square over the variance of the outputs.
 
         With the spec of a `repair` the network is repaired before, unless the moments of all layers do not fit into memory.
         Infinite where nothing would be left of some axis.  Raises CalibrationError where the outputs are no finite numbers.
         """
         present = self.analysis.present(keep)
-        key = repair.encode() + sha256(present.tobytes()).digest()
+        key = f"{repair} {samples} ".encode() + sha256(present.tobytes()).digest()
         if key not in self._errors:
-            self._errors[key] = self._error_of(present, repair)
+            self._errors[key] = self._error_of(present, repair, samples)
         return self._errors[key]
 
     def error_curve(self, group: Group, order: Indices, points: int) -> tuple[Indices, Vector]:
@@ -247,7 +249,7 @@ class Evidence:
         steps = np.unique(np.rint(np.linspace(0, most, points + 1)).astype(int))
         return steps, np.array([self.error_keeping({group.id: sorted(order[gone:].tolist())}) for gone in steps])
 
-    def _error_of(self, present: NDArray[np.bool_], repair: str) -> float:
+    def _error_of(self, present: NDArray[np.bool_], repair: str, samples: int) -> float:
         if self.analysis.emptied_axes(present):
             return float("inf")
         rewrite = registry.load("rewrite", "shrink")
@@ -255,7 +257,7 @@ class Evidence:
         if repair and self.calibration is not None and self._has_all_moments:
             kept_of = rewrite.kept_indices(self.analysis, present)
             registry.make("repair", repair).repair(Patient(self.analysis, present, model, kept_of, self.calibration))
-        return relative_error(self._some_outputs, outputs_of(model, self._some_runs))
+        return relative_error(self._some_outputs(samples), outputs_of(model, self._some_runs(samples)))
 
     @cached_property
     def _has_all_moments(self) -> bool:
@@ -267,28 +269,32 @@ class Evidence:
         return fits
 
     @cached_property
-    def _some_runs(self) -> Runs:
-        """The first runs, with as many samples as `SAMPLES` and `TRIED_MACS` allow, but one at least."""
-        runs = self.calibration.runs if self.calibration else []
-        macs = sum(CostModel(self.analysis).node_macs(np.ones(len(self.analysis.ledger.labels), dtype=bool)).values())
-        most = min(SAMPLES, TRIED_MACS // max(1, macs))
-        counts = np.cumsum([sample_count([run]) for run in runs])
-        return runs[: int(np.searchsorted(counts, most)) + 1]
+    def _macs(self) -> int:
+        return sum(CostModel(self.analysis).node_macs(np.ones(len(self.analysis.ledger.labels), dtype=bool)).values())
 
-    @cached_property
-    def outputs_tell(self) -> bool:
+    def _some_runs(self, samples: int) -> Runs:
+        """The first runs, with as many samples as this and `TRIED_MACS` allow, but one at least."""
+        runs = self.calibration.runs if self.calibration else []
+        counts = np.cumsum([sample_count([run]) for run in runs])
+        return runs[: int(np.searchsorted(counts, min(samples, TRIED_MACS // max(1, self._macs)))) + 1]
+
+    def outputs_tell(self, samples: int) -> bool:
         """Whether `error_keeping` can measure, in a time that goes with that of one run: above 2 GB weights go over the disk."""
         if self.calibration is None or not fits_message(self.analysis.graph.model):
             return False
         try:
-            return bool(self._some_outputs)
+            return bool(self._some_outputs(samples))
         except CalibrationError:
             return False
 
-    @cached_property
-    def _some_outputs(self) -> dict[str, Array]:
+    def _some_outputs(self, samples: int) -> dict[str, Array]:
+        if samples not in self._outputs:
+            self._outputs[samples] = self._measured_outputs(samples)
+        return self._outputs[samples]
+
+    def _measured_outputs(self, samples: int) -> dict[str, Array]:
         assert self.calibration is not None
-        outputs = outputs_of(self.calibration.runnable, self._some_runs)
+        outputs = outputs_of(self.calibration.runnable, self._some_runs(samples))
         unfit = [name for name, array in outputs.items() if not np.isfinite(array).all()]
         if unfit:
             raise CalibrationError(f"output {unfit[0]!r} is not finite on the calibration samples; check their scale")

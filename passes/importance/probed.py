@@ -18,6 +18,12 @@ from .base import Importance, Sight
 LEAST = 1e-12
 """The error of groups that move nothing: they leave first, in the order of their scores."""
 
+SAMPLES = 64
+"""At most so many samples measure: one number for a group needs no more."""
+
+TANGIBLE = 0.01
+"""The units that leave have at least this share of the group's scores: what idle ones add up to is rounding."""
+
 
 @dataclass(frozen=True)
 class Probed(Importance):
@@ -37,13 +43,15 @@ class Probed(Importance):
     def score(self, group: Group, evidence: Evidence) -> Vector | None:
         """The scores of `rank` times measured over predicted error; as they are where there is no error to compare."""
         scores: Vector | None = registry.make("importance", self.rank).score(group, evidence)
-        if scores is None or not evidence.outputs_tell:
+        if scores is None or not evidence.outputs_tell(SAMPLES):
             return scores
         scores = evidence.completed(group, scores)
         order = np.argsort(scores, kind="stable")
-        gone = min(max(1, round(self.share * group.size)), group.size - 1)
-        predicted = float(scores[order[:gone]].sum())
+        sums = np.cumsum(scores[order])
+        tangible = int(np.searchsorted(sums, TANGIBLE * sums[-1])) + 1
+        gone = min(max(round(self.share * group.size), tangible), group.size - 1)
+        predicted = float(sums[gone - 1])
         if predicted <= 0:
             return scores
-        measured = evidence.error_keeping({group.id: sorted(order[gone:].tolist())}, QUICK_REPAIR)
+        measured = evidence.error_keeping({group.id: sorted(order[gone:].tolist())}, QUICK_REPAIR, SAMPLES)
         return scores * (max(measured, LEAST) / predicted) if isfinite(measured) else scores
