@@ -300,6 +300,37 @@ def test_probed_scores_add_up_to_what_the_outputs_lose() -> None:
         assert not np.allclose(found, other)
 
 
+def test_idle_units_do_not_decide_about_the_scale_of_their_group() -> None:
+    """What they add up to is rounding: the measurement goes on to units that are worth something."""
+    model = two_groups()
+    weight = np.array(initializer(model, "b"))
+    weight[:, :4] *= 1e-5
+    set_initializer(model, "b", weight)
+    analysis = graphprune.analyze(model)
+    evidence = seen(analysis, rows())
+    group = analysis.groups[0]
+    found = registry.make("importance", "probed").score(group, evidence)
+    order = np.argsort(found, kind="stable")
+    assert sorted(order[:4].tolist()) == [0, 1, 2, 3]
+    measured = evidence.error_keeping({group.id: sorted(order[5:].tolist())}, "obs")
+    assert found[order[:5]].sum() == pytest.approx(measured)
+    assert found[order[:4]].sum() < 1e-3 * measured
+
+
+def test_outputs_that_cannot_be_compared_leave_scores_as_they_are() -> None:
+    model = net("""chosen (float[N,6] x) => (int64[N,1] y, float[N,7] q) <float[7,6] a, float[3,7] c> {
+        p = Gemm<transB = 1>(x, a)
+        q = Relu(p)
+        r = Gemm<transB = 1>(q, c)
+        y = ArgMax <axis = 1> (r)
+    }""")
+    feeds = rows()
+    np.testing.assert_array_equal(scores(model, "probed", feeds), scores(model, "obspa", feeds))
+    result = graphprune.prune(without_probe(model), targets=["channels=0.6"], calibration=feeds, align=1)
+    assert result.options["recipe"] == "balanced"
+    assert result.options["importance"] == "probed"
+
+
 def test_sensitivity_ranks_by_any_criterion() -> None:
     found = scores(dense(), "sensitivity{rank=magnitude,points=2}", rows())
     assert np.argsort(found).tolist() == np.argsort(scores(dense(), "magnitude", rows()), kind="stable").tolist()

@@ -336,7 +336,7 @@ def test_measured_with_a_repair_where_one_follows(
 ) -> None:
     asked = set()
     measure = Evidence._error_of
-    monkeypatch.setattr(Evidence, "_error_of", lambda self, present, by: asked.add(by) or measure(self, present, by))
+    monkeypatch.setattr(Evidence, "_error_of", lambda self, kept, by, count: asked.add(by) or measure(self, kept, by, count))
     options: dict[str, Any] = {"importance": "path", "calibration": FEEDS, "align": 1, "repair": repair}
     graphprune.prune(layers(), targets=["macs=0.5"], selection="performance", **options)
     assert asked == {measured}
