@@ -58,8 +58,8 @@ def read_model(path: Path) -> ModelProto:
     """Read an ONNX file with its external data.
 
     Weights of more than 2 GB in all stay in their files and are mapped into memory where they are needed
-    (`graphprune.graph.to_array`); their tensors then name the file by its absolute path.  So do the large ones that are inside of
-    a large model file (`MAPPED`).
+    (`graphprune.graph.to_array`); their tensors then name the file by its absolute path.  So do the large ones of smaller models
+    where the file is a large one (`MAPPED`), which may be the model's own.
 
     Raises InvalidModelError where the file is missing, not ONNX, truncated, or names external data that is missing, too short
     or outside the model's folder.
@@ -80,7 +80,7 @@ def read_model(path: Path) -> ModelProto:
     check_message(model, path)
     if any(map(is_external, tensors_of(node for node in model.graph.node if node.op_type == "Constant"))):
         lift_constants(model.graph)  # as initializers they may stay in their files
-    stay, granted, known = not fits_message(model), Counter[Path](), dict[str, Path]()
+    too_large, granted, known = not fits_message(model), Counter[Path](), dict[str, Path]()
     left = {place.index for place in places}
     inner = [each for function in model.functions for each in tensors_of(function.node)]
     _check_inner(chain(tensors_of(model.graph.node), inner), path)
@@ -94,13 +94,18 @@ def read_model(path: Path) -> ModelProto:
             more = min(byte_count(tensor), source.stat().st_size - granted[source])  # tensors may name the same bytes
             granted[source] += more
             grant(more)
-            if stay and number < may_stay and element_count(tensor) > SHAPE_SIZED:
+            stays = element_count(tensor) > SHAPE_SIZED if too_large else may_hold() and _worth_leaving(tensor, source)
+            if stays and number < may_stay:
                 point_to(tensor, held(source) if may_hold() else str(source))
                 continue
             load_external(tensor, source)
         _check_size(tensor, path)
     _leave(model, places, path)
     return model
+
+
+def _worth_leaving(tensor: TensorProto, file: Path) -> bool:
+    return byte_count(tensor) >= LARGE and file.stat().st_size >= MAPPED
 
 
 def _check_inner(tensors: Iterable[TensorProto], path: Path) -> None:

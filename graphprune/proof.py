@@ -134,7 +134,7 @@ class Comparison:
         if then is not None:
             take_branch(reference, then)
             take_branch(self._model, then)
-        self._runner = runner_of((reference, model), types)
+        self._runner = runner_of((reference, model))
         self._feeds, expected = _run_reference(graph, reference, seed, shapes, titles[0], self._runner)
         self._expected = {name: taken(array, kept_axes(kept_of, name, np.ndim(array))) for name, array in expected.items()}
 

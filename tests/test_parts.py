@@ -90,3 +90,20 @@ def test_values_that_are_no_arrays_are_not_handed_on(monkeypatch: pytest.MonkeyP
     result = graphprune.prune(model, targets=["channels=0.8"], align=1)
     assert result.proof is not None
     assert result.proof.passed
+
+
+def test_halves_that_numpy_does_not_have_are_not_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "PART_BYTES", 1)
+    model = net("""
+        looked_up (int64[N,3] ids) => (float[N,3,5] y) <bfloat16[9,8] table, float[8,6] w1, float[6,5] w2> {
+            row = Gather(table, ids)
+            x = Cast <to = 1> (row)
+            a = MatMul(x, w1)
+            b = Relu(a)
+            y = MatMul(b, w2)
+        }""")
+    feeds = random_inputs(Graph(model))
+    np.testing.assert_array_equal(run_in_parts(model, feeds)["y"], run(model, feeds)["y"])
+    result = graphprune.prune(model, targets=["channels=0.8"], align=1)
+    assert result.proof is not None
+    assert result.proof.passed
