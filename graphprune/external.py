@@ -97,6 +97,16 @@ def turned(tensor: TensorProto, order: Sequence[int]) -> TensorProto:
     return _changed(tensor, [tensor.dims[axis] for axis in order], rest | {ORDER: _text(axes[axis] for axis in order)} | moved)
 
 
+def reshaped(tensor: TensorProto, dims: Sequence[int]) -> TensorProto | None:
+    """An external tensor of another shape; no data is touched.  None where its elements are in another order than in the file."""
+    entries = _entries(tensor)
+    if list(dims) == list(tensor.dims):
+        return _changed(tensor, dims, entries)
+    if ORDER in entries or any(key.startswith(KEPT) for key in entries):
+        return None
+    return _changed(tensor, dims, entries | {SHAPE: _text(dims)})
+
+
 def cast(tensor: TensorProto, data_type: int) -> TensorProto:
     """An external tensor of another data type, as Cast gives it; no data is touched."""
     result = _changed(tensor, tensor.dims, _entries(tensor) | {TYPE: str(tensor.data_type), NAME: tensor.name})

@@ -27,6 +27,12 @@ FOLD_LIMIT = 2**24
 WORK = 2**24
 """Elements read and written in all, beside four times those of the model's own constants."""
 
+HELD = 2**27
+"""Elements of large results in all, where weights stay in their files: the model need not fit into memory."""
+
+LARGE = 2**17
+"""Elements of a large result."""
+
 SLOW = 256
 """Operators that onnx computes in Python take about this much longer for each element than those of numpy."""
 
@@ -80,6 +86,7 @@ class Folding:
     def __init__(self, model: ModelProto) -> None:
         self._ties: set[str] = set()
         self._left = factor() * (WORK + 4 * sum(map(element_count, model.graph.initializer)))
+        self._room = HELD if any(map(is_external, model.graph.initializer)) else self._left
 
     def fold(self, model: ModelProto) -> ModelProto | None:
         """The model with constants computed; None where onnx_ir, which is stricter than ONNX in places, does not take it."""
@@ -107,9 +114,10 @@ class Folding:
         if written is None or written > FOLD_LIMIT:
             return False
         work = (read + written) * (1 if node.op_type in _FAST else SLOW)
-        if work > self._left:
+        if work > self._left or LARGE < written > self._room:
             return False
         self._left -= work
+        self._room -= written if written > LARGE else 0
         return True if node.op_type == "ConstantOfShape" else None
 
 

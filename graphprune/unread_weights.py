@@ -1,4 +1,4 @@
-"""Transposes and Casts of weights that stay in their file: they are done when a weight is read, without memory of their own.
+"""Transposes, Reshapes and Casts of weights that stay in their file: done when a weight is read, without memory of their own.
 
 Start reading at `fold_in_file`, and at `with_types_of_file` for the way back.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from .external import cast, is_external, turned, type_in_file, uncast
+from .external import cast, is_external, reshaped, turned, type_in_file, uncast
 from .folding import ties_of
 from .graph import HALVES, Graph, attributes, copy_model, free_name, item_bits, node_reads, operator_name, value_names
 
@@ -16,8 +16,11 @@ _CAST_ALIKE = (*_FLOATS, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16,
 """Types that numpy casts to floats as ONNX Runtime does."""
 
 
+_RESHAPES = ("Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
+
+
 def fold_in_file(graph: Graph) -> bool:
-    """Turn and cast weights that stay in their file only when they are read: such Transposes and Casts need no memory.
+    """Turn, reshape and cast weights that stay in their file only when they are read: such nodes need no memory.
 
     Returns whether there were any.  Casts of casts are left, since the first may have rounded.
     """
@@ -25,8 +28,8 @@ def fold_in_file(graph: Graph) -> bool:
     tensors = {name: tensor for name, tensor in graph.initializers.items() if name not in graph.overridable}
     rest: list[NodeProto] = []
     for node in graph.nodes:
-        source = tensors.get(node.input[0]) if len(node.input) == 1 and len(node.output) == 1 else None
-        view = _view(node, source) if source is not None and not {*node.output} & (ties | outputs) else None
+        fixed = len(node.output) == 1 and all(name in tensors for name in node.input) and not {*node.output} & (ties | outputs)
+        view = _view(graph, node, tensors[node.input[0]]) if fixed and node.input else None
         if view is None:
             rest.append(node)
             continue
@@ -41,10 +44,14 @@ def fold_in_file(graph: Graph) -> bool:
     return True
 
 
-def _view(node: NodeProto, tensor: TensorProto) -> TensorProto | None:
-    """What a Transpose or Cast gives of a weight in a file; None for others, and for what must be computed."""
+def _view(graph: Graph, node: NodeProto, tensor: TensorProto) -> TensorProto | None:
+    """What a node that only turns, reshapes or casts gives of a weight in a file; None for others."""
     if not is_external(tensor) or item_bits(tensor.data_type) < 8:
         return None
+    shape = graph.shapes.get(node.output[0], (None,)) if operator_name(node) in _RESHAPES else (None,)
+    sizes = [size for size in shape if isinstance(size, int)]
+    if len(sizes) == len(shape):
+        return reshaped(tensor, sizes)
     if operator_name(node) == "Transpose":
         return turned(tensor, attributes(node).get("perm", range(len(tensor.dims))[::-1]))
     if operator_name(node) == "Cast" and type_in_file(tensor) == tensor.data_type:

@@ -21,6 +21,7 @@ from graphprune.cutting import sideways, taken, taken_sideways
 from graphprune.graph import Graph, to_array
 from graphprune.model_file import read_model, write_model
 from graphprune.normalize import normalize
+from graphprune.shape_inference import infer_shapes
 from graphprune.unread_weights import fold_in_file
 
 
@@ -178,14 +179,18 @@ def test_taking_sideways_is_taking(order: tuple[int, ...]) -> None:
     ("text", "folded"),
     [
         ("a = Cast <to = 10> (w)\n b = Cast <to = 1> (a)", 1),  # the first rounds
-        ("a = Identity (w)\n b = Cast <to = 1> (a)", 0),
+        ("a = Identity (w)\n b = Cast <to = 11> (a)", 2),
+        ("s = Unsqueeze (w, zero)\n t = Flatten (s)\n b = Reshape (t, sizes)", 4),
+        ("t = Transpose <perm = [1, 0]> (w)\n b = Reshape (t, sizes)", 1),  # other neighbours than in the file
         ("b = Cast <to = 7> (w)", 0),
         ("b = Add (w, w)", 0),
     ],
 )
 @pytest.mark.usefixtures("large")
 def test_what_must_be_computed_is_left_to_others(tmp_path: Path, text: str, folded: int) -> None:
-    model = net(f"n (float[90,60] x) => (float[M,N] y) <float[90,60] w> {{ {text}\n c = Cast <to = 1> (b)\n y = Mul (x, c) }}")
-    graph = Graph(read_model(on_disk(model, tmp_path)), {})
+    weights = "float[90,60] w, int64[1] zero = {0}, int64[2] sizes = {90, 60}"
+    model = net(f"n (float[90,60] x) => (float[M,N] y) <{weights}> {{ {text}\n c = Cast <to = 1> (b)\n y = Mul (x, c) }}")
+    read = read_model(on_disk(model, tmp_path))
+    graph = Graph(read, infer_shapes(read))
     assert fold_in_file(graph) == bool(folded)
     assert len(model.graph.node) - len(graph.nodes) == folded
