@@ -20,15 +20,19 @@ class Recipe:
     selection: str
     repair: tuple[str, ...]
     text: str
+    unseen: str = ""
+    """The importance where samples are made up, if another: what outputs do on those says little about real ones."""
 
 
 RECIPES = {
     "fast": Recipe("path", "global", (), "weights alone, nothing is run: seconds for any size"),
     "balanced": Recipe(
-        "probed", "distortion", ("reconstruct",), "second-order scores, least total error, least squares in every layer"
+        "probed", "distortion", ("reconstruct",), "second-order scores, least total error, least squares in every layer", "obspa"
     ),
     "depth": Recipe("removal", "blocks", ("reconstruct",), "whole residual branches: the fewest operations left, coarse steps"),
-    "best": Recipe("probed", "distortion", ("reconstruct", "polish"), "balanced, then all weights by gradients (extra torch)"),
+    "best": Recipe(
+        "probed", "distortion", ("reconstruct", "polish"), "balanced, then all weights by gradients (extra torch)", "obspa"
+    ),
 }
 """The recipes by name, from the fastest to the most thorough."""
 
@@ -44,10 +48,11 @@ def resolved(options: Options) -> Options:
     if name not in RECIPES:
         raise UsageError(f"no recipe is called {name!r}; there are: {', '.join(RECIPES)}")
     recipe = RECIPES[name]
+    made_up = options.calibration is None or (isinstance(options.calibration, str) and options.calibration == "random")
     return replace(
         options,
         recipe=name,
-        importance=options.importance or recipe.importance,
+        importance=options.importance or (made_up and recipe.unseen) or recipe.importance,
         selection=options.selection or recipe.selection,
         repair=options.repair if options.repair is not None else recipe.repair,
     )

@@ -19,6 +19,8 @@ from graphprune.depth import with_residuals
 from graphprune.errors import CalibrationError
 from graphprune.evidence import Evidence
 from graphprune.inference import Analysis
+from graphprune.options import Options
+from graphprune.recipes import resolved
 from graphprune.runtime import run
 from graphprune.samples import runs_of
 
@@ -329,6 +331,20 @@ def test_outputs_that_cannot_be_compared_leave_scores_as_they_are() -> None:
     result = graphprune.prune(without_probe(model), targets=["channels=0.6"], calibration=feeds, align=1)
     assert result.options["recipe"] == "balanced"
     assert result.options["importance"] == "probed"
+
+
+@pytest.mark.parametrize(
+    ("given", "importance"),
+    [
+        ({"calibration": "samples.npz"}, "probed"),
+        ({"calibration": "random"}, "obspa"),
+        ({"repair": ("reconstruct",)}, "obspa"),
+        ({"calibration": "random", "importance": "probed"}, "probed"),
+        ({"recipe": "depth", "calibration": "random"}, "removal"),
+    ],
+)
+def test_what_recipes_score_by(given: dict[str, object], importance: str) -> None:
+    assert resolved(Options(**given)).importance == importance  # type: ignore[arg-type]
 
 
 def test_sensitivity_ranks_by_any_criterion() -> None:
