@@ -15,7 +15,6 @@ _FLOATS = (*HALVES, TensorProto.FLOAT, TensorProto.DOUBLE)
 _CAST_ALIKE = (*_FLOATS, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16, TensorProto.INT32)
 """Types that numpy casts to floats as ONNX Runtime does."""
 
-
 _RESHAPES = ("Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 
 
@@ -53,7 +52,9 @@ def _view(graph: Graph, node: NodeProto, tensor: TensorProto) -> TensorProto | N
     if len(sizes) == len(shape):
         return reshaped(tensor, sizes)
     if operator_name(node) == "Transpose":
-        return turned(tensor, attributes(node).get("perm", range(len(tensor.dims))[::-1]))
+        axes = range(len(tensor.dims))
+        order = attributes(node).get("perm", axes[::-1])
+        return turned(tensor, order) if sorted(order) == list(axes) else None
     if operator_name(node) == "Cast" and type_in_file(tensor) == tensor.data_type:
         wanted = attributes(node)["to"]
         return cast(tensor, wanted) if wanted in _FLOATS and tensor.data_type in _CAST_ALIKE else None
