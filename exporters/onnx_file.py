@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from onnx import ModelProto
 
-from graphprune.model_file import write_model
+from graphprune.model_file import weights_beside, write_model
 
 from .base import Exporter, Written
 
@@ -23,8 +23,7 @@ class OnnxExporter(Exporter):
 
     def files(self, path: Path) -> tuple[Path, ...]:
         """The model and the file for weights beside it, where those of more than 2 GB are even if they should be inside."""
-        ending = "data" if self.weights == "inside" else self.weights
-        return path, path.with_name(f"{path.name}.{ending}")
+        return path, weights_beside(path, self.weights)[0]
 
     def write(self, model: ModelProto, path: Path) -> Written:
         """Write the files atomically.  Raises UsageError."""

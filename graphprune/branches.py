@@ -13,7 +13,7 @@ from collections import defaultdict
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
-from .graph import free_name, operator_name, subgraphs
+from .graph import free_name, operator_name, replace_nodes, subgraphs
 
 DOMAIN = "graphprune"
 SCOPE = "graphprune.branch"
@@ -182,10 +182,3 @@ def _set_conditions(graph: GraphProto, name: str) -> None:
             node.input[0] = name
         for inner in subgraphs(node):
             _set_conditions(inner, name)
-
-
-def replace_nodes(graph: GraphProto, nodes: list[NodeProto]) -> None:
-    """Let a graph have these nodes, some of which may be its own."""
-    copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)

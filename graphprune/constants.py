@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnx import GraphProto, NodeProto, TensorProto, helper
 
-from .graph import operator_name
+from .graph import operator_name, replace_nodes
 
 
 def lift_constants(graph: GraphProto) -> None:
@@ -18,9 +18,7 @@ def lift_constants(graph: GraphProto) -> None:
             tensor.name = node.output[0]
             graph.initializer.append(tensor)
     if len(rest) != len(graph.node):
-        rest = [NodeProto.FromString(node.SerializeToString()) for node in rest]
-        del graph.node[:]
-        graph.node.extend(rest)
+        replace_nodes(graph, rest)
 
 
 def constant_tensor(node: NodeProto) -> TensorProto | None:

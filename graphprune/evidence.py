@@ -288,13 +288,10 @@ class Evidence:
             return False
 
     def _some_outputs(self, samples: int) -> dict[str, Array]:
-        if samples not in self._outputs:
-            self._outputs[samples] = self._measured_outputs(samples)
-        return self._outputs[samples]
-
-    def _measured_outputs(self, samples: int) -> dict[str, Array]:
         assert self.calibration is not None
-        outputs = outputs_of(self.calibration.runnable, self._some_runs(samples))
+        if samples not in self._outputs:
+            self._outputs[samples] = outputs_of(self.calibration.runnable, self._some_runs(samples))
+        outputs = self._outputs[samples]
         unfit = [name for name, array in outputs.items() if not np.isfinite(array).all()]
         if unfit:
             raise CalibrationError(f"output {unfit[0]!r} is not finite on the calibration samples; check their scale")

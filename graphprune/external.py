@@ -85,12 +85,12 @@ def cut(tensor: TensorProto, cuts: Mapping[int, Indices]) -> TensorProto:
     for axis, indices in cuts.items():
         dims[axis] = len(indices)
     total = {axis: earlier[axis][indices] if axis in earlier else indices for axis, indices in cuts.items()}
-    return _changed(tensor, dims, _entries(tensor) | {f"{KEPT}{axis}": _text(kept.tolist()) for axis, kept in total.items()})
+    return _changed(tensor, dims, entries_of(tensor) | {f"{KEPT}{axis}": _text(kept.tolist()) for axis, kept in total.items()})
 
 
 def turned(tensor: TensorProto, order: Sequence[int]) -> TensorProto:
     """An external tensor with its axes in another order, as Transpose gives it; no data is touched."""
-    entries, kept = _entries(tensor), _kept(tensor)
+    entries, kept = entries_of(tensor), _kept(tensor)
     axes = _sizes(entries[ORDER]) if ORDER in entries else range(len(order))
     moved = {f"{KEPT}{place}": _text(kept[axis].tolist()) for place, axis in enumerate(order) if axis in kept}
     rest = {key: value for key, value in entries.items() if not key.startswith(KEPT)}
@@ -99,7 +99,7 @@ def turned(tensor: TensorProto, order: Sequence[int]) -> TensorProto:
 
 def reshaped(tensor: TensorProto, dims: Sequence[int]) -> TensorProto | None:
     """An external tensor of another shape; no data is touched.  None where its elements are in another order than in the file."""
-    entries = _entries(tensor)
+    entries = entries_of(tensor)
     if list(dims) == list(tensor.dims):
         return _changed(tensor, dims, entries)
     if ORDER in entries or any(key.startswith(KEPT) for key in entries):
@@ -109,14 +109,14 @@ def reshaped(tensor: TensorProto, dims: Sequence[int]) -> TensorProto | None:
 
 def cast(tensor: TensorProto, data_type: int) -> TensorProto:
     """An external tensor of another data type, as Cast gives it; no data is touched."""
-    result = _changed(tensor, tensor.dims, _entries(tensor) | {TYPE: str(tensor.data_type), NAME: tensor.name})
+    result = _changed(tensor, tensor.dims, entries_of(tensor) | {TYPE: str(tensor.data_type), NAME: tensor.name})
     result.data_type = data_type
     return result
 
 
 def uncast(tensor: TensorProto) -> TensorProto:
     """What `cast` was given, with all that came after: turned and cut as the tensor is."""
-    entries = _entries(tensor)
+    entries = entries_of(tensor)
     result = _changed(tensor, tensor.dims, {key: value for key, value in entries.items() if key not in (TYPE, NAME)})
     result.name, result.data_type = entries[NAME], int(entries[TYPE])
     return result
@@ -124,7 +124,7 @@ def uncast(tensor: TensorProto) -> TensorProto:
 
 def type_in_file(tensor: TensorProto) -> int:
     """The data type of what an external tensor names, which need not be its own."""
-    return int(_entries(tensor).get(TYPE, tensor.data_type))
+    return int(entries_of(tensor).get(TYPE, tensor.data_type))
 
 
 def point_to(tensor: TensorProto, location: str) -> None:
@@ -152,7 +152,7 @@ def held(path: Path) -> str:
 
 def memory_map(tensor: TensorProto, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     """The file of an external tensor from where its data begins, as an array that cannot be written."""
-    entries = _entries(tensor)
+    entries = entries_of(tensor)
     location, offset = entries["location"], int(entries.get("offset", 0))
     whole = _whole(location)
     if whole is not None:
@@ -171,7 +171,7 @@ def _whole(location: str) -> mmap.mmap | None:
 
 def _in_file(tensor: TensorProto) -> NDArray[Any]:
     """All that the file has of a tensor, in its data type there, with the axes in the order that is wanted."""
-    entries = _entries(tensor)
+    entries = entries_of(tensor)
     shape = _sizes(entries[SHAPE]) if SHAPE in entries else tuple(tensor.dims)
     dtype = _dtype(type_in_file(tensor))
     array = memory_map(tensor, dtype, shape) if prod(shape) else np.zeros(shape, dtype)
@@ -179,8 +179,8 @@ def _in_file(tensor: TensorProto) -> NDArray[Any]:
 
 
 def _kept(tensor: TensorProto) -> dict[int, Indices]:
-    found = {entry.key: entry.value for entry in tensor.external_data if entry.key.startswith(KEPT)}
-    return {int(key.removeprefix(KEPT)): np.fromstring(value, np.int64, sep=" ") for key, value in sorted(found.items())}
+    found = sorted(item for item in entries_of(tensor).items() if item[0].startswith(KEPT))
+    return {int(key.removeprefix(KEPT)): np.fromstring(value, np.int64, sep=" ") for key, value in found}
 
 
 def _changed(tensor: TensorProto, dims: Sequence[int], entries: Mapping[str, str]) -> TensorProto:
@@ -194,7 +194,8 @@ def _changed(tensor: TensorProto, dims: Sequence[int], entries: Mapping[str, str
     return result
 
 
-def _entries(tensor: TensorProto) -> dict[str, str]:
+def entries_of(tensor: TensorProto) -> dict[str, str]:
+    """What a tensor says of where its data is, ONNX's entries and ours."""
     return {entry.key: entry.value for entry in tensor.external_data}
 
 

@@ -181,6 +181,13 @@ def copy_model(model: ModelProto, without: Sequence[str]) -> ModelProto:
     return result
 
 
+def replace_nodes(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
+    """Let a graph have these nodes, some of which may be its own."""
+    copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
 def copy_fields(source: Any, target: Any, without: Sequence[str]) -> None:
     """Copy the fields of a message that are set, but for those named."""
     for field, value in source.ListFields():

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto, helper, numpy_helper
 
-from .branches import replace_nodes
-from .graph import Dim, Graph, Shape, free_name, operator_name
+from .graph import Dim, Graph, Shape, free_name, operator_name, replace_nodes
 from .monomial import monomials
 from .shape_flow import Source, copied_dimensions, named_sizes
 

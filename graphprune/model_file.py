@@ -12,7 +12,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ from .archives import check_regular
 from .constants import lift_constants
 from .cutting import ahead
 from .errors import InvalidModelError, UsageError
-from .external import held, is_external, may_hold, pieces, point_to
+from .external import entries_of, held, is_external, may_hold, pieces, point_to
 from .graph import SHAPE_SIZED, copy_fields, copy_model, element_count, item_bits, subgraphs, to_array
 from .limits import grant, paused
 from .untrusted import check_message
@@ -82,10 +81,10 @@ def read_model(path: Path) -> ModelProto:
         lift_constants(model.graph)  # as initializers they may stay in their files
     too_large, granted, known = not fits_message(model), Counter[Path](), dict[str, Path]()
     left = {place.index for place in places}
-    inner = [each for function in model.functions for each in tensors_of(function.node)]
-    _check_inner(chain(tensors_of(model.graph.node), inner), path)
-    may_stay = len(model.graph.initializer)
-    for number, tensor in enumerate([*all_tensors(model.graph), *inner]):  # the initializers come first
+    tensors = [*all_tensors(model.graph), *(each for function in model.functions for each in tensors_of(function.node))]
+    may_stay = len(model.graph.initializer)  # they come first
+    _check_inner(tensors[may_stay:], path)
+    for number, tensor in enumerate(tensors):
         _check_dims(tensor, path)
         if number in left:
             continue
@@ -173,7 +172,7 @@ def _external_file(tensor: TensorProto, path: Path, known: dict[str, Path]) -> P
 
     Raises InvalidModelError where it is not in the model's folder, or too short.
     """
-    entries = {entry.key: entry.value for entry in tensor.external_data}
+    entries = entries_of(tensor)
     where = f"{path}: external data of {tensor.name!r}"
     location = entries.get("location", "")
     if location not in known:
@@ -320,11 +319,16 @@ def write_model(model: ModelProto, path: Path, weights: str = "inside") -> list[
         with atomic_file(path) as temporary, temporary.open("wb") as file:
             file.writelines(serialised(model))
         return [path]
-    suffix = "data" if weights == "inside" else weights
-    data = path.with_name(f"{path.name}.{suffix}")
+    data, layout = weights_beside(path, weights)
     with atomic_file(path) as temporary, atomic_file(data) as temporary_data:
-        _write_external(model, temporary, temporary_data, data.name, LAYOUTS[suffix])
+        _write_external(model, temporary, temporary_data, data.name, layout)
     return [path, data]
+
+
+def weights_beside(path: Path, weights: str) -> tuple[Path, Layout]:
+    """The file that `write_model` puts weights into where they are not in the model, and how they lie there."""
+    ending = "data" if weights == "inside" else weights
+    return path.with_name(f"{path.name}.{ending}"), LAYOUTS[ending]
 
 
 def serialised(model: ModelProto) -> Iterator[bytes | memoryview]:

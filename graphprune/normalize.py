@@ -21,7 +21,7 @@ from .branches import hoist_branches
 from .constants import lift_constants
 from .errors import InvalidModelError, UsageError, first_line
 from .folding import Folding, foldable
-from .graph import Graph, Shape, declared_shape, node_reads, operator_name, subgraphs
+from .graph import Graph, Shape, declared_shape, node_reads, operator_name, replace_nodes, subgraphs
 from .joined_targets import constant_parts
 from .normal_forms import (
     constant_expands,
@@ -215,9 +215,7 @@ def _sort(graph: GraphProto, edges: dict[int, set[int]]) -> None:
     except graphlib.CycleError as error:
         names = " -> ".join(_title(graph.node[k]) for k in reversed(error.args[1]))
         raise InvalidModelError(f"the graph has a cycle: {names}") from error
-    nodes = [NodeProto.FromString(graph.node[k].SerializeToString()) for k in order]
-    del graph.node[:]
-    graph.node.extend(nodes)
+    replace_nodes(graph, (graph.node[k] for k in order))
 
 
 def _title(node: NodeProto) -> str:
@@ -278,9 +276,7 @@ def remove_dead_code(graph: GraphProto) -> None:
             live.append(node)
             needed |= node_reads(node)
     if len(live) != len(graph.node):
-        nodes = [NodeProto.FromString(node.SerializeToString()) for node in reversed(live)]
-        del graph.node[:]
-        graph.node.extend(nodes)
+        replace_nodes(graph, reversed(live))
     for position in range(len(graph.initializer) - 1, -1, -1):
         if graph.initializer[position].name not in needed:
             del graph.initializer[position]

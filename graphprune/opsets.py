@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, helper, version_converter
 
 from .errors import InvalidModelError, first_line
-from .graph import DEFAULT_DOMAINS, attributes, free_name, operator_name, subgraphs, to_array, value_names
+from .graph import DEFAULT_DOMAINS, attributes, free_name, operator_name, replace_nodes, subgraphs, to_array, value_names
 from .shape_inference import REFUSALS
 
 MINIMUM_OPSET = 13
@@ -83,9 +83,7 @@ def _mend(graph: GraphProto, version: int, axes: Iterator[int]) -> None:
             nodes.append(_by_scale(graph, node))
         else:
             nodes.append(node)
-    copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
+    replace_nodes(graph, nodes)
 
 
 def _hardmax_of_rows(node: NodeProto, axis: int, taken: set[str]) -> list[NodeProto]:

@@ -58,6 +58,11 @@ class Options:
     on_unsupported: Literal["pin", "error"] = "pin"
     verify: bool = True
 
+    @property
+    def samples_made_up(self) -> bool:
+        """Whether passes that run the network get samples that nobody gave."""
+        return self.calibration is None or (isinstance(self.calibration, str) and self.calibration == "random")
+
     def as_dict(self) -> dict[str, Any]:
         """The options as they are recorded in a plan: all that decide about the result."""
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("verify", "calibration")}

@@ -315,7 +315,7 @@ def _calibration(model: CostModel, options: Options, input_shapes: InputShapes |
         return None
     trial(graph, input_shapes)
     size = run_size(graph, (name for node in linear_nodes(graph).values() for name in (node.data, node.result)), RUN_BYTES)
-    if options.calibration is None or (isinstance(options.calibration, str) and options.calibration == "random"):
+    if options.samples_made_up:
         runs, labels = random_runs(graph, options.seed, size, input_shapes, MADE_UP_MACS // max(1, model.original.macs)), None
     else:
         runs, labels = read_calibration(options.calibration, graph, size)

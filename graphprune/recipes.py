@@ -48,11 +48,10 @@ def resolved(options: Options) -> Options:
     if name not in RECIPES:
         raise UsageError(f"no recipe is called {name!r}; there are: {', '.join(RECIPES)}")
     recipe = RECIPES[name]
-    made_up = options.calibration is None or (isinstance(options.calibration, str) and options.calibration == "random")
     return replace(
         options,
         recipe=name,
-        importance=options.importance or (made_up and recipe.unseen) or recipe.importance,
+        importance=options.importance or (options.samples_made_up and recipe.unseen) or recipe.importance,
         selection=options.selection or recipe.selection,
         repair=options.repair if options.repair is not None else recipe.repair,
     )

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from .branches import DOMAIN, has_branches, keep_in_branch, replace_nodes
+from .branches import DOMAIN, has_branches, keep_in_branch
 from .edit import Edit, Indices, positions_in
-from .graph import Graph, Shape, copy_model, node_reads
+from .graph import Graph, Shape, copy_model, node_reads, replace_nodes
 from .site import LooseAxis, Site, Taken
 
 TAKE = "Take"

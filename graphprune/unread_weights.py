@@ -9,7 +9,18 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from .external import cast, is_external, reshaped, turned, type_in_file, uncast
 from .folding import ties_of
-from .graph import HALVES, Graph, attributes, copy_model, free_name, item_bits, node_reads, operator_name, value_names
+from .graph import (
+    HALVES,
+    Graph,
+    attributes,
+    copy_model,
+    free_name,
+    item_bits,
+    node_reads,
+    operator_name,
+    replace_nodes,
+    value_names,
+)
 
 _FLOATS = (*HALVES, TensorProto.FLOAT, TensorProto.DOUBLE)
 _CAST_ALIKE = (*_FLOATS, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16, TensorProto.INT32)
@@ -37,9 +48,7 @@ def fold_in_file(graph: Graph) -> bool:
         graph.model.graph.initializer.append(view)
     if len(rest) == len(graph.nodes):
         return False
-    copies = [NodeProto.FromString(node.SerializeToString()) for node in rest]
-    del graph.model.graph.node[:]
-    graph.model.graph.node.extend(copies)
+    replace_nodes(graph.model.graph, rest)
     return True
 
 

@@ -13,6 +13,8 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from graphprune.graph import to_array
+
 HEAD = '<ir_version: 10, opset_import: ["" : {opset}{domains}]>\n'
 
 
@@ -84,6 +86,18 @@ def values(shape: list[int], kind: int, purpose: str, seed: int) -> np.ndarray:
         return rng.integers(-60 if np.dtype(dtype).kind == "i" else 0, 60, shape).astype(dtype)  # more may saturate in kernels
     scale = 1 / np.sqrt(max(1, np.prod(shape[1:]))) if purpose == "weight" else 0.5
     return ((rng.standard_normal(shape) + 0.2) * scale).astype(dtype)
+
+
+def on_disk(model: ModelProto, folder: Path) -> Path:
+    """A file of the model, with all of its weights in another."""
+    path = folder / "model.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    return path
+
+
+def weights(model: ModelProto) -> dict[str, np.ndarray]:
+    """The initializers by name, wherever they are."""
+    return {tensor.name: np.array(to_array(tensor)) for tensor in model.graph.initializer}
 
 
 def write(model: ModelProto, path: Path) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from nets import net
+from nets import net, on_disk, weights
 from onnx import ModelProto, TensorProto, numpy_helper
 
 import graphprune
@@ -49,16 +49,6 @@ def wide() -> ModelProto:
             f = Relu (e)
             y = Conv (f, w3)
         }""")
-
-
-def on_disk(model: ModelProto, folder: Path) -> Path:
-    path = folder / "model.onnx"
-    onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
-    return path
-
-
-def weights(model: ModelProto) -> dict[str, np.ndarray]:
-    return {tensor.name: np.array(to_array(tensor)) for tensor in model.graph.initializer}
 
 
 def test_pruning_in_the_file_is_pruning_in_memory(tmp_path: Path, request: pytest.FixtureRequest) -> None:

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import net
+from nets import net, on_disk, weights
 from onnx import ModelProto, TensorProto, numpy_helper
 
 import graphprune
@@ -63,16 +63,6 @@ def halves() -> ModelProto:
             array = np.random.default_rng(len(tensor.name)).normal(0, 0.3, tuple(tensor.dims)).astype(np.float16)
             tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
     return model
-
-
-def on_disk(model: ModelProto, folder: Path) -> Path:
-    path = folder / "model.onnx"
-    onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
-    return path
-
-
-def weights(model: ModelProto) -> dict[str, np.ndarray]:
-    return {tensor.name: np.array(to_array(tensor)) for tensor in model.graph.initializer}
 
 
 def test_the_normal_form_is_that_of_weights_in_memory(tmp_path: Path, request: pytest.FixtureRequest) -> None:

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, numpy_helper
 
 from graphprune import external, taking
-from graphprune.branches import keep_in_branch, replace_nodes, with_branches
+from graphprune.branches import keep_in_branch, with_branches
 from graphprune.cutting import taken
 from graphprune.depth import add_constant, removed
 from graphprune.edit import Edit, Indices, KeptOf, kept_axes
 from graphprune.errors import InternalError
 from graphprune.external import is_external
-from graphprune.graph import Graph, Shape, copy_model, item_bits, operator_name
+from graphprune.graph import Graph, Shape, copy_model, item_bits, operator_name, replace_nodes
 from graphprune.inference import Analysis
 from graphprune.normalize import shape_like
 from graphprune.operators import operator_table
