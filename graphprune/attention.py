@@ -6,8 +6,9 @@ Sequence axes are needed whole, since softmax compares along them.  Start readin
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import sqrt
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from .edit import Edit, Indices
 from .labels import Ids
 from .site import Axes, Axis, Contraction, Results, Site
 
-Heads = Callable[[Site | Edit], tuple[int, int] | None]
+HeadCount = Callable[[Site | Edit], tuple[int, int] | None]
 """The numbers of query heads and of key/value heads."""
 
 
@@ -37,54 +38,156 @@ def equal_heads(node: Site | Edit) -> tuple[int, int] | None:
     return (count, count) if count else None
 
 
-def grouped_heads(node: Site | Edit) -> tuple[int, int] | None:
+def grouped_heads(node: Site | Edit) -> tuple[int, int]:
     """GroupQueryAttention."""
     return int(node.attribute("num_heads", 1)), int(node.attribute("kv_num_heads", 1))
 
 
-def attention(heads_of: Heads, mask: int, bias: int = -1, lengths: tuple[int, ...] = ()) -> Callable[[Site], Results]:
+class Operands(NamedTuple):
+    """Which input is what, beside query, key and value; -1 where an operator has no such input."""
+
+    mask: int
+    """Added to the scores."""
+    bias: int = -1
+    """Added to the projections."""
+    past: int = -1
+    """The keys of the past; its values follow."""
+    sink: int = -1
+    """One score for each head, which takes part in the softmax."""
+    whole: tuple[int, ...] = ()
+    """Needed as they are: lengths, positions, cosines and sines."""
+
+    def are_all(self, site: Site) -> bool:
+        """Whether a node has no other input, such as the scales of a quantised cache."""
+        past = () if self.past < 0 else (self.past, self.past + 1)
+        known = {0, 1, 2, self.mask, self.bias, self.sink, *past, *self.whole}
+        return all(index in known or not site.has(index) for index in range(len(site.inputs)))
+
+
+class Heads(NamedTuple):
+    """The axes that an attention has of its own, and of its query: heads, and sizes of one head."""
+
+    queries: Axis
+    groups: Axis
+    size: Axis
+    value_size: Axis
+
+
+_FORMS = {
+    (3, 3, 3): "[b,S,(h r d)] [b,T,(h d)] [b,T,(h e)] -> [b,S,(h r e)]",
+    (4, 4, 4): "[b,(h r),S,d] [b,h,T,d] [b,h,T,e] -> [b,(h r),S,e]",
+    (3, 4, 4): "[b,S,(h r d)] [b,h,T,d] [b,h,T,e] -> [b,S,(h r e)]",
+}
+"""By the ranks of query, key and value; keys of another sequence that are made once for all steps have rank 4."""
+
+
+def attention(count: HeadCount, operands: Operands) -> Callable[[Site], Results]:
     """Heads, queries per group, query/key size and value/output size are free; sequences are pinned.
 
-    `mask` and `bias` are the inputs added to the scores and to the projections, `lengths` those that tell what is padding; with
-    any other input, such as a cache of the past, everything is pinned.
+    Past keys and values have the same heads and sizes.  Where they are inputs of the network, queries per group are free still.
     """
 
     def infer(site: Site) -> Results:
         query, key, value = site.axes(0), site.axes(1), site.axes(2)
         if query is None or key is None or value is None:
             return site.refuse_unknown()
-        heads, ranks = heads_of(site), {len(query), len(key), len(value)}
-        extra = [index for index in range(3, len(site.inputs)) if site.has(index) and index not in (mask, bias, *lengths)]
-        if heads is None or ranks not in ({3}, {4}) or extra or site.attribute("do_rotary", 0) or heads[0] % heads[1]:
+        counts, form = count(site), _FORMS.get((len(query), len(key), len(value)))
+        if counts is None or form is None or counts[0] % counts[1] or not operands.are_all(site):
             return site.refuse(f"this form of {site.operator} has no rule")
-        sizes = {"h": heads[1], "r": heads[0] // heads[1]}
-        if ranks == {3}:
-            matched = site.match("[b,S,(h r d)] [b,T,(h d)] [b,T,(h e)] -> [b,S,(h r e)]", sizes)[0]
-        else:
-            matched = site.match("[b,(h r),S,d] [b,h,T,d] [b,h,T,e] -> [b,(h r),S,e]", sizes)[0]
-        result = site.settled(matched)
+        result = site.settled(site.match(form, {"h": counts[1], "r": counts[0] // counts[1]})[0])
         if result is None:
             return site.refuse_unknown()
-        _note_attention_macs(site, result)
-        _add_mask(site, mask, result, heads[0])
-        _add_projection_bias(site, bias)
-        scores = [query[0], _head_axis(site, query, heads[0]), *[site.pinned(f"{site.operator} makes this axis")] * 2]
-        return [result, *_caches(site, key, value, heads[1]), scores][: len(site.outputs)]
+        queries, _ = _split_heads(site, query, counts[0])
+        heads = Heads(queries, *_split_heads(site, key, counts[1]), _split_heads(site, value, counts[1])[1])
+        if len(query) != len(key):  # ONNX Runtime has one size for both then
+            site.unify(heads.size, heads.value_size)
+        where = [1, 3] if len(query) == 4 else [2]
+        sizes = (site.inputs[0], query), (site.outputs[0], result)
+        factors = [[(axes[k], site.graph.typical_size(name, k)) for k in where] for name, axes in sizes]
+        _note_attention_macs(site, operands, (len(query) - 2, 1, len(key) - 2), factors)
+        return _results(site, operands, heads, result, query[0])
 
     return infer
 
 
-def _note_attention_macs(site: Site, result: Axes) -> None:
-    """Every query meets every key, over d and over e."""
-    query = site.axes(0) or []
-    rank = len(query)
-    heads = [1, rank - 1] if rank == 4 else [rank - 1]
-    pairs, batch = site.typical(0, rank - 2) * site.typical(1, rank - 2), (query[0], site.typical(0, 0))
-    site.note_macs(pairs, [batch, *((query[k], site.typical(0, k)) for k in heads)])
-    site.note_macs(pairs, [batch, *((result[k], site.graph.typical_size(site.outputs[0], k)) for k in heads)])
+def grouped_attention(operands: Operands) -> Callable[[Site], Results]:
+    """As Attention, but that the sizes of a head stay; query, key and value may lie side by side in one input."""
+    apart = attention(grouped_heads, operands)
+
+    def infer(site: Site) -> Results:
+        text = f"{site.operator} has kernels for heads of some sizes only"
+        for axes in (site.axes(1), site.axes(2)):
+            if axes is not None and len(axes) in (3, 4):
+                site.pin(_split_heads(site, axes, grouped_heads(site)[1])[1], text)
+        return apart(site) if site.has(1) or site.has(2) else _side_by_side(site, operands, text)
+
+    return infer
 
 
-def _add_mask(site: Site, index: int, result: Axes, heads: int) -> None:
+def _side_by_side(site: Site, operands: Operands, text: str) -> Results:
+    axes, (queries, groups) = site.axes(0), grouped_heads(site)
+    if axes is None:
+        return site.refuse_unknown()
+    parts = queries + 2 * groups
+    if len(axes) != 3 or queries % groups or not operands.are_all(site):
+        return site.refuse(f"this form of {site.operator} has no rule")
+    every, size = _split_heads(site, axes, parts)
+    site.contract(0, 2)
+    site.pin(size, text)
+    head = site.typical(0, 2) // parts
+    result: Axis
+    if isinstance(every, int):
+        heads, result = Heads(every, every, size, size), every
+    else:
+        query, key, value = np.split(every, [queries, queries + groups])
+        group, _ = site.labels.split(query, groups, queries // groups)
+        site.unify(group, key)
+        site.unify(group, value)
+        heads, result = Heads(query, group, size, size), np.repeat(query, head)
+    _note_attention_macs(site, operands, (1, 0, 1), [[(result, queries * head)]] * 2)
+    return _results(site, operands, heads, [axes[0], axes[1], result], axes[0])
+
+
+def _results(site: Site, operands: Operands, heads: Heads, result: Axes, batch: Axis) -> Results:
+    """Unify what else has heads, and return the axes of the result, of what is present, and of the scores."""
+    made = f"{site.operator} makes this axis"
+    _add_mask(site, operands.mask, heads.queries)
+    _add_projection_bias(site, operands.bias)
+    _add_sink(site, operands.sink, heads.queries)
+    _add_past(site, operands.past, heads)
+    for index in operands.whole:
+        site.pin_axes(site.loose_axes(index), f"{site.operator} needs every index of this axis")
+    present = [[batch, heads.groups, site.pinned(made), size] for size in (heads.size, heads.value_size)]
+    scores = [batch, heads.queries, site.pinned(made), site.pinned(made)]
+    return [result, *present, scores][: len(site.outputs)]
+
+
+def _split_heads(site: Site, axes: Axes, count: int) -> tuple[Axis, Axis]:
+    """The heads of an operand, and the size of each."""
+    if len(axes) == 4:
+        return axes[1], axes[3]
+    last = axes[2]
+    if not isinstance(last, int) and len(last) % count == 0:
+        return site.labels.split(last, count, len(last) // count)
+    return (site.pin(last, f"{site.operator} has axes whose sizes do not fit its attributes"),) * 2
+
+
+def _note_attention_macs(
+    site: Site, operands: Operands, sequences: tuple[int, int, int], factors: Sequence[Sequence[tuple[Axis, int]]]
+) -> None:
+    """Every query meets every key, those of the past too, over each of these products of axes.
+
+    `sequences` are the axis of the queries in input 0, the input of the keys, and the axis there.
+    """
+    axis, keys, place = sequences
+    past = site.typical(operands.past, 2) if operands.past >= 0 and site.has(operands.past) else 0
+    pairs = site.typical(0, axis) * (site.typical(keys, place) + past)
+    batch = (site.axes(0) or [0])[0], site.typical(0, 0)
+    for product in factors:
+        site.note_macs(pairs, [batch, *product])
+
+
+def _add_mask(site: Site, index: int, heads: Axis) -> None:
     """What is added to the scores: [..., heads or 1, S, T]."""
     axes, shape = site.axes(index), site.shape(index)
     if axes is None or shape is None:
@@ -93,13 +196,8 @@ def _add_mask(site: Site, index: int, result: Axes, heads: int) -> None:
         if back != 2 or dim == 1:
             site.pin(axis, f"{site.operator} needs every index of this axis")
         else:
-            site.unify(axis, _head_axis(site, result, heads))
+            site.unify(axis, heads)
     site.note_carrier(index)
-
-
-def _head_axis(site: Site, axes: Axes, heads: int) -> Axis:
-    axis = axes[1] if len(axes) == 4 else axes[2]
-    return axis if isinstance(axis, int) or len(axes) == 4 else site.labels.split(axis, heads, len(axis) // heads)[0]
 
 
 def _add_projection_bias(site: Site, index: int) -> None:
@@ -111,7 +209,7 @@ def _add_projection_bias(site: Site, index: int) -> None:
     for operand in range(3):
         axis, shape = (site.axes(operand) or [0])[-1], site.shape(operand) or (None,)
         size = site.size(axis, shape[-1])
-        if size is None:
+        if size is None or len(shape) != 3:
             site.pin_axes(axes, f"{site.operator} with a projection of unknown size")
             return
         parts.append(site.vector(axis, size))
@@ -120,26 +218,26 @@ def _add_projection_bias(site: Site, index: int) -> None:
     site.contract(index, 0)
 
 
-def _caches(site: Site, key: Axes, value: Axes, heads: int) -> Results:
-    """present_key and present_value are [b, h, sequence, size]."""
-    text = f"{site.operator} makes this axis"
-    caches: list[Axes] = []
-    for axes in (key, value):
-        last = axes[-1]
-        if len(axes) == 4:
-            caches.append([axes[0], axes[1], site.pinned(text), last])
-        elif isinstance(last, int):
-            caches.append([axes[0], last, site.pinned(text), last])
-        else:
-            caches.append([axes[0], *_around(site.labels.split(last, heads, len(last) // heads), site.pinned(text))])
-    return caches
+def _add_past(site: Site, index: int, heads: Heads) -> None:
+    """Past keys and values are [b, h, sequence, size]."""
+    for operand, size in ((index, heads.size), (index + 1, heads.value_size)):
+        axes = site.axes(operand) if index >= 0 else None
+        if axes is None:
+            continue
+        site.unify(axes[1], heads.groups)
+        site.unify(axes[3], size)
+        site.pin_axes([axes[0], axes[2]], f"{site.operator} needs every index of this axis")
+        site.note_carrier(operand)
 
 
-def _around(pair: tuple[Ids, Ids], middle: int) -> Axes:
-    return [pair[0], middle, pair[1]]
+def _add_sink(site: Site, index: int, heads: Axis) -> None:
+    axes = site.axes(index) if index >= 0 else None
+    if axes:
+        site.unify(axes[0], heads)
+        site.note_carrier(index)
 
 
-def shrink_attention(heads_of: Heads, queries: str, keys: str = "") -> Callable[[Edit], None]:
+def shrink_attention(heads_of: HeadCount, queries: str, keys: str = "") -> Callable[[Edit], None]:
     """Writes the numbers of heads that are left, and the scale that the original head size gave."""
 
     def shrink(edit: Edit) -> None:
@@ -155,6 +253,19 @@ def shrink_attention(heads_of: Heads, queries: str, keys: str = "") -> Callable[
                 edit.set_attribute(name, _left(edit.kept(index, 2), edit.size(2, index), count))
 
     return shrink
+
+
+def shrink_grouped_attention(edit: Edit) -> None:
+    """Writes the numbers of heads that are left."""
+    if edit.has(1):
+        shrink_attention(grouped_heads, "num_heads", "kv_num_heads")(edit)
+        return
+    kept, (queries, groups) = edit.kept(0, 2), grouped_heads(edit)
+    if kept is None:
+        return
+    left = np.unique(kept // (edit.size(2) // (queries + 2 * groups)))
+    edit.set_attribute("num_heads", int((left < queries).sum()))
+    edit.set_attribute("kv_num_heads", int((left < queries + groups).sum() - (left < queries).sum()))
 
 
 def _fix_scale(edit: Edit, size: int) -> None:
@@ -196,7 +307,7 @@ def packed_attention(site: Site) -> Results:
     pairs, batch = site.typical(0, 1) ** 2, (projected[0], site.typical(0, 0))
     site.note_macs(pairs, [batch, (query, len(query))])
     site.note_macs(pairs, [batch, (value, len(value))])
-    _add_mask(site, 5, result, heads)
+    _add_mask(site, 5, _split_heads(site, result, heads)[0])
     return [result, *[None] * (len(site.outputs) - 1)]
 
 

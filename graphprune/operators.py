@@ -16,6 +16,7 @@ from itertools import zip_longest
 from types import MappingProxyType
 
 from . import attention, contractions, indexing, linear, movement, quantization, recurrent, registry, regroup, statistics, taking
+from .attention import Operands
 from .edit import Edit
 from .elementwise import broadcast, elementwise
 from .errors import UsageError
@@ -213,21 +214,21 @@ _ENTRIES: list[Operator] = [
     # attention
     Operator(
         "Attention",
-        attention.attention(attention.standard_heads, mask=3),
+        attention.attention(attention.standard_heads, Operands(mask=3, past=4, whole=(6,))),
         ATTENTION,
         attention.shrink_attention(attention.standard_heads, "q_num_heads", "kv_num_heads"),
     ),
     Operator(
         "com.microsoft::MultiHeadAttention",
-        attention.attention(attention.equal_heads, mask=5, bias=3, lengths=(4,)),
+        attention.attention(attention.equal_heads, Operands(mask=5, bias=3, past=6, whole=(4, 8))),
         ATTENTION,
         attention.shrink_attention(attention.equal_heads, "num_heads"),
     ),
     Operator(
         "com.microsoft::GroupQueryAttention",
-        attention.attention(attention.grouped_heads, mask=10, lengths=(5, 6)),
+        attention.grouped_attention(Operands(mask=10, past=3, sink=11, whole=(5, 6, 7, 8, 9))),
         ATTENTION,
-        attention.shrink_attention(attention.grouped_heads, "num_heads", "kv_num_heads"),
+        attention.shrink_grouped_attention,
     ),
     Operator(
         "com.microsoft::Attention",

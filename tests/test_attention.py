@@ -105,23 +105,6 @@ def test_operands_of_rank_four() -> None:
     halve(model, silence=True)
 
 
-def test_a_cache_of_the_past_pins() -> None:
-    model = net(
-        """
-        cached (float[2,5,10] x, float[2,2,3,4] pk, float[2,2,3,3] pv) => (float[2,5,7] y)
-        <float[10,24] q, float[10,8] k, float[10,6] v, float[18,7] o> {
-            qp = MatMul(x, q)
-            kp = MatMul(x, k)
-            vp = MatMul(x, v)
-            a, nk, nv = Attention<q_num_heads = 6, kv_num_heads = 2>(qp, kp, vp, , pk, pv)
-            y = MatMul(a, o)
-        }""",
-        opset=23,
-    )
-    assert groups(model) == {}
-    assert "this form of Attention has no rule" in pinned(model)["q:1"]
-
-
 def test_scores_that_are_a_result_belong_to_the_heads() -> None:
     model = net(
         """
