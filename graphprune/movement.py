@@ -12,6 +12,7 @@ import numpy as np
 
 from .edit import Edit, Indices, positions_in
 from .graph import Dim
+from .joined_targets import joined_constants
 from .labels import Ids
 from .node_view import NodeView, normal_axis
 from .shape_flow import copied_axes, copied_dimensions
@@ -322,9 +323,11 @@ def expand(site: Site) -> Results:
     copied = copied_axes(site, 1)
     if axes is None or shape is None or target is None or copied is None:
         return site.refuse("the shape of Expand is computed at run time")
-    rank, fixed = len(target), site.constant(1) is not None
+    rank, constant = len(target), site.constant(1) is not None
     entries = copied_dimensions(site.graph, site.inputs[1]) or []
-    kept = [*[True] * (rank - len(entries)), *(fixed or entry == 1 for entry in entries)]
+    own = {start + k for _, _, start, sizes in joined_constants(site.graph, site.position) for k in range(len(sizes))}
+    fixed = [constant or axis in own or entry == 1 for axis, entry in enumerate(entries, rank - len(entries))]
+    kept = [*[True] * (rank - len(entries)), *fixed]
     before: list[LooseAxis] = [*[site.pinned("an axis of size 1")] * (rank - len(axes)), *axes]
     sizes = [*[1] * (rank - len(shape)), *shape]
     sources = [*[None] * (rank - len(copied)), *copied]
@@ -343,13 +346,16 @@ def _expanded(site: Site, axis: LooseAxis, size: Dim, source: LooseAxis | None, 
 
 
 def shrink_expand(edit: Edit) -> None:
-    """Writes the new sizes into the constant target shape."""
+    """Writes the new sizes into the constant target shape, or into the constant parts of one that is joined."""
     target = edit.integers(1)
-    if target is None:
+    if target is not None:
+        edit.set_integers(1, _shrunk_target(edit, target, len(edit.output_shape() or ()) - len(target)))
         return
-    rank = len(edit.output_shape() or ())
-    for k in range(len(target)):
-        kept = edit.kept_output(0, rank - len(target) + k)
-        if kept is not None and target[k] != 1:
-            target[k] = len(kept)
-    edit.set_integers(1, target)
+    for concat, index, start, sizes in joined_constants(edit.graph, edit.position):
+        edit.at(concat).set_integers(index, _shrunk_target(edit, sizes, start))
+
+
+def _shrunk_target(edit: Edit, sizes: list[int], start: int) -> list[int]:
+    """The sizes from axis `start` on of what is left; 1 leaves an axis as it is."""
+    kept = [edit.kept_output(0, axis) for axis in range(start, start + len(sizes))]
+    return [size if size == 1 or left is None else len(left) for size, left in zip(sizes, kept, strict=True)]

@@ -204,3 +204,48 @@ def test_a_quantised_cache_has_no_rule() -> None:
     model = separate(extra=", float[1] ks, float[1] vs", last=", , , , ks, vs")
     assert groups(model) == {}
     assert "this form of com.microsoft::GroupQueryAttention has no rule" in pinned(model)["q:1"]
+
+
+def test_heads_that_are_repeated_to_a_length_that_is_added_up() -> None:
+    """torch's exporter: Expand to [N, 2, 3, past + new, 4], of which the 3 are queries per group."""
+    model = net("""
+        cached (float[N,S,10] x, float[N,2,P,4] pk, float[N,2,P,4] pv) => (float[N,S,7] y)
+        <float[10,24] q, float[10,8] k, float[10,8] v, float[24,7] o, int64[4] qs = {0,0,6,4}, int64[4] ks = {0,0,2,4},
+         int64[1] two = {2}, int64[1] three = {3}, int64[1] four = {4}, int64[1] at0 = {0}, int64[1] at1 = {1},
+         int64[1] at2 = {2}, int64[4] heads = {0,6,-1,4}, int64[3] flat = {0,0,24}> {
+            q0 = MatMul(x, q)
+            k0 = MatMul(x, k)
+            v0 = MatMul(x, v)
+            q1 = Reshape(q0, qs)
+            k1 = Reshape(k0, ks)
+            v1 = Reshape(v0, ks)
+            q2 = Transpose<perm = [0,2,1,3]>(q1)
+            k2 = Transpose<perm = [0,2,1,3]>(k1)
+            v2 = Transpose<perm = [0,2,1,3]>(v1)
+            kc = Concat<axis = 2>(pk, k2)
+            vc = Concat<axis = 2>(pv, v2)
+            xs = Shape(x)
+            ps = Shape(pk)
+            n = Gather(xs, at0)
+            s = Gather(xs, at1)
+            p = Gather(ps, at2)
+            t = Add(p, s)
+            wide = Concat<axis = 0>(n, two, three, t, four)
+            k3 = Unsqueeze(kc, two)
+            v3 = Unsqueeze(vc, two)
+            k4 = Expand(k3, wide)
+            v4 = Expand(v3, wide)
+            k5 = Reshape(k4, heads)
+            v5 = Reshape(v4, heads)
+            k6 = Transpose<perm = [0,1,3,2]>(k5)
+            scores = MatMul(q2, k6)
+            weights = Softmax<axis = -1>(scores)
+            h = MatMul(weights, v5)
+            back = Transpose<perm = [0,2,1,3]>(h)
+            joined = Reshape(back, flat)
+            y = MatMul(joined, o)
+        }""")
+    assert groups(model) == {"q:1": 3}
+    result = halve(model, silence=True)
+    assert shapes(result.model)["q"] == [10, 8]
+    assert "network input 'pk' keeps its shape" in pinned(model)["k:1"]
