@@ -33,6 +33,9 @@ ROWS_PER_COLUMN = 40
 
 MOST_ROWS, LEAST_ROWS = 2**17, 2**16
 
+BLOCK_ROWS = 1024
+"""Rows that are multiplied together, of several runs if need be: to add up a product costs as much as some hundred rows of it."""
+
 MOST_PRODUCTS = 2**40
 """Multiplications for the moments of one node: half a minute on two cores.  Only nodes with thousands of columns get there."""
 
@@ -82,6 +85,34 @@ class Moments:
         found = self.outer[block] / max(1, self.rows) - np.outer(mean, mean)
         doubt = len(mean) / (len(mean) + max(1, self.rows))
         return np.asarray((1 - doubt) * found + doubt * np.diag(np.diagonal(found)))
+
+
+class Block:
+    """Rows of several runs, with whatever goes with them, until there are enough to be multiplied together."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[Rows, ...]] = []
+        self._rows = 0
+
+    def add(self, *parts: Rows) -> None:
+        """Take in arrays [blocks, n, any], all with the same rows."""
+        self._parts.append(parts)
+        self._rows += parts[0].shape[1]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was taken in."""
+        return not self._parts
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are enough."""
+        return self._rows >= BLOCK_ROWS
+
+    def taken(self) -> tuple[Rows, ...]:
+        """All that was taken in, joined; the block is empty then."""
+        parts, self._parts, self._rows = self._parts, [], 0
+        return parts[0] if len(parts) == 1 else tuple(np.concatenate(each, axis=1) for each in zip(*parts, strict=True))
 
 
 @dataclass
@@ -175,6 +206,7 @@ class _Run:
         self.moments = {node.view: node for node in nodes if node.view not in calibration._moments}
         totals = [(calibration.tail(node).total, node) for node in nodes]
         self.spreads = {name: node for name, node in totals if name not in calibration._spreads}
+        self.blocks = {view: Block() for view in self.moments}
         self.rng = np.random.default_rng(calibration.seed)
 
     def run(self) -> None:
@@ -185,6 +217,9 @@ class _Run:
             for number, values in enumerate(run_with(own.graph, taps, own.runs)):
                 self._add(values, total)
                 own.tick((number + 1) / len(own.runs))
+            for view, block in self.blocks.items():
+                if not block.is_empty:
+                    self._multiply(view)
         for view, node in self.moments.items():
             if not np.isfinite(own._moments[view].outer).all():
                 raise CalibrationError(
@@ -195,11 +230,17 @@ class _Run:
         for view, node in self.moments.items():
             data = values[node.data]
             picks = node.picks(node.result_shape(data.shape), rows_per_sample(node, total), self.rng)
-            rows = node.rows(data, picks)
-            empty = Moments.empty(rows.shape[0], rows.shape[2])
-            self.calibration._moments.setdefault(view, empty).add(rows)
+            self.blocks[view].add(node.rows(data, picks))
+            if self.blocks[view].is_full:
+                self._multiply(view)
         for name, node in self.spreads.items():
             self.calibration._spreads.setdefault(name, Spread()).add(values[name], node.result_axis)
+
+    def _multiply(self, view: tuple[object, ...]) -> None:
+        (rows,), moments = self.blocks[view].taken(), self.calibration._moments
+        if view not in moments:
+            moments[view] = Moments.empty(rows.shape[0], rows.shape[2])
+        moments[view].add(rows)
 
 
 def run_with(graph: Graph, names: list[str], runs: Runs) -> Iterator[Samples]:

@@ -30,6 +30,10 @@ def damped(covariance: Wide, damping: float = DAMPING) -> Wide:
     return np.asarray(covariance + np.eye(size) * max(damping * level, 1e-10))
 
 
+COMPACTED = 0.9
+"""The inverse is cut when so little of it is left: what left is zero there, and to cut it is to copy it."""
+
+
 class Elimination:
     """One read while units of it are left out, one after the other."""
 
@@ -38,6 +42,7 @@ class Elimination:
         self.matrix = read.matrix.copy()
         self.columns = [np.flatnonzero(read.unit == unit) for unit in range(size)]
         self.scale = 1 / max(read.total, 1e-12)
+        self.left = np.ones(len(self.matrix), dtype=bool)
 
     def losses(self, units: Sequence[int]) -> Wide:
         """For each unit the error that its leaving adds, relative to the variance of the sum they go into."""
@@ -59,14 +64,16 @@ class Elimination:
         gain = np.linalg.solve(self.inverse[np.ix_(gone, gone)], self.inverse[gone])
         self.matrix -= gain.T @ self.matrix[gone]
         self.inverse -= self.inverse[:, gone] @ gain
-        self._compact(gone)
+        self.left[gone] = False
+        self.columns = [at[self.left[at]] for at in self.columns]
+        if np.count_nonzero(self.left) < COMPACTED * len(self.left):
+            self._compact()
 
-    def _compact(self, gone: NDArray[np.int64]) -> None:
-        left = np.ones(len(self.matrix), dtype=bool)
-        left[gone] = False
-        place = np.cumsum(left) - 1
-        self.matrix, self.inverse = self.matrix[left], np.ascontiguousarray(self.inverse[np.ix_(left, left)])
-        self.columns = [place[at[left[at]]] for at in self.columns]
+    def _compact(self) -> None:
+        place = np.cumsum(self.left) - 1
+        self.matrix, self.inverse = self.matrix[self.left], self.inverse[np.ix_(self.left, self.left)]
+        self.columns = [place[at] for at in self.columns]
+        self.left = np.ones(len(self.matrix), dtype=bool)
 
 
 def eliminate(reads: Sequence[Read], size: int, damping: float = DAMPING) -> Wide:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 from click.testing import Result as Outcome
 from nets import block, initializer, net, set_initializer, write
-from onnx import ModelProto
+from onnx import ModelProto, numpy_helper
 
 import graphprune
+from graphprune.calibration import Calibration
 from graphprune.errors import CalibrationError, MissingExtraError, UsageError
 from graphprune.evaluation import accuracy
 from graphprune.plan import read_plan, read_weights, weights_path
@@ -281,6 +283,37 @@ def test_a_walk_computes_what_a_run_computes(memory: int, monkeypatch: pytest.Mo
             walk.advance_to(end, keep={"y"})
             assert walk.knows("v") == (2 <= end < 6)
         np.testing.assert_allclose(np.concatenate(walk.values("y")), run(model, feeds)["y"], atol=1e-5)
+
+
+def test_a_walk_without_room_for_its_files_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graphprune.walk.MEMORY", 0)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Walk(block(), [samples(4)]) as walk:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+        try:
+            with pytest.raises(CalibrationError, match=r"no room for what layers give .* set TMPDIR to a folder with more"):
+                walk.advance_to(2)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("least", [1, 100, 10_000])
+def test_runs_of_few_rows_give_what_one_run_gives(least: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graphprune.calibration.BLOCK_ROWS", least)
+    model, feeds = block(), samples(5)
+    graph = graphprune.load(model)
+    whole, single = (Calibration(graph, runs_of(feeds, graph, size)) for size in (5, 1))
+    for node in whole.linears.values():
+        one, other = whole.moments(node), single.moments(node)
+        assert one.rows == other.rows
+        np.testing.assert_allclose(other.mean, one.mean, atol=1e-6)
+        np.testing.assert_allclose(other.covariance(0), one.covariance(0), atol=1e-5)
+    results = []
+    for size in (1, 64):
+        monkeypatch.setattr("graphprune.pipeline.run_size", lambda *_, size=size: size)
+        results.append(pruned(model, calibration=feeds).model)
+    for one, other in zip(*(result.graph.initializer for result in results), strict=True):
+        np.testing.assert_allclose(numpy_helper.to_array(one), numpy_helper.to_array(other), atol=1e-4)
 
 
 def test_accuracy_counts_the_best_class() -> None:

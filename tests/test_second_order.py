@@ -97,3 +97,11 @@ def test_large_groups_leave_several_at_a_time(monkeypatch: pytest.MonkeyPatch) -
         min(itertools.combinations(range(12), 3), key=lambda g: sum(refitted_error(item, rows, {u}) for u in g))
     )
     assert one_by_one.min() == pytest.approx(at_once.min())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.7])
+def test_it_does_not_matter_when_what_left_is_cut(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    item, _ = read([k % 6 for k in range(12)], seed=3)
+    at_once = eliminate([item], 6)
+    monkeypatch.setattr("graphprune.second_order.COMPACTED", share)
+    np.testing.assert_allclose(eliminate([item], 6), at_once, rtol=1e-9)

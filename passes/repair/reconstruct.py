@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune import ranges
-from graphprune.calibration import rows_per_sample
+from graphprune.calibration import Block, rows_per_sample
 from graphprune.linear import Rows
 from graphprune.repairing import Gone, Layer, Patient
 from graphprune.samples import sample_count
@@ -75,14 +75,18 @@ class Reconstruct(Repair):
         totals = [patient.taken(np.asarray(total), tail.total) for total in original.values(tail.total)]
         if not layer.after.may_compare(zip(pruned.values(layer.after.data), totals, strict=True)):
             return
-        fit = _Fit(patient, layer, tail, self.ridge)
+        fit, block = _Fit(patient, layer, tail, self.ridge), Block()
         fraction = rows_per_sample(layer.after, sample_count(pruned.runs))
         rng = np.random.default_rng(patient.calibration.seed)
         others = pruned.values(tail.other) if tail.other else [None] * len(pruned.runs)
         for data, total, other in zip(pruned.values(layer.after.data), totals, others, strict=True):
             picks = layer.after.picks(layer.after.result_shape(data.shape), fraction, rng)
-            rest = 0.0 if other is None else layer.after.results(other, picks)
-            fit.add(layer.after.rows(data, picks), layer.after.results(total, picks), rest)
+            rest = () if other is None else (layer.after.results(other, picks),)
+            block.add(layer.after.rows(data, picks), layer.after.results(total, picks), *rest)
+            if block.is_full:
+                fit.add(*block.taken())
+        if not block.is_empty:
+            fit.add(*block.taken())
         fit.solve(self.rounds)
 
 
@@ -98,7 +102,8 @@ def _by_channel(values: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
 def seen(total: Rows, given: Rows, bounds: tuple[float, float]) -> Rows:
     """What to aim at: the original total, but where that is clipped away, whatever is given beyond the bound is as good."""
     low, high = bounds
-    return np.where(total <= low, np.minimum(given, low), np.where(total >= high, np.maximum(given, high), total))
+    aim = total if low == -inf else np.where(total <= low, np.minimum(given, low), total)
+    return aim if high == inf else np.where(total >= high, np.maximum(given, high), aim)
 
 
 def _outer(one: Wide, other: Wide) -> Wide:
@@ -127,7 +132,7 @@ class _Fit:
         self.parts: list[tuple[Rows, Rows, Rows | float]] = []
         self.held = 0
 
-    def add(self, rows: Rows, total: Rows, rest: Rows | float) -> None:
+    def add(self, rows: Rows, total: Rows, rest: Rows | float = 0.0) -> None:
         """Take in rows, the total that they should lead to, and what is added on the way to it.
 
         Sums are of what is left beside the first rows' means: products of large numbers would hide a small spread.
@@ -139,15 +144,15 @@ class _Fit:
         beside = rows - self.pivot_x[:, None, :]
         self.sum_x += beside.sum(axis=1, dtype=np.float64)
         self.xx += np.matmul(beside.transpose(0, 2, 1), beside)
-        self._aim(rows, total, rest)
-        self.held += rows.nbytes + 2 * total.nbytes
+        self._aim(beside, total, rest)
+        self.held += beside.nbytes + 2 * total.nbytes
         if self.tail.range != (-inf, inf) and self.held <= HELD_BYTES:
-            self.parts.append((rows, total, rest))
+            self.parts.append((beside, total, rest))
 
-    def _aim(self, rows: Rows, total: Rows, rest: Rows | float) -> None:
+    def _aim(self, beside: Rows, total: Rows, rest: Rows | float) -> None:
         wanted = self._wanted(total, rest) - self.pivot_y[:, None, :]
         self.sum_y += wanted.sum(axis=1, dtype=np.float64)
-        self.xy += np.matmul((rows - self.pivot_x[:, None, :]).transpose(0, 2, 1), wanted)
+        self.xy += np.matmul(beside.transpose(0, 2, 1), wanted)
 
     def _wanted(self, total: Rows, rest: Rows | float) -> Rows:
         """What the layer itself should give."""
@@ -189,7 +194,8 @@ class _Fit:
     def _aim_at_seen(self, matrix: Wide, intercept: Wide) -> None:
         """Where the original total is clipped away, whatever the layer gives beyond the bound is as good."""
         self.sum_y[:], self.xy[:] = 0, 0
-        thin, base = matrix.astype(np.float32), intercept.astype(np.float32)[:, None, :]
-        for rows, total, rest in self.parts:
-            given = (np.matmul(rows, thin) + base) * self.gain + self.offset + rest
-            self._aim(rows, seen(total, given, self.tail.range), rest)
+        thin, base = matrix.astype(np.float32), intercept + np.einsum("bc,bcr->br", self.pivot_x, matrix)
+        level = base.astype(np.float32)[:, None, :] * self.gain + self.offset
+        for beside, total, rest in self.parts:
+            given = np.matmul(beside, thin) * self.gain + level + rest
+            self._aim(beside, seen(total, given, self.tail.range), rest)
