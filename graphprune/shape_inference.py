@@ -6,19 +6,21 @@ empty graph without a word).  Start reading at `infer_shapes`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import onnx
 import onnx.version_converter
-from onnx import ModelProto, helper
+from onnx import ModelProto, NodeProto, helper
 
 from .errors import InvalidModelError, UsageError, first_line
 from .external import is_external
 from .graph import (
     DEFAULT_DOMAINS,
     SHAPE_SIZED,
+    Dim,
     Graph,
     Shape,
     canonical_domain,
@@ -29,6 +31,7 @@ from .graph import (
 )
 from .monomial import monomials
 from .runtime_shapes import runtime_values
+from .shape_flow import copied_dimensions
 
 InputShapes = Mapping[str, Sequence[int]]
 """Shapes that the user gives for inputs with dynamic dimensions."""
@@ -63,7 +66,18 @@ def skeleton(model: ModelProto) -> ModelProto:
         else:
             graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
     graph.sparse_initializer.extend(model.graph.sparse_initializer)
+    _forget_single_names(copy)
     return copy
+
+
+def _forget_single_names(model: ModelProto) -> None:
+    """Let go of names of an output's sizes that occur nowhere else: they say nothing, and hide what can be inferred."""
+    values = [*model.graph.input, *model.graph.output]
+    count = Counter(dim for value in values for dim in declared_shape(value) or () if isinstance(dim, str))
+    for output in model.graph.output:
+        for dim in output.type.tensor_type.shape.dim if declared_shape(output) else ():
+            if count[dim.dim_param] == 1:
+                dim.ClearField("dim_param")
 
 
 def infer_shapes(model: ModelProto, shape_like: dict[str, str] | None = None) -> dict[str, Shape]:
@@ -152,30 +166,62 @@ def _name_sizes(inferred: ModelProto, copy: ModelProto) -> bool:
         for name, shape in shapes_of(inferred).items()
     }  # names that shape inference made up say nothing
     values = {value.name: value for value in inferred.graph.value_info}
-    found = False
-    for node in copy.graph.node:
+    graph, found = Graph(copy, shapes), False
+    for node in copy.graph.node if declared else ():
         target = shapes.get(node.output[0]) if node.output else None
-        if target is None or node.output[0] not in values or all(isinstance(dim, int) for dim in target):
+        if node.op_type not in _NAMING or target is None or node.output[0] not in values or None not in target:
             continue
-        operands = [shapes[name] for name in node.input if name in shapes]
-        names = _regrouped(operands[:1], target) if node.op_type == "Reshape" else {}
+        names = _NAMING[node.op_type](graph, node, target)
         value = values[node.output[0]]
         for axis, name in names.items():
-            value.type.tensor_type.shape.dim[axis].dim_param = name
+            dim = value.type.tensor_type.shape.dim[axis]
+            if isinstance(name, str):
+                dim.dim_param = name
+            elif name is not None:
+                dim.dim_value = name
         if names:
             copy.graph.value_info.append(value)
             found = True
     return found
 
 
-def _regrouped(operands: Sequence[Shape], target: Shape) -> dict[int, str]:
+def _regrouped(graph: Graph, node: NodeProto, target: Shape) -> dict[int, Dim]:
     """Sizes of a Reshape's result: -1 stands for a symbol where all other sizes cancel out."""
-    names: dict[int, str] = {}
-    for source in operands:
-        for axis, (dim, size) in enumerate(zip(target, monomials(source, target)[1], strict=True)):
-            if dim is None and size.number == 1 and len(size.symbols) == 1 and size.symbols[0] in source:
-                names[axis] = size.symbols[0]
-    return names
+    source = graph.shape(node.input[0])
+    sizes = enumerate(monomials(source, target)[1]) if source is not None else ()
+    found = {axis: size.symbols[0] for axis, size in sizes if size.number == 1 and len(size.symbols) == 1}
+    return {axis: name for axis, name in found.items() if target[axis] is None and name in (source or ())}
+
+
+def _expanded(graph: Graph, node: NodeProto, target: Shape) -> dict[int, Dim]:
+    """Sizes of Expand's result that are copied from other values, where the input has one or the same."""
+    source, wanted = graph.shape(node.input[0]) or (), _copied(graph, node.input[1])
+    rank = len(target)
+    own, new = ((1,) * (rank - len(shape)) + tuple(shape) for shape in (source, wanted))
+    return {
+        axis: name
+        for axis, name in enumerate(new)
+        if name is not None and target[axis] is None and len(own) == len(new) == rank and own[axis] in (1, name)
+    }
+
+
+def _counted(graph: Graph, node: NodeProto, _: Shape) -> dict[int, Dim]:
+    """The size of Range(0, n, 1)."""
+    start, limit, step = (graph.constant(node.input[0]), _copied(graph, node.input[1]), graph.constant(node.input[2]))
+    plain = start is not None and step is not None and start.ravel()[:1] == 0 and step.ravel()[:1] == 1
+    return {0: limit[0]} if plain and len(limit) == 1 and isinstance(limit[0], str) else {}
+
+
+def _copied(graph: Graph, name: str) -> Shape:
+    """The sizes, known or by name, that a vector of sizes copies; empty where that cannot be told."""
+    return tuple(
+        (graph.shape(entry[0]) or {entry[1]: None})[entry[1]] if isinstance(entry, tuple) else entry
+        for entry in copied_dimensions(graph, name) or ()
+    )
+
+
+_NAMING = {"Reshape": _regrouped, "Expand": _expanded, "Range": _counted}
+"""Operators whose result has sizes that ONNX's shape inference loses: how each axis of it is named."""
 
 
 _TURNS = ("transA", "transB", "transBatchA", "transBatchB")
@@ -217,24 +263,39 @@ def concrete_shapes(
     """A shape to run each input with: as given by the user, else as declared, with sizes for dynamic dimensions.
 
     The first dynamic axis of an input is the batch; further ones get 64 in an image (rank 4 and more), else 16, times `scale`.
-    Equal names get equal sizes.  Raises UsageError where a given shape does not fit.
+    Equal names get equal sizes, and names such as `past + new` the sum of theirs.  Raises UsageError where a given shape does not
+    fit.
     """
     symbols: dict[str, int] = {}
     result: dict[str, tuple[int, ...]] = {}
-    for value in inputs:
-        declared = declared_shape(value) or ()
-        given = shapes.get(value.name)
-        if given is not None and not _fits(declared, given):
-            raise UsageError(f"input shape {value.name}={','.join(map(str, given))} does not fit {list(declared)}")
-        dynamic = (64 if len(declared) >= 4 else 16) * scale
-        sizes = []
-        for axis, dim in enumerate(declared):
-            size = dim if isinstance(dim, int) else batch if axis == 0 else dynamic
+    declared = {value.name: declared_shape(value) or () for value in inputs}
+    for name, given in ((name, shapes[name]) for name in declared if name in shapes):
+        if not _fits(declared[name], given):
+            raise UsageError(f"input shape {name}={','.join(map(str, given))} does not fit {list(declared[name])}")
+        for dim, size in zip(declared[name], given, strict=True):
             if isinstance(dim, str):
-                size = symbols.setdefault(dim, given[axis] if given is not None else size)
-            sizes.append(given[axis] if given is not None else size)
-        result[value.name] = tuple(sizes)
+                symbols.setdefault(dim, size)
+    for shape in declared.values():
+        for axis, dim in enumerate(shape):
+            if isinstance(dim, str) and "+" not in dim:
+                symbols.setdefault(dim, _size_of_axis(shape, axis, batch, scale))
+    for name, shape in declared.items():
+        known = [_added_up(dim, symbols) for dim in shape]
+        sizes = [_size_of_axis(shape, axis, batch, scale) if size is None else size for axis, size in enumerate(known)]
+        result[name] = tuple(shapes.get(name, sizes))
     return result
+
+
+def _size_of_axis(shape: Shape, axis: int, batch: int, scale: int) -> int:
+    return batch if axis == 0 else (64 if len(shape) >= 4 else 16) * scale
+
+
+def _added_up(dim: Dim, symbols: Mapping[str, int]) -> int | None:
+    """A size, by number, name, or as a sum of those; None where it is unknown."""
+    if not isinstance(dim, str) or dim in symbols:
+        return symbols[dim] if isinstance(dim, str) else dim
+    parts = [int(part) if part.isdecimal() else symbols.get(part) for part in map(str.strip, dim.split("+"))]
+    return sum(part or 0 for part in parts) if None not in parts else None
 
 
 def _fits(declared: Shape, given: Sequence[int]) -> bool:

@@ -8,6 +8,7 @@ from nets import net
 from onnx import ModelProto
 
 import graphprune
+from graphprune.shape_inference import concrete_shapes
 
 COMPUTED = "its size is computed with at run time"
 
@@ -165,3 +166,52 @@ def test_expand_of_an_axis_of_unknown_size() -> None:
         }""")
     assert [group.size for group in graphprune.analyze(model).groups] == [8]
     halve(model)
+
+
+# ---- names of sizes -----------------------------------------------------------------------------
+
+
+def counted(start: int = 0, step: int = 1) -> ModelProto:
+    """A mask as decoders make it: as many steps as the input has, for every sample."""
+    return net(f"""
+        mask (float[N,S,4] x) => (bool[A,1,B,1] m)
+        <int64 first = {{0}}, int64 second = {{1}}, int64 start = {{{start}}}, int64 step = {{{step}}}, int64[3] new = {{0,1,3}},
+         int64[1] front = {{0}}, int64[1] one = {{1}}, int64[4] target = {{0,0,0,0}}> {{
+            s = Shape(x)
+            count = Gather(s, second)
+            steps = Range(start, count, step)
+            r = Unsqueeze(steps, new)
+            even = Mod(r, step)
+            b = Gather(s, front)
+            n = Gather(s, one)
+            wide = Concat<axis = 0>(b, one, n, one)
+            e = Expand(even, wide)
+            m = Equal(e, first)
+        }}""")
+
+
+def test_sizes_of_a_range_and_of_an_expand_have_the_names_that_they_copy() -> None:
+    graph = graphprune.load(counted())
+    assert graph.shape("steps") == ("S",)
+    assert graph.shape("e") == ("N", 1, "S", 1)
+
+
+@pytest.mark.parametrize(("start", "step"), [(1, 1), (0, 2)])
+def test_a_range_with_gaps_has_a_size_of_its_own(start: int, step: int) -> None:
+    assert graphprune.load(counted(start, step)).shape("steps") != ("S",)
+
+
+def test_names_that_occur_once_in_an_output_do_not_hide_others() -> None:
+    model = net("f (float[N,S,4] x) => (float[made_up,S,4] y) { y = Relu(x) }")
+    assert graphprune.load(model).shape("y") == ("N", "S", 4)
+    assert model.graph.output[0].type.tensor_type.shape.dim[0].dim_param == "made_up"
+
+
+def test_names_that_add_up_others_have_the_sum_of_their_sizes() -> None:
+    model = net("f (float[N,new] x, float[N,past] p, float[N,old] m) => (float[N,a] y) { y = Concat<axis = 1>(x, p) }")
+    model.graph.input[2].type.tensor_type.shape.dim[1].dim_param = "past + new + 1"
+    inputs = graphprune.load(model).inputs
+    assert concrete_shapes(inputs, {}, batch=2) == {"x": (2, 16), "p": (2, 16), "m": (2, 33)}
+    assert concrete_shapes(inputs, {"p": (3, 4)}, batch=2) == {"x": (3, 16), "p": (3, 4), "m": (3, 21)}
+    model.graph.input[2].type.tensor_type.shape.dim[1].dim_param = "past + unknown"
+    assert concrete_shapes(graphprune.load(model).inputs, {}, batch=2)["m"] == (2, 16)
