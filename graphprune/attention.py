@@ -92,7 +92,7 @@ def attention(count: HeadCount, operands: Operands) -> Callable[[Site], Results]
         if query is None or key is None or value is None:
             return site.refuse_unknown()
         counts, form = count(site), _FORMS.get((len(query), len(key), len(value)))
-        if counts is None or form is None or counts[0] % counts[1] or not operands.are_all(site):
+        if counts is None or form is None or not _are_counts(*counts) or not operands.are_all(site):
             return site.refuse(f"this form of {site.operator} has no rule")
         result = site.settled(site.match(form, {"h": counts[1], "r": counts[0] // counts[1]})[0])
         if result is None:
@@ -116,6 +116,8 @@ def grouped_attention(operands: Operands) -> Callable[[Site], Results]:
 
     def infer(site: Site) -> Results:
         text = f"{site.operator} has kernels for heads of some sizes only"
+        if not _are_counts(*grouped_heads(site)):
+            return site.refuse(f"this form of {site.operator} has no rule")
         for axes in (site.axes(1), site.axes(2)):
             if axes is not None and len(axes) in (3, 4):
                 site.pin(_split_heads(site, axes, grouped_heads(site)[1])[1], text)
@@ -129,15 +131,15 @@ def _side_by_side(site: Site, operands: Operands, text: str) -> Results:
     if axes is None:
         return site.refuse_unknown()
     parts = queries + 2 * groups
-    if len(axes) != 3 or queries % groups or not operands.are_all(site):
+    if len(axes) != 3 or not operands.are_all(site):
         return site.refuse(f"this form of {site.operator} has no rule")
     every, size = _split_heads(site, axes, parts)
     site.contract(0, 2)
     site.pin(size, text)
-    head = site.typical(0, 2) // parts
-    result: Axis
+    width = site.size(axes[2], site.typical(0, 2)) or 0
+    head, result = width // parts, every
     if isinstance(every, int):
-        heads, result = Heads(every, every, size, size), every
+        heads = Heads(every, every, size, size)
     else:
         query, key, value = np.split(every, [queries, queries + groups])
         group, _ = site.labels.split(query, groups, queries // groups)
@@ -160,6 +162,11 @@ def _results(site: Site, operands: Operands, heads: Heads, result: Axes, batch: 
     present = [[batch, heads.groups, site.pinned(made), size] for size in (heads.size, heads.value_size)]
     scores = [batch, heads.queries, site.pinned(made), site.pinned(made)]
     return [result, *present, scores][: len(site.outputs)]
+
+
+def _are_counts(queries: int, groups: int) -> bool:
+    """Whether every key/value head can have as many query heads."""
+    return queries > 0 and groups > 0 and queries % groups == 0
 
 
 def _split_heads(site: Site, axes: Axes, count: int) -> tuple[Axis, Axis]:

@@ -200,6 +200,17 @@ def test_sinks_belong_to_the_heads() -> None:
     halve(model, silence=True)
 
 
+@pytest.mark.parametrize("numbers", [(6, 0), (0, 2), (6, 4), (-6, -2)])
+@pytest.mark.parametrize("layer", [separate, side_by_side])
+def test_numbers_of_heads_that_do_not_fit_have_no_rule(layer: Callable[[], ModelProto], numbers: tuple[int, int]) -> None:
+    model = layer()
+    node = next(node for node in model.graph.node if node.op_type == "GroupQueryAttention")
+    for entry in node.attribute:
+        if entry.name in ("num_heads", "kv_num_heads"):
+            entry.i = numbers[entry.name == "kv_num_heads"]
+    assert groups(model) == {}
+
+
 def test_a_quantised_cache_has_no_rule() -> None:
     model = separate(extra=", float[1] ks, float[1] vs", last=", , , , ks, vs")
     assert groups(model) == {}
