@@ -166,18 +166,18 @@ def _name_sizes(inferred: ModelProto, copy: ModelProto) -> bool:
         for name, shape in shapes_of(inferred).items()
     }  # names that shape inference made up say nothing
     values = {value.name: value for value in inferred.graph.value_info}
+    nodes = [node for node in copy.graph.node if node.op_type in _NAMING and None in shapes.get(node.output[0], ())]
+    if not declared or not nodes:
+        return False
     graph, found = Graph(copy, shapes), False
-    for node in copy.graph.node if declared else ():
-        target = shapes.get(node.output[0]) if node.output else None
-        if node.op_type not in _NAMING or target is None or node.output[0] not in values or None not in target:
-            continue
-        names = _NAMING[node.op_type](graph, node, target)
+    for node in (node for node in nodes if node.output[0] in values):
+        names = _NAMING[node.op_type](graph, node, shapes[node.output[0]])
         value = values[node.output[0]]
         for axis, name in names.items():
             dim = value.type.tensor_type.shape.dim[axis]
             if isinstance(name, str):
                 dim.dim_param = name
-            elif name is not None:
+            elif name:
                 dim.dim_value = name
         if names:
             copy.graph.value_info.append(value)
@@ -201,7 +201,7 @@ def _expanded(graph: Graph, node: NodeProto, target: Shape) -> dict[int, Dim]:
     return {
         axis: name
         for axis, name in enumerate(new)
-        if name is not None and target[axis] is None and len(own) == len(new) == rank and own[axis] in (1, name)
+        if name not in (None, 0, -1) and target[axis] is None and len(own) == len(new) == rank and own[axis] in (1, name)
     }
 
 
@@ -280,8 +280,11 @@ def concrete_shapes(
             if isinstance(dim, str) and "+" not in dim:
                 symbols.setdefault(dim, _size_of_axis(shape, axis, batch, scale))
     for name, shape in declared.items():
-        known = [_added_up(dim, symbols) for dim in shape]
-        sizes = [_size_of_axis(shape, axis, batch, scale) if size is None else size for axis, size in enumerate(known)]
+        sizes = []
+        for axis, dim in enumerate(shape):
+            added = _added_up(dim, symbols)
+            size = _size_of_axis(shape, axis, batch, scale) if added is None else added
+            sizes.append(symbols.setdefault(dim, size) if isinstance(dim, str) else size)
         result[name] = tuple(shapes.get(name, sizes))
     return result
 
