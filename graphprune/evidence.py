@@ -99,7 +99,7 @@ class Evidence:
     @classmethod
     def of(cls, analysis: Analysis, calibration: Calibration | None = None) -> Evidence:
         """The evidence for one analysis."""
-        return cls(analysis, Weights(analysis.graph), calibration)
+        return cls(analysis, Weights(analysis.graph, analysis.ledger.numbers), calibration)
 
     @cached_property
     def readers(self) -> dict[str, list[tuple[Linear, Ids]]]:

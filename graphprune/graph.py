@@ -35,6 +35,9 @@ DEFAULT_DOMAINS = ("", "ai.onnx")
 HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 """The floating-point types of 16 bits."""
 
+FLOATS = (*HALVES, TensorProto.FLOAT, TensorProto.DOUBLE)
+"""The floating-point types that networks compute with."""
+
 SHAPE_SIZED = 4096
 """Constants of up to this many elements may be shapes, which shape inference follows: their values are always at hand."""
 

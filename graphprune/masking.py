@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from .branches import keep_in_branch, with_branches
+from .graph import FLOATS
 from .inference import Analysis
 from .labels import Ids
 from .site import Chosen, Contraction
 
 Mask = NDArray[np.bool_]
-
-_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 
 def masked_reference(analysis: Analysis, present: Mask) -> ModelProto:
@@ -75,7 +74,7 @@ class Masking:
         name = f"graphprune_mask_{item.node}_{item.input}_{item.axis}"
         like = self.graph.nodes[item.node].input[item.input]
         source, node.input[item.input] = node.input[item.input], f"{name}_result"
-        if self.graph.element_type(like) in _FLOATS:
+        if self.graph.element_type(like) in FLOATS:
             return [self._times_mask(source, like, item.axis, mask, name, f"{name}_result")]
         return self._at_zero_point(source, like, item, mask, name)
 
@@ -136,7 +135,7 @@ class Masking:
         """A node: `source`, a value with the rank and type of the original's value `like`, times a mask along an axis."""
         shaped, kind = self._shaped(like, axis, mask), self.graph.element_type(like)
         dtype = helper.tensor_dtype_to_np_dtype(kind)
-        if kind in _FLOATS:
+        if kind in FLOATS:
             return helper.make_node("Mul", [source, self._constant(name, shaped.astype(dtype))], [result], name=name)
         zero = self._constant(f"{name}_zero", np.zeros((), dtype))  # Mul knows few integers before opset 14
         return helper.make_node("Where", [self._constant(name, shaped), source, zero], [result], name=name)

@@ -325,6 +325,13 @@ _ENTRIES: list[Operator] = [
         "[m,k] [k,n] [n]? -> [m,n] (transA, transB)",
         parameters=("", "", "", "weight", "", "", "bias"),
     ),
+    Operator(
+        "com.microsoft::MatMulNBits",
+        quantization.packed_product,
+        "[...,(z P W)] [n,(z P),_] [n,(z P)] [n,z]? _? [n]? -> [...,n]",
+        quantization.shrink_packed_product,
+        ("", "weight", "", "", "", "bias"),
+    ),
     *each(
         "com.microsoft::QLinearAdd com.microsoft::QLinearMul",
         "[...] [...] -> [...] (broadcast)",

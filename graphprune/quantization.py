@@ -1,35 +1,61 @@
 """Quantised operators: scales and zero points per channel are carriers, and the graph stays quantised.
 
-Start reading at `quantize`; `convolution` and `product` serve the operators that compute with integers.
+Start reading at `quantize`; `convolution` and `product` serve the operators that compute with integers, `packed_product` those
+whose weights have less than 8 bits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from onnx import TensorProto
+
 from .contractions import conv_macs, gemm, group_sizes, matmul
+from .edit import Edit
+from .graph import FLOATS
 from .node_view import normal_axis
-from .site import Axis, Results, Site
+from .real_values import Packed, Scaled
+from .site import Axes, Axis, Results, Site
 
 CONV = "[b,(g i),_...] [(g o),i,_...] [(g o)]? -> [b,(g o),_...]"
 
 
 def quantize(site: Site) -> Results:
-    """QuantizeLinear and DequantizeLinear: per-channel scales and zero points are carriers."""
+    """QuantizeLinear and DequantizeLinear: scales and zero points, per channel or per block of channels, are carriers."""
     axes = site.axes(0)
     if axes is None:
         return site.refuse_unknown()
+    axis, block = normal_axis(site.attribute("axis", 1), max(1, len(axes))), int(site.attribute("block_size", 0))
     for index in (1, 2):
         scale = site.axes(index)
-        if scale is None or not scale:
-            continue
-        if len(scale) != 1:
-            return site.refuse(f"blocked {site.operator} has no rule")
-        if (site.shape(index) or (0,))[0] != 1:
-            _bind_scale(site, index, axes[normal_axis(site.attribute("axis", 1), len(axes))])
+        if scale and len(scale) == len(axes) and block:
+            _bind_blocks(site, index, axes, axis, block)
+        elif scale and len(scale) != 1:
+            return site.refuse(f"this form of {site.operator} has no rule")
+        elif scale and axis < len(axes):
+            _bind_scale(site, index, axes[axis])
     if site.is_constant(0):
         site.hand_on(range(len(axes)))
+        if site.operator.endswith("DequantizeLinear") and axes:
+            _note_scaled(site, 0, 1, 2, min(axis, len(axes) - 1), block)
     return [list(axes)]
+
+
+def _bind_blocks(site: Site, index: int, axes: Axes, axis: int, block: int) -> None:
+    """Scales or zero points with one for each block along an axis, which stays or leaves as a whole."""
+    for k, (own, scale) in enumerate(zip(axes, site.axes(index) or (), strict=True)):
+        if k != axis:
+            site.unify(own, scale)
+            continue
+        count = (site.shape(index) or ())[k]
+        if isinstance(own, int) or not isinstance(count, int) or len(own) != count * block:
+            for each in (own, scale):
+                site.pin(each, f"{site.operator} has blocks that do not fit this axis")
+            continue
+        blocks, inside = site.labels.split(own, count, block)
+        site.pin(inside, f"{site.operator} needs every index of a block")
+        site.unify(blocks, scale)
+    site.note_carrier(index)
 
 
 def _bind_scale(site: Site, index: int, channels: Axis) -> None:
@@ -60,6 +86,7 @@ def convolution(operands: tuple[int, ...], zero_points: Mapping[int, int], scale
         weight = site.axes(operands[1])
         for index in scales if weight is not None else ():
             _bind_scale(site, index, (weight or [])[0])
+        _note_integers(site, operands[1], scales, 0)
         return result
 
     return infer
@@ -74,6 +101,8 @@ def product(operands: tuple[int, int], zero_points: Mapping[int, int], scales: t
         weight = site.axes(operands[1])
         for index in scales if weight else ():
             _bind_scale(site, index, (weight or [])[-1])
+        if weight:
+            _note_integers(site, operands[1], scales, len(weight) - 1)
         return result
 
     return infer
@@ -84,8 +113,11 @@ def quantized_gemm(site: Site) -> Results:
     site.zero_points = {0: 2, 3: 5}
     result = gemm(site, (0, 3, 6))
     weight = site.axes(3)
+    columns = 0 if site.attribute("transB", 0) else 1
     for index in (4, 5) if weight else ():
-        _bind_scale(site, index, (weight or [])[0 if site.attribute("transB", 0) else 1])
+        _bind_scale(site, index, (weight or [])[columns])
+    if weight:
+        _note_scaled(site, 3, 4, 5, columns)
     return result
 
 
@@ -94,3 +126,70 @@ def pooling(site: Site) -> Results:
     if site.attribute("channels_last", 0):
         return site.refuse(f"{site.operator} with channels last has no rule")
     return site.match("[b,c,_...] -> [b,c,_...]")
+
+
+def _note_integers(site: Site, weight: int, scales: tuple[int, ...], axis: int) -> None:
+    """As `_note_scaled`: the first of `scales` that is no zero point is that of the weight."""
+    scale = next((index for index in scales if index not in site.zero_points.values()), -1)
+    _note_scaled(site, weight, scale, site.zero_points[weight], axis)
+
+
+def _note_scaled(site: Site, weight: int, scale: int, zero: int, axis: int, block: int = 0) -> None:
+    """Note what the weight in input `weight` stands for; -1 for an operand that the operator lacks.
+
+    Scales and zero points that are vectors lie along `axis`, one for each `block` of indices.
+    """
+    axes = site.loose_axes(weight)
+    if axes is None or not site.is_constant(weight):
+        return
+    tensor, order = site.origin(weight, len(axes))
+    if site.graph.initializers[tensor].data_type not in FLOATS:  # such a one is quantised when the network runs
+        first, second = (site.inputs[at] if site.has(at) else "" for at in (scale, zero))
+        site.ledger.numbers[tensor] = Scaled(first, second, order[axis], block)
+
+
+# ---- weights of less than 8 bits -----------------------------------------------------------------
+
+
+def packed_product(site: Site) -> Results:
+    """MatMulNBits of com.microsoft: a block of inputs stays or leaves as a whole, with those whose zero points share its byte."""
+    weight, bits, size = site.shape(1) or (), int(site.attribute("bits", 4)), int(site.attribute("block_size", 0))
+    if len(weight) != 3 or 0 in weight or bits not in (2, 4, 8) or site.attribute("weight_prepacked", 0):
+        return site.refuse(f"this form of {site.operator} has no rule")
+    width, blocks = int(site.attribute("K", 0)), weight[1]
+    packed = site.has(3) and site.graph.element_type(site.inputs[3]) == TensorProto.UINT8
+    share = 8 // bits if packed else 1
+    if not isinstance(blocks, int) or blocks * size != width or blocks % share or site.has(4):
+        result = site.match("[...,_] [n,_,_] [n]? -> [...,n]", macs=width, inputs=(0, 1, 5))
+    else:
+        sizes = {"z": blocks // share, "P": share, "W": size}
+        result = site.match("[...,(z P W)] [n,(z P),_] [n]? -> [...,n]", sizes, 1, (0, 1, 5))
+    for index, count in ((2, 1), (3, share)):
+        _bind_rows(site, index, count)
+    if site.inputs[1] in site.graph.initializers:
+        site.ledger.numbers[site.inputs[1]] = Packed(site.inputs[2], site.inputs[3] if site.has(3) else "", bits)
+    return result
+
+
+def _bind_rows(site: Site, index: int, share: int) -> None:
+    """Scales or zero points: [N, blocks], or as one axis as older files have them; `share` blocks have one element."""
+    (rows, blocks, _), own = site.axes(1) or [], site.axes(index)
+    if not own:
+        return
+    count = len(rows) if not isinstance(rows, int) else int((site.shape(1) or ())[0] or 0)
+    if len(own) == 1 and not isinstance(own[0], int):
+        own = list(site.labels.split(own[0], count, len(own[0]) // count))
+    if not isinstance(blocks, int) and share > 1:
+        blocks = site.labels.split(blocks, len(blocks) // share, share)[0]
+    for one, other in zip((rows, blocks), own, strict=True):
+        site.unify(one, other)
+    site.note_carrier(index)
+
+
+def shrink_packed_product(edit: Edit) -> None:
+    """Writes the sizes of the weight that are left."""
+    rows, width = edit.kept_count(1, 0), edit.kept_count(0, len(edit.shape(0) or ()) - 1)
+    if rows is not None:
+        edit.set_attribute("N", rows)
+    if width is not None:
+        edit.set_attribute("K", width)

@@ -20,6 +20,7 @@ from .graph import Dim, Graph, is_parameter
 from .labels import Ids, Labels, OpenAxis, Reason
 from .node_view import NodeView
 from .options import Experts, Normalization
+from .real_values import Numbers
 from .rules import parse
 
 if TYPE_CHECKING:
@@ -138,6 +139,8 @@ class Ledger:
     kernel_axes: set[tuple[str, int]] = field(default_factory=set)
     origins: dict[str, Origin] = field(default_factory=dict)
     """Values computed from one initializer alone, axis by axis (a dequantised weight)."""
+    numbers: dict[str, Numbers] = field(default_factory=dict)
+    """How the numbers of quantised weights are read."""
     unknown: dict[str, Reason] = field(default_factory=dict)
     """Values of unknown rank, and what made them so."""
 
@@ -331,17 +334,18 @@ class Site(NodeView):
         axes = self.loose_axes(index)
         if axes is None or not self.is_constant(index) or isinstance(axes[axis], int):
             return
-        origin = self._origin(index, len(axes))
+        origin = self.origin(index, len(axes))
         parameter = self.parameters[index] if index < len(self.parameters) else ""
         note = TensorAxis(origin.tensor, origin.axes[axis], axes[axis], tuple(roles), parameter, self.position)  # type: ignore[arg-type]  # as above
         self.ledger.tensor_axes.append(note)
 
     def hand_on(self, order: Sequence[int]) -> None:
         """Note that the result is the constant input 0 with its axes in this order."""
-        origin = self._origin(0, len(order))
+        origin = self.origin(0, len(order))
         self.ledger.origins[self.outputs[0]] = Origin(origin.tensor, tuple(origin.axes[axis] for axis in order))
 
-    def _origin(self, index: int, rank: int) -> Origin:
+    def origin(self, index: int, rank: int) -> Origin:
+        """The initializer that constant input `index` is computed from, and which of its axes each axis is."""
         name = self.inputs[index]
         return self.ledger.origins.get(name, Origin(name, tuple(range(rank))))
 

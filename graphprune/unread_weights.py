@@ -10,7 +10,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 from .external import cast, is_external, reshaped, turned, type_in_file, uncast
 from .folding import ties_of
 from .graph import (
-    HALVES,
+    FLOATS,
     Graph,
     attributes,
     copy_model,
@@ -22,8 +22,7 @@ from .graph import (
     value_names,
 )
 
-_FLOATS = (*HALVES, TensorProto.FLOAT, TensorProto.DOUBLE)
-_CAST_ALIKE = (*_FLOATS, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16, TensorProto.INT32)
+_CAST_ALIKE = (*FLOATS, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16, TensorProto.INT32)
 """Types that numpy casts to floats as ONNX Runtime does."""
 
 _RESHAPES = ("Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
@@ -66,7 +65,7 @@ def _view(graph: Graph, node: NodeProto, tensor: TensorProto) -> TensorProto | N
         return turned(tensor, order) if sorted(order) == list(axes) else None
     if operator_name(node) == "Cast" and type_in_file(tensor) == tensor.data_type:
         wanted = attributes(node)["to"]
-        return cast(tensor, wanted) if wanted in _FLOATS and tensor.data_type in _CAST_ALIKE else None
+        return cast(tensor, wanted) if wanted in FLOATS and tensor.data_type in _CAST_ALIKE else None
     return None
 
 

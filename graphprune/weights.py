@@ -5,6 +5,7 @@ No criterion asks what operator it is looking at, nor along which axis.  Start r
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from .cutting import in_threads, sideways
 from .graph import Graph
 from .groups import Group, Member
+from .real_values import Numbers
 
 Matrix = NDArray[np.float32]
 Vector = NDArray[np.float64]
@@ -25,8 +27,10 @@ STATISTICS = ("bias", "mean", "variance")
 class Weights:
     """The weights of a graph, read once per tensor and summed once per axis."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, numbers: Mapping[str, Numbers]) -> None:
+        """`numbers` says how those of quantised weights are read."""
         self._graph = graph
+        self._numbers = numbers
         self._sums: dict[tuple[str, int, float], Vector] = {}
 
     def rows(self, group: Group, member: Member) -> Matrix:
@@ -34,7 +38,7 @@ class Weights:
 
         Where a unit occurs several times its occurrences stand side by side; where it does not occur the row is zero.
         """
-        array = np.moveaxis(self._array(member.tensor), member.axis, 0)
+        array = np.moveaxis(np.asarray(self._array(member.tensor), np.float32), member.axis, 0)
         flat = array.reshape(len(array), -1)
         order = np.argsort(member.units, kind="stable")
         units, positions = member.units[order], member.positions[order]
@@ -59,8 +63,7 @@ class Weights:
 
     def _axis_sums(self, tensor: str, axis: int, power: float) -> Vector:
         """The sum of |w| ** power over all axes but one; those of the first two axes come from one reading."""
-        array = self._graph.constant(tensor)
-        assert array is not None
+        array = self._array(tensor)
         if axis > 1 or array.ndim == 1:
             others = tuple(k for k in range(array.ndim) if k != axis)
             return np.asarray((np.abs(np.asarray(array, np.float32)) ** power).sum(axis=others, dtype=np.float64))
@@ -70,10 +73,12 @@ class Weights:
         self._sums |= {(tensor, k, power): each for k, each in enumerate(reversed(sums) if turned else sums)}
         return self._sums[tensor, axis, power]
 
-    def _array(self, tensor: str) -> NDArray[np.float32]:
+    def _array(self, tensor: str) -> NDArray[Any]:
+        """The real values of a weight, in the type that it has unless it is quantised."""
         array = self._graph.constant(tensor)
         assert array is not None
-        return np.asarray(array, np.float32)
+        numbers = self._numbers.get(tensor)
+        return array if numbers is None else numbers.real(array, self._graph.constant)
 
 
 def _sums_of_both(array: NDArray[Any], power: float) -> tuple[Vector, Vector]:

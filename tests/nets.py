@@ -49,6 +49,7 @@ QUANTISED = {
     "MatMulInteger": {3: "zero"},
     "ConvInteger": {3: "zero"},
     "MatMulIntegerToFloat": {2: "step", 3: "step", 5: "zero"},
+    "MatMulNBits": {2: "step"},
 }
 """Which operands are scales, and which are the zero points of weights."""
 

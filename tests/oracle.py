@@ -102,6 +102,10 @@ def _zero(arrays: dict[str, np.ndarray], model: ModelProto, name: str, axis: int
     assert all(0 <= index < array.shape[axis] for index in kept)
     dropped = np.setdiff1d(np.arange(array.shape[axis]), kept)
     where = (slice(None),) * axis + (dropped,)
+    for node in model.graph.node:
+        if node.op_type == "MatMulNBits" and node.input[1] == name:  # no number needs to be zero, but a scale may be
+            arrays[node.input[2]].reshape(array.shape[:2])[where] = 0
+            return
     array[where] = _zero_point(arrays, model, name, array)[where]
 
 
@@ -117,6 +121,8 @@ def _zero_point(arrays: dict[str, np.ndarray], model: ModelProto, name: str, arr
         if node.op_type == "DequantizeLinear" and node.input[0] == name and len(node.input) > 2 and node.input[2]:
             point = arrays[node.input[2]]
             axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+            if point.ndim == array.ndim > 0:
+                return np.repeat(point, array.shape[axis] // point.shape[axis], axis)
             shape = [-1 if k == axis else 1 for k in range(array.ndim)] if point.size > 1 else [1] * array.ndim
             return np.broadcast_to(point.reshape(shape), array.shape).astype(array.dtype)
     return np.zeros_like(array)
