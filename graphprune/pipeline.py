@@ -22,6 +22,7 @@ from .budget import Keep, Problem
 from .calibration import RUN_BYTES, Calibration, linear_nodes
 from .cost import Cost, CostModel
 from .depth import with_residuals
+from .dequantised import rounded, with_real_weights
 from .errors import ProofError, UnreachableError, UsageError
 from .evidence import QUICK_REPAIR, Evidence
 from .given import Given, check_normal_form
@@ -104,7 +105,9 @@ class Scored:
     """A network with scores and bounds: all that does not hang on a target, so that several targets share it."""
 
     graph: Graph
+    analysis: Analysis
     evidence: Evidence
+    """What passes look at: the analysis of a twin where weights are real (`graphprune.dequantised`)."""
     problem: Problem
     options: Options
     input_shapes: InputShapes | None
@@ -213,8 +216,9 @@ def score(
     analysis = with_residuals(analysis) if options.min_channels == 0 or selection.drops_branches else analysis
     check_supported(analysis, options)
     model = CostModel(analysis)
-    evidence = Evidence.of(analysis, _calibration(model, options, input_shapes, step))
-    return Scored(graph, evidence, formulate(evidence, model, options, step), options, input_shapes)
+    seen = with_real_weights(analysis) if _needs_samples(options) else analysis
+    evidence = Evidence.of(seen, _calibration(seen.graph, model.original.macs, options, input_shapes, step))
+    return Scored(graph, analysis, evidence, formulate(evidence, model, options, step), options, input_shapes)
 
 
 def prune_scored(scored: Scored, target: str, step: Step = lambda text: None) -> Result:
@@ -230,7 +234,7 @@ def _pruned(scored: Scored, options: Options, targets: Sequence[Target], step: S
 
 def _decide(scored: Scored, targets: Sequence[Target], step: Step) -> tuple[Analysis, dict[str, list[int]], dict[str, Array]]:
     """What is kept of each group, and the weights that repair passes change."""
-    analysis, options, problem = scored.evidence.analysis, scored.options, scored.problem
+    analysis, options, problem = scored.analysis, scored.options, scored.problem
     try:
         keep = _selected(scored, problem, targets, step)
     except UnreachableError:
@@ -243,7 +247,7 @@ def _decide(scored: Scored, targets: Sequence[Target], step: Step) -> tuple[Anal
 
 def _selected(scored: Scored, problem: Problem, targets: Sequence[Target], step: Step) -> Keep:
     """What the selection pass keeps.  Raises UnreachableError where that meets no target, or is everything."""
-    analysis, options = scored.evidence.analysis, scored.options
+    analysis, options = scored.analysis, scored.options
     selection = seeded(registry.make("selection", options.selection), options)
     problem = replace(problem, targets=targets, required={}, tick=lambda share: step(f"selecting channels: {share:.0%}"))
     if scored.evidence.calibration is not None:
@@ -306,17 +310,21 @@ def _finish(
     return Result(rewritten, graph, analysis, keep, weights, recorded, before, after, realised, proof)
 
 
-def _calibration(model: CostModel, options: Options, input_shapes: InputShapes | None, step: Step) -> Calibration | None:
-    """The network with the samples that the passes need; None where all look at weights alone."""
-    graph = model.analysis.graph
+def _needs_samples(options: Options) -> bool:
+    """Whether not all passes look at weights alone."""
     criterion = registry.load("importance", registry.name_of("importance", options.importance))
     selection = registry.load("selection", registry.name_of("selection", options.selection))
-    if criterion.sees == selection.sees == "weights" and not options.repair:
+    return bool(options.repair) or not criterion.sees == selection.sees == "weights"
+
+
+def _calibration(graph: Graph, macs: int, options: Options, input_shapes: InputShapes | None, step: Step) -> Calibration | None:
+    """The network with the samples that the passes need; None where they need none."""
+    if not _needs_samples(options):
         return None
     trial(graph, input_shapes)
     size = run_size(graph, (name for node in linear_nodes(graph).values() for name in (node.data, node.result)), RUN_BYTES)
     if options.samples_made_up:
-        runs, labels = random_runs(graph, options.seed, size, input_shapes, MADE_UP_MACS // max(1, model.original.macs)), None
+        runs, labels = random_runs(graph, options.seed, size, input_shapes, MADE_UP_MACS // max(1, macs)), None
     else:
         runs, labels = read_calibration(options.calibration, graph, size)
     return Calibration(graph, runs, options.seed, lambda share: step(f"running the network on samples: {share:.0%}"), labels)
@@ -329,12 +337,13 @@ def _repaired_weights(
     if not options.repair or evidence.calibration is None:
         return {}
     kept_of = shrink_pass().kept_indices(analysis, present)
-    patient = Patient(analysis, present, shrink_pass().shrink(analysis, present), kept_of, evidence.calibration.copy())
+    twin = replace(analysis, graph=evidence.analysis.graph)
+    patient = Patient(twin, present, shrink_pass().shrink(twin, present), kept_of, evidence.calibration.copy())
     for spec in options.repair:
         repair = registry.make("repair", spec)
         patient.tick = lambda share, name=repair.name: step(f"repairing ({name}): {share:.0%}")  # type: ignore[misc]
         repair.repair(patient)
-    return patient.changed
+    return rounded(analysis, patient.changed, kept_of)
 
 
 def _nothing_pruned(options: Options) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,28 @@ class Scaled:
         result -= 0 if zero is None else zero
         result *= 1 if scale is None else scale
         return result
+
+    def stored(self, real: Array, dtype: np.dtype[Any], constant: Constants) -> Array:
+        """The numbers of an integer type that stand for real values best, as QuantizeLinear rounds (ONNX opset 21)."""
+        scale, zero = (self._spread(constant(name) if name else None, real) for name in (self.scale, self.zero))
+        numbers = np.array(real, np.float64)
+        if scale is not None:
+            np.divide(numbers, scale, out=numbers, where=scale != 0)
+        numbers = np.rint(numbers) + (0 if zero is None else zero)
+        return np.asarray(np.clip(numbers, np.iinfo(dtype).min, np.iinfo(dtype).max)).astype(dtype)
+
+    def fitted(self, real: Array, numbers: Array, constant: Constants, before: Constants) -> Reals:
+        """The scales with which real values take the range that `numbers` took, which need not be all of their type.
+
+        `constant` gives scales and zero points as they are for `real`, `before` as they were for `numbers`.
+        """
+        zero = self._spread(before(self.zero) if self.zero else None, numbers)
+        reach = np.asarray(numbers, np.float64) - (0 if zero is None else zero)
+        low, high = min(reach.min(), -1.0), max(reach.max(), 1.0)
+        old = np.asarray(constant(self.scale))
+        others = tuple(axis for axis in range(real.ndim) if old.size == 1 or axis != self.axis)
+        needed = np.maximum(real.max(axis=others) / high, real.min(axis=others) / low).reshape(old.shape)
+        return np.where(needed > 0, needed, old).astype(old.dtype)
 
     def _spread(self, values: Array | None, numbers: Array) -> Reals | None:
         """Scales or zero points in a shape that is broadcast to that of the numbers."""

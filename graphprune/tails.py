@@ -83,8 +83,19 @@ def _seen_range(graph: Graph, value: str) -> tuple[float, float]:
             bounds = [view.constant(k) if len(view.inputs) > k else None for k in (1, 2)]
             low = min(low, -inf if bounds[0] is None else float(bounds[0]))
             high = max(high, inf if bounds[1] is None else float(bounds[1]))
+        elif view.operator == "QuantizeLinear" and (ends := _steps(view)) is not None:
+            low, high = min(low, ends[0]), max(high, ends[1])
         else:
             return -inf, inf
+    return low, high
+
+
+def _steps(view: NodeView) -> tuple[float, float] | None:
+    """What QuantizeLinear clips to, where one scale and zero point of whole numbers serve all."""
+    scale, zero = view.constant(1), view.constant(2)
+    if scale is None or zero is None or scale.size != 1 or zero.size != 1 or zero.dtype.kind not in "iu":
+        return None
+    low, high = ((end - int(zero)) * float(scale) for end in (np.iinfo(zero.dtype).min, np.iinfo(zero.dtype).max))
     return low, high
 
 
@@ -120,6 +131,15 @@ def _unchanged(view: NodeView, index: int, tail: Tail, node: Linear) -> Tail | N
     return _through(view, tail)
 
 
+def _rounded(view: NodeView, index: int, tail: Tail, node: Linear) -> Tail | None:
+    """QuantizeLinear and DequantizeLinear in a row, unless they clip at zero: so quantisers fold a ReLU, which hides the rest."""
+    bounds, uses = _steps(view), view.graph.uses.get(view.outputs[0], [])
+    back = NodeView(view.graph, uses[0].node) if len(uses) == 1 else view
+    if index or bounds is None or not bounds[0] < 0 < bounds[1] or back.operator != "DequantizeLinear":
+        return None
+    return _through(back, tail) if back.inputs[1:] == view.inputs[1:] else None
+
+
 def _transposed(view: NodeView, index: int, tail: Tail, node: Linear) -> Tail | None:
     rank = len(view.shape(0) or ())
     order = list(view.attribute("perm", range(rank - 1, -1, -1)))
@@ -145,6 +165,7 @@ IN_PLACE: dict[str, Step] = {
     "Mul": _scaled,
     "Identity": _unchanged,
     "Dropout": _unchanged,
+    "QuantizeLinear": _rounded,
 }
 """The operators that a result may pass, channel by channel."""
 
