@@ -26,8 +26,12 @@ MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RANGES, CALIBRATION, BATCH = 128, 2048, 16
 
 FORMS: dict[str, dict[str, Any]] = {
-    "int8 weights, a scale for each channel": {"per_channel": True, "weight_type": QuantType.QInt8},
-    "uint8 weights, one scale": {"per_channel": False, "weight_type": QuantType.QUInt8},
+    "int8 weights, a scale for each channel": {
+        "per_channel": True,
+        "activation_type": QuantType.QUInt8,
+        "weight_type": QuantType.QInt8,
+    },
+    "uint8 weights, one scale": {"per_channel": False, "activation_type": QuantType.QUInt8, "weight_type": QuantType.QUInt8},
 }
 
 

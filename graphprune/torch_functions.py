@@ -318,3 +318,35 @@ def arg(function: Function) -> Function:
         return function(x, n("axis", 0), keepdim=bool(n("keepdims", 1)))
 
     return apply
+
+
+# ---- quantisation --------------------------------------------------------------------------------
+
+_KINDS = {0: torch.uint8, 2: torch.uint8, 3: torch.int8}
+"""What QuantizeLinear rounds to without a zero point, by its `output_dtype`."""
+
+
+def quantize(n: Node, x: Tensor, scale: Tensor, zero: Tensor = None) -> Tensor:
+    """The steps as floating-point numbers; rounding has the derivative of what is rounded (Bengio et al. 2013)."""
+    kind = zero.dtype if zero is not None else _KINDS.get(n("output_dtype", 0))
+    if kind is None or kind.is_floating_point:
+        raise NotImplementedError("QuantizeLinear to this type")
+    ends = torch.iinfo(kind)
+    exact = x / _along(n, scale, x)
+    steps = exact + (torch.round(exact) - exact).detach()
+    return torch.clamp(steps if zero is None else steps + _along(n, zero, x), ends.min, ends.max)
+
+
+def dequantize(n: Node, x: Tensor, scale: Tensor, zero: Tensor = None) -> Tensor:
+    steps = x.to(scale.dtype)
+    return (steps if zero is None else steps - _along(n, zero, x).to(scale.dtype)) * _along(n, scale, x)
+
+
+def _along(n: Node, values: Tensor, x: Tensor) -> Tensor:
+    """Scales or zero points, in a shape that is broadcast to that of the numbers."""
+    if values.dim() > 1:
+        raise NotImplementedError("scales of blocks")
+    if values.numel() == 1:
+        return values.reshape(())
+    axis = normal_axis(n("axis", 1), x.dim())
+    return values.reshape([-1 if k == axis else 1 for k in range(x.dim())])

@@ -128,6 +128,8 @@ FUNCTIONS: dict[str, Function] = {
     "ArgMax": functions.arg(torch.argmax),
     "ArgMin": functions.arg(torch.argmin),
     "Cast": _cast,
+    "QuantizeLinear": functions.quantize,
+    "DequantizeLinear": functions.dequantize,
     "CastLike": lambda n, x, like: x.to(like.dtype),
     "ReduceMean": _reduced(lambda x, axes, keep: x.mean(axes, keepdim=keep)),
     "ReduceSum": _reduced(lambda x, axes, keep: x.sum(axes, keepdim=keep)),

@@ -140,6 +140,14 @@ def test_repairs_help_and_leave_the_network_quantised(repair: str, scales: int, 
     assert error(result, model) < (0.9 if repair in ("absorb", "statistics") else 0.6) * error(pruned(model, ()), model)
 
 
+@pytest.mark.torch
+@KINDS
+def test_gradients_go_through_rounding(scales: int, kind: str, point: int) -> None:
+    model = integers(scales, kind, point)
+    assert error(pruned(model, "polish{steps=60}"), model) < 0.6 * error(pruned(model, ()), model)
+    assert pruned(model, (), importance="taylor").proof is not None
+
+
 @KINDS
 def test_biases_count_in_steps_of_data_and_weight(scales: int, kind: str, point: int) -> None:
     """Kernels on integers add them as they are."""
