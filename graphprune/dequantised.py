@@ -1,61 +1,115 @@
 """Quantised weights as real ones, for criteria and repairs that compute with them, and the way back.
 
-A network with QuantizeLinear and DequantizeLinear has its weights as integers, each behind a DequantizeLinear.  Passes that run
-it on samples see a twin in which such a weight is real and read as it is, under the same name; an Identity that nobody reads
-stands where the DequantizeLinear was, so that every node has the same position.  What repairs change is rounded again.  Start
-reading at `with_real_weights`.
+A network with QuantizeLinear and DequantizeLinear has its weights as integers behind a DequantizeLinear, or as real numbers
+behind both.  Passes that run it on samples see a twin in which such a weight is real and read as it is, under the same name;
+Identities that nobody reads stand where those nodes were, so that every node has the same position.  What repairs change is
+rounded again.  Start reading at `with_real_weights`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 from onnx import NodeProto, numpy_helper
 
 from .cutting import taken
 from .edit import KeptOf, kept_axes
-from .graph import Array, Graph, copy_model, item_bits, unused_name
+from .graph import Array, Graph, attributes, copy_model, item_bits, unused_name
 from .inference import Analysis
+from .node_view import normal_axis
 from .real_values import Scaled
 
 
 def with_real_weights(analysis: Analysis) -> Analysis:
     """The same analysis of the twin; without weights behind DequantizeLinear it is the analysis itself.
 
-    Weights of less than 8 bits and of floating-point types, and those that several nodes read, stay as they are.
+    Weights of less than 8 bits, of 8 bits in floating point, and those that several nodes read stay as they are.
     """
-    graph, numbers = analysis.graph, analysis.ledger.numbers
-    real = {weight: numbers[weight].real(_known(graph, weight), graph.constant) for weight, _ in _dequantised(analysis)}
-    if not real:
+    graph, found = analysis.graph, quantised_weights(analysis)
+    if not found:
         return analysis
+    real = {each.weight: each.numbers.real(_known(graph, each.weight), graph.constant) for each in found if each.is_stored}
     model = copy_model(graph.model, without=["initializer"])
     for tensor in graph.model.graph.initializer:
         array = real.get(tensor.name)
         kept = tensor if array is None else numpy_helper.from_array(array, tensor.name)
         model.graph.initializer.append(kept)
-    direct = {graph.nodes[position].output[0]: weight for weight, position in _dequantised(analysis)}
-    for node in model.graph.node:
-        if node.output and node.output[0] in direct:
+    for each in found:
+        for position in each.nodes:
+            node = model.graph.node[position]
             unread = unused_name(f"{node.output[0]}_unread", graph.names)
             node.CopyFrom(NodeProto(op_type="Identity", name=node.name, input=[node.input[1]], output=[unread]))
+    direct = {each.value: each.weight for each in found}
+    for node in model.graph.node:
         node.input[:] = [direct.get(name, name) for name in node.input]
-    rest = {name: each for name, each in numbers.items() if name not in real}
+    rest = {name: numbers for name, numbers in analysis.ledger.numbers.items() if name not in real}
     return replace(analysis, graph=Graph(model, graph.shapes, graph.sized), ledger=replace(analysis.ledger, numbers=rest))
 
 
-def _dequantised(analysis: Analysis) -> Iterator[tuple[str, int]]:
-    """Weights of whole numbers that one DequantizeLinear alone reads, with constant scales; and the position of that node."""
+@dataclass(frozen=True)
+class Quantised:
+    """A weight or bias that one DequantizeLinear alone reads, perhaps behind a QuantizeLinear with the same constant scales."""
+
+    weight: str
+    is_stored: bool
+    """As integers; else it is quantised when the network runs."""
+    value: str
+    """What the last of the nodes gives."""
+    nodes: tuple[int, ...]
+    scales: tuple[str, ...]
+    """The names of the scales that these read, all of the same values."""
+    numbers: Scaled
+    kind: np.dtype[Any]
+    """That of the integers."""
+
+
+def quantised_weights(analysis: Analysis) -> list[Quantised]:
+    """All of a network, in the order of its nodes."""
     graph = analysis.graph
-    for position, node in enumerate(graph.nodes):
-        weight = node.input[0] if node.op_type == "DequantizeLinear" else ""
-        tensor = graph.initializers.get(weight)
-        if tensor is None or weight not in analysis.ledger.numbers or len(graph.uses[weight]) != 1:
-            continue
-        constant = all(graph.constant(name) is not None for name in node.input if name)
-        seen = node.output[0] in graph.read_elsewhere
-        if constant and not seen and item_bits(tensor.data_type) >= 8 and _known(graph, weight).dtype.kind in "iu":
-            yield weight, position
+    nodes = [(at, node) for at, node in enumerate(graph.nodes) if node.op_type == "DequantizeLinear"]
+    found = [_stored(analysis, at, node) or _made(graph, at, node) for at, node in nodes]
+    return [each for each in found if each is not None and each.value not in graph.read_elsewhere]
+
+
+def _stored(analysis: Analysis, position: int, node: NodeProto) -> Quantised | None:
+    """A weight of whole numbers."""
+    graph, weight = analysis.graph, node.input[0]
+    tensor, numbers = graph.initializers.get(weight), analysis.ledger.numbers.get(weight)
+    if tensor is None or not isinstance(numbers, Scaled) or not _is_alone(graph, node) or item_bits(tensor.data_type) < 8:
+        return None
+    kind = _known(graph, weight).dtype
+    scales = (numbers.scale,)
+    return Quantised(weight, True, node.output[0], (position,), scales, numbers, kind) if kind.kind in "iu" else None
+
+
+def _made(graph: Graph, position: int, node: NodeProto) -> Quantised | None:
+    """A weight of real numbers behind a QuantizeLinear."""
+    at = graph.producers.get(node.input[0], -1)
+    before = graph.nodes[at] if at >= 0 else node
+    if before.op_type != "QuantizeLinear" or len(before.input) < 3 or len(node.input) < 3:
+        return None
+    weight, scale, zero = before.input
+    rank = len(graph.shape(weight) or ())
+    axes = {normal_axis(int(attributes(each).get("axis", 1)), max(1, rank)) for each in (before, node)}
+    blocks = any(attributes(each).get("block_size", 0) for each in (before, node))
+    alone = _is_alone(graph, before) and _is_alone(graph, node)
+    if weight not in graph.initializers or not rank or not alone or len(axes) > 1 or blocks:
+        return None
+    if not all(np.array_equal(_known(graph, a), _known(graph, b)) for a, b in zip(before.input[1:], node.input[1:], strict=True)):
+        return None
+    kind, axis = _known(graph, zero).dtype, min(*axes, rank - 1)
+    numbers, scales = Scaled(scale, zero, axis), (scale, node.input[1])
+    return Quantised(weight, False, node.output[0], (at, position), scales, numbers, kind) if kind.kind in "iu" else None
+
+
+def _is_alone(graph: Graph, node: NodeProto) -> bool:
+    """Whether a node has constant scales, and is the only one to read what it rounds."""
+    name = node.input[0]
+    constant = all(graph.constant(each) is not None for each in node.input[1:] if each)
+    return constant and len(graph.uses[name]) == 1 and name not in graph.read_elsewhere and name not in graph.overridable
 
 
 def _known(graph: Graph, name: str) -> Array:
@@ -70,17 +124,17 @@ def rounded(analysis: Analysis, weights: Mapping[str, Array], kept_of: KeptOf) -
     A bias counts in steps of its data's scale times the weight's, which kernels take for granted: its scale moves along.
     """
     rounding = _Rounding(analysis, weights, kept_of)
-    for weight, bias in _layers(analysis):
-        if weight in weights:
+    for weight, bias in _layers(analysis.graph, quantised_weights(analysis)):
+        if weight.weight in weights:
             rounding.fit(weight, bias)
     return rounding.stored()
 
 
-def _layers(analysis: Analysis) -> Iterator[tuple[str, str]]:
-    """The quantised weights that nodes multiply by, with the quantised biases that these add ("" where there is none)."""
-    behind = {analysis.graph.nodes[position].output[0]: weight for weight, position in _dequantised(analysis)}
-    for node in analysis.graph.nodes:
-        _, weight, bias, *_ = *(behind.get(name, "") for name in node.input), "", "", ""
+def _layers(graph: Graph, found: Iterable[Quantised]) -> Iterator[tuple[Quantised, Quantised | None]]:
+    """The weights that nodes multiply by, with the quantised biases that these add."""
+    behind = {each.value: each for each in found}
+    for node in graph.nodes:
+        _, weight, bias, *_ = *map(behind.get, node.input), None, None, None
         if weight:
             yield weight, bias
 
@@ -90,7 +144,7 @@ class _Rounding:
 
     def __init__(self, analysis: Analysis, weights: Mapping[str, Array], kept_of: KeptOf) -> None:
         self.graph = analysis.graph
-        self.numbers = analysis.ledger.numbers
+        self.stored_as = {each.weight: each for each in quantised_weights(analysis) if each.is_stored}
         self.kept_of = kept_of
         self.real = dict(weights)
         self.scales: dict[str, Array] = {}
@@ -100,30 +154,33 @@ class _Rounding:
         array = _known(self.graph, name)
         return self.scales[name] if name in self.scales else taken(array, kept_axes(self.kept_of, name, array.ndim))
 
-    def fit(self, weight: str, bias: str) -> None:
+    def fit(self, weight: Quantised, bias: Quantised | None) -> None:
         """Give a weight scales of its new range, unless others share them, or they cannot move the bias's."""
-        own, other = self._own_scales(weight), self._own_scales(bias) if bias else None
-        if own is None or (bias and other is None):
+        if not self._has_own_scales(weight) or (bias and not self._has_own_scales(bias)):
             return
-        old, full = self.constant(own.scale), _known(self.graph, weight)
-        new = own.fitted(self.real[weight], full, self.constant, self.graph.constant)
-        if other is not None:
-            steps = self.constant(other.scale)
+        own, full = weight.numbers, _known(self.graph, weight.weight)
+        range_ = full if weight.is_stored else own.stored(full, weight.kind, self.graph.constant)
+        old = self.constant(own.scale)
+        new = own.fitted(self.real[weight.weight], range_, self.constant, self.graph.constant)
+        if bias is not None:
+            steps = self.constant(bias.numbers.scale)
             if steps.size < new.size:
                 return
-            self.real.setdefault(bias, other.real(self.constant(bias), self.constant))
-            self.scales[other.scale] = (steps * (new / old).reshape(steps.shape if new.size > 1 else ())).astype(steps.dtype)
-        self.scales[own.scale] = new
+            if bias.is_stored:
+                self.real.setdefault(bias.weight, bias.numbers.real(self.constant(bias.weight), self.constant))
+            grown = np.divide(new, old, out=np.ones_like(new), where=old != 0)
+            wider = steps * grown.reshape(steps.shape if new.size > 1 else ()).astype(steps.dtype)
+            self.scales |= dict.fromkeys(bias.scales, wider)
+        self.scales |= dict.fromkeys(weight.scales, new)
 
-    def _own_scales(self, name: str) -> Scaled | None:
-        numbers = self.numbers.get(name)
-        is_own = isinstance(numbers, Scaled) and not numbers.block and len(self.graph.uses.get(numbers.scale, ())) == 1
-        return numbers if isinstance(numbers, Scaled) and is_own else None
+    def _has_own_scales(self, each: Quantised) -> bool:
+        readers = {use.node for name in each.scales for use in self.graph.uses[name]}
+        return not each.numbers.block and readers == set(each.nodes)
 
     def stored(self) -> dict[str, Array]:
-        """Numbers for the quantised weights, the others as they are, and the scales that moved."""
+        """Numbers for the weights that are stored as such, the others as they are, and the scales that moved."""
         return {name: self._stored(name, array) for name, array in self.real.items()} | self.scales
 
     def _stored(self, name: str, array: Array) -> Array:
-        numbers, dtype = self.numbers.get(name), _known(self.graph, name).dtype
-        return numbers.stored(array, dtype, self.constant) if isinstance(numbers, Scaled) and dtype.kind in "iu" else array
+        found = self.stored_as.get(name)
+        return array if found is None else found.numbers.stored(array, found.kind, self.constant)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import Result as Outcome
 from nets import net, set_initializer, weights, write
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, TensorProto, helper
 
 import graphprune
 from graphprune.calibration import linear_nodes
@@ -72,6 +72,20 @@ def integers(scales: int = 1, kind: str = "int8", point: int = 0) -> ModelProto:
             set_initializer(model, f"t{name}", (scale * data).astype(np.float32))
             set_initializer(model, f"o{name}", np.zeros_like(found[f"o{name}"]))
             set_initializer(model, f"m{name}", rng.integers(-3000, 3000, found[f"m{name}"].shape).astype(np.int32))
+    return model
+
+
+def made_at_run_time(model: ModelProto) -> ModelProto:
+    """The same with weights of real numbers behind a QuantizeLinear, as after training that knows of quantisation."""
+    for name in ("1", "2", "3"):
+        found = weights(model)
+        axes = (-1, *(1,) * (found[f"n{name}"].ndim - 1))
+        real = (found[f"n{name}"].astype(np.float32) - found[f"z{name}"].reshape(axes)) * found[f"s{name}"].reshape(axes)
+        set_initializer(model, f"n{name}", real)
+        at = next(k for k, node in enumerate(model.graph.node) if node.input[0] == f"n{name}")
+        operands = [f"n{name}", f"s{name}", f"z{name}"]
+        model.graph.node.insert(at, helper.make_node("QuantizeLinear", operands, [f"q{name}"], axis=0))
+        model.graph.node[at + 1].input[0] = f"q{name}"
     return model
 
 
@@ -138,6 +152,39 @@ def test_repairs_help_and_leave_the_network_quantised(repair: str, scales: int, 
     assert {tensor.name: tensor.data_type for tensor in result.model.graph.initializer} == before
     assert "n2" in result.weights
     assert error(result, model) < (0.9 if repair in ("absorb", "statistics") else 0.6) * error(pruned(model, ()), model)
+
+
+@KINDS
+@pytest.mark.parametrize("repair", ["reconstruct", "obs"])
+def test_weights_that_are_quantised_at_run_time_are_repaired_as_stored_ones_are(
+    repair: str, scales: int, kind: str, point: int
+) -> None:
+    """Up to what is rounded twice."""
+    stored = integers(scales, kind, point)
+    made = made_at_run_time(integers(scales, kind, point))
+    feeds = samples(4)
+    np.testing.assert_allclose(run(made, feeds)["y"], run(stored, feeds)["y"], atol=1e-5)
+    one, other = (pruned(each, repair, importance="magnitude") for each in (stored, made))
+    assert other.keep == one.keep
+    numbers, real = weights(one.model), weights(other.model)
+    for name in ("n1", "n2", "n3"):
+        np.testing.assert_allclose(real[f"s{name[1]}"], numbers[f"s{name[1]}"], rtol=1e-4)
+        axes = (-1, *(1,) * (real[name].ndim - 1))
+        again = np.rint(real[name] / real[f"s{name[1]}"].reshape(axes)) + real[f"z{name[1]}"].reshape(axes)
+        assert np.abs(again - numbers[name].astype(int)).max() <= 1
+    assert error(other, made) < 0.6 * error(pruned(made, (), importance="magnitude"), made)
+
+
+def test_other_pairs_of_nodes_are_left_alone() -> None:
+    """Other scales on the way back, and rounded weights that somebody else reads."""
+    apart = made_at_run_time(integers())
+    node = next(node for node in apart.graph.node if node.output[0] == "w2")
+    node.input[1] = "s1"
+    assert "n2" not in layers(apart)
+    shared = made_at_run_time(integers())
+    shared.graph.node.append(helper.make_node("DequantizeLinear", ["q2", "s2", "z2"], ["more"], axis=0))
+    shared.graph.output.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, [6, 24, 3, 3]))
+    assert set(layers(shared)) == {"n1", "n3"}
 
 
 @pytest.mark.torch
