@@ -22,6 +22,7 @@ from .constants import lift_constants
 from .errors import InvalidModelError, UsageError, first_line
 from .folding import Folding, foldable
 from .graph import Graph, Shape, declared_shape, node_reads, operator_name, replace_nodes, subgraphs
+from .heads_apart import heads_apart
 from .joined_targets import constant_parts
 from .normal_forms import (
     constant_expands,
@@ -79,7 +80,7 @@ def normalize(model: ModelProto, input_shapes: InputShapes | None = None) -> Gra
     _name_nodes(model.graph)
     unshare_initializers(model.graph)
     graph = Graph(model, shapes_of(inferred))
-    if gather_shuffles(graph):
+    if gather_shuffles(graph) | heads_apart(graph):
         remove_dead_code(model.graph)
         inferred = _infer(model)
         graph = Graph(model, shapes_of(inferred))
