@@ -371,7 +371,7 @@ def _write_external(model: ModelProto, path: Path, data_path: Path, location: st
             entry.CopyFrom(_without_data(tensor))
             start = placement.starts[number]
             data.write(b"\0" * (start - data.tell()))
-            for piece in ahead(_raw_pieces(tensor)):
+            for piece in ahead(_raw_pieces(tensor)) if start == data.tell() else ():
                 data.write(piece)
             entry.data_location = TensorProto.EXTERNAL
             for key, value in (("location", location), ("offset", start), ("length", lengths[number])):

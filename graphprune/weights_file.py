@@ -13,7 +13,7 @@ from typing import Any
 
 from onnx import TensorProto, numpy_helper
 
-from .external import is_external
+from .external import entries_of, is_external
 from .graph import item_bits, to_array
 
 PAGE = 4096
@@ -43,7 +43,7 @@ META = "__metadata__"
 
 @dataclass(frozen=True)
 class Placement:
-    """The first bytes of a file, and for tensors, by their number, where their data begins."""
+    """The first bytes of a file, and for tensors, by their number, where their data begins; several may name the same data."""
 
     header: bytes
     starts: Mapping[int, int]
@@ -60,12 +60,15 @@ def as_raw(tensor: TensorProto) -> TensorProto:
 
 
 def on_pages(tensors: Sequence[TensorProto], lengths: Sequence[int], sizes: Collection[str]) -> Placement:
-    """Each tensor that is not small begins a page, so that it can be mapped into memory."""
+    """Each tensor that is not small begins a page, so that it can be mapped into memory; those of the same data share theirs."""
     starts, end = {}, 0
-    for number, length in enumerate(lengths):
-        if length >= SMALL:
-            starts[number] = end
-            end += -(-length // PAGE) * PAGE
+    known: dict[object, int] = {}
+    for number, (tensor, length) in enumerate(zip(tensors, lengths, strict=True)):
+        if length < SMALL:
+            continue
+        data = (tensor.data_type, *sorted(entries_of(tensor).items())) if is_external(tensor) else number
+        starts[number] = known.setdefault(data, end)
+        end += -(-length // PAGE) * PAGE if starts[number] == end else 0
     return Placement(b"", starts)
 
 

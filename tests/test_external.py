@@ -244,3 +244,33 @@ def test_weights_in_branches_that_fit_no_message_are_refused(tmp_path: Path, mon
     monkeypatch.setattr(model_file, "INNER", 1000)
     with pytest.raises(InvalidModelError, match=r"weights are inside of branches, loops or functions.* initializers of the main"):
         read_model(path)
+
+
+@pytest.mark.usefixtures("large")
+def test_data_that_two_weights_name_is_written_once(tmp_path: Path) -> None:
+    """An embedding and a head that share their numbers in the file, as some exporters tie them."""
+    model = net("""
+        tied (int64[N] ids) => (float[N,128] y)
+        <float[128,40] table, float[40,48] a, float[48,40] b, float[128,40] head> {
+            e = Gather(table, ids)
+            h = MatMul(e, a)
+            r = Relu(h)
+            s = MatMul(r, b)
+            z = Add(s, e)
+            y = Gemm<transB = 1>(z, head)
+        }""")
+    path = on_disk(model, tmp_path)
+    tied = onnx.load(path, load_external_data=False)
+    table, head = (next(each for each in tied.graph.initializer if each.name == name) for name in ("table", "head"))
+    del head.external_data[:]
+    head.external_data.extend(table.external_data)
+    onnx.save(tied, path)
+    result = graphprune.prune(path, targets="params=0.7", align=1)
+    _, data = write_model(result.cut, tmp_path / "out.onnx")
+    written = onnx.load(tmp_path / "out.onnx", load_external_data=False)
+    places = {each.name: each.external_data[1].value for each in written.graph.initializer if each.external_data}
+    assert places["table"] == places["head"]
+    found = weights(onnx.load(tmp_path / "out.onnx"))
+    np.testing.assert_array_equal(found["table"], found["head"])
+    assert found["table"].shape[1] < 40
+    assert data.stat().st_size < sum(array.nbytes for array in found.values())
