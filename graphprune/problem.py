@@ -24,6 +24,7 @@ from .groups import Group
 from .inference import Analysis
 from .operators import operator_table
 from .options import Options
+from .site import FREED
 from .unconstrained import nested
 from .weights import Vector
 
@@ -53,7 +54,9 @@ def formulate(evidence: Evidence, model: CostModel, options: Options, step: Step
     """Groups that may shrink, with scores and bounds, without targets.  Raises UsageError and UnreachableError."""
     analysis = evidence.analysis
     if not analysis.groups:
-        raise UnreachableError("nothing can be pruned: every axis is pinned (`graphprune analyze` tells why)")
+        freed = sum(pinned.reason.text.endswith(FREED) for pinned in analysis.pinned)
+        hint = f"; {freed} of them are statistics, which --normalization kept frees" if freed else ""
+        raise UnreachableError(f"nothing can be pruned: every axis is pinned (`graphprune analyze` tells why){hint}")
     frozen = _matching(analysis, options.keep, "--keep", every_member=True)
     fixed = _ratios(analysis, options)
     criterion = seeded(registry.make("importance", options.importance), options)

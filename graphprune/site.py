@@ -26,6 +26,9 @@ from .rules import parse
 if TYPE_CHECKING:
     from .experts import Choice
 
+FREED = "(--normalization kept frees it)"
+"""How the reason of an axis ends that a statistic alone pins."""
+
 Axis = Ids | int
 """The labels along one axis: a vector, or one pinned label that stands for the whole axis."""
 
@@ -227,7 +230,7 @@ class Site(NodeView):
     def take_statistic(self, axis: LooseAxis, text: str) -> None:
         """The node takes a mean or a norm over an axis: pin it, or note it where the user lets normalised channels leave."""
         if self.ledger.normalization == "pin":
-            self.pin(axis, f"{text} (--normalization kept frees it)")
+            self.pin(axis, f"{text} {FREED}")
         elif not isinstance(axis, int):
             self.ledger.statistics.append(Statistic(self.position, axis))  # type: ignore[arg-type]  # see Ledger.settle
 

@@ -124,3 +124,15 @@ def test_weights_without_elements(order: list[str]) -> None:
     assert cost.original.macs == 4 * (6 * 12 + 12 * 5)
     result = graphprune.prune(model, targets=["params=0.5"], align=1)
     assert result.after.params <= 0.5 * result.before.params
+
+
+def test_what_only_statistics_pin_is_said_to_be_free_otherwise() -> None:
+    model = net("""
+        n (float[N,6] x) => (float[N,6] y) <float[6,8] w, float[8] s, float[8,6] v> {
+            a = MatMul(x, w)
+            b = LayerNormalization<axis = -1>(a, s)
+            y = MatMul(b, v)
+        }""")
+    with pytest.raises(UnreachableError, match=r"tells why\); [1-9] of them are statistics, which --normalization kept frees$"):
+        graphprune.prune(model, targets="macs=0.5", align=1)
+    assert graphprune.prune(model, targets="macs=0.5", align=1, normalization="kept").proof is not None
