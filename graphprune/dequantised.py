@@ -31,7 +31,7 @@ def with_real_weights(analysis: Analysis) -> Analysis:
     graph, found = analysis.graph, quantised_weights(analysis)
     if not found:
         return analysis
-    real = {each.weight: each.numbers.real(_known(graph, each.weight), graph.constant) for each in found if each.is_stored}
+    real = {each.weight: _real(graph, each) for each in found if each.is_stored}
     model = copy_model(graph.model, without=["initializer"])
     for tensor in graph.model.graph.initializer:
         array = real.get(tensor.name)
@@ -47,6 +47,12 @@ def with_real_weights(analysis: Analysis) -> Analysis:
         node.input[:] = [direct.get(name, name) for name in node.input]
     rest = {name: numbers for name, numbers in analysis.ledger.numbers.items() if name not in real}
     return replace(analysis, graph=Graph(model, graph.shapes, graph.sized), ledger=replace(analysis.ledger, numbers=rest))
+
+
+def _real(graph: Graph, each: Quantised) -> Array:
+    """What a weight of whole numbers stands for, in the type that it is computed with: that of the scale."""
+    real: Array = each.numbers.real(_known(graph, each.weight), graph.constant)
+    return real.astype(_known(graph, each.numbers.scale).dtype)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from onnx import TensorProto
 
 from .contractions import conv_macs, gemm, group_sizes, matmul
 from .edit import Edit
-from .graph import FLOATS
+from .graph import FLOATS, Shape
 from .node_view import normal_axis
 from .real_values import Packed, Scaled
 from .site import Axes, Axis, Results, Site
@@ -30,14 +30,14 @@ def quantize(site: Site) -> Results:
         scale = site.axes(index)
         if scale and len(scale) == len(axes) and block:
             _bind_blocks(site, index, axes, axis, block)
-        elif scale and len(scale) != 1:
+        elif scale and (len(scale) != 1 or not 0 <= axis < len(axes)):
             return site.refuse(f"this form of {site.operator} has no rule")
-        elif scale and axis < len(axes):
+        elif scale:
             _bind_scale(site, index, axes[axis])
     if site.is_constant(0):
         site.hand_on(range(len(axes)))
-        if site.operator.endswith("DequantizeLinear") and axes:
-            _note_scaled(site, 0, 1, 2, min(axis, len(axes) - 1), block)
+        if site.operator.endswith("DequantizeLinear"):
+            _note_scaled(site, 0, 1, 2, axis, block)
     return [list(axes)]
 
 
@@ -140,12 +140,24 @@ def _note_scaled(site: Site, weight: int, scale: int, zero: int, axis: int, bloc
     Scales and zero points that are vectors lie along `axis`, one for each `block` of indices.
     """
     axes = site.loose_axes(weight)
-    if axes is None or not site.is_constant(weight):
+    if not axes or not site.is_constant(weight):
         return
     tensor, order = site.origin(weight, len(axes))
-    if site.graph.initializers[tensor].data_type not in FLOATS:  # such a one is quantised when the network runs
+    axis = axis if 0 <= axis < len(axes) else 0  # of a scalar scale
+    real = site.graph.initializers[tensor].data_type in FLOATS  # such a one is quantised when the network runs
+    if not real and all(_fits(site, at, site.shape(weight) or (), axis, block) for at in (scale, zero) if site.has(at)):
         first, second = (site.inputs[at] if site.has(at) else "" for at in (scale, zero))
         site.ledger.numbers[tensor] = Scaled(first, second, order[axis], block)
+
+
+def _fits(site: Site, index: int, shape: Shape, axis: int, block: int) -> bool:
+    """Whether scales or zero points are one, or one for each index of an axis, or for each block of it."""
+    size, found = shape[axis], site.shape(index)
+    if not isinstance(size, int) or found in ((), (1,)):
+        return found in ((), (1,))
+    if block > 0 and found is not None and len(found) == len(shape):
+        return found == (*shape[:axis], -(-size // block), *shape[axis + 1 :])
+    return found == (size,)
 
 
 # ---- weights of less than 8 bits -----------------------------------------------------------------
@@ -154,35 +166,40 @@ def _note_scaled(site: Site, weight: int, scale: int, zero: int, axis: int, bloc
 def packed_product(site: Site) -> Results:
     """MatMulNBits of com.microsoft: a block of inputs stays or leaves as a whole, with those whose zero points share its byte."""
     weight, bits, size = site.shape(1) or (), int(site.attribute("bits", 4)), int(site.attribute("block_size", 0))
-    if len(weight) != 3 or 0 in weight or bits not in (2, 4, 8) or site.attribute("weight_prepacked", 0):
+    rows, blocks = weight[:2] if len(weight) == 3 and 0 not in weight else (None, None)
+    if not isinstance(rows, int) or not isinstance(blocks, int) or bits not in (2, 4, 8) or site.attribute("weight_prepacked", 0):
         return site.refuse(f"this form of {site.operator} has no rule")
-    width, blocks = int(site.attribute("K", 0)), weight[1]
     packed = site.has(3) and site.graph.element_type(site.inputs[3]) == TensorProto.UINT8
     share = 8 // bits if packed else 1
-    if not isinstance(blocks, int) or blocks * size != width or blocks % share or site.has(4):
-        result = site.match("[...,_] [n,_,_] [n]? -> [...,n]", macs=width, inputs=(0, 1, 5))
-    else:
-        sizes = {"z": blocks // share, "P": share, "W": size}
-        result = site.match("[...,(z P W)] [n,(z P),_] [n]? -> [...,n]", sizes, 1, (0, 1, 5))
-    for index, count in ((2, 1), (3, share)):
-        _bind_rows(site, index, count)
+    for index, count in ((2, blocks), (3, -(-blocks // share))):
+        if site.has(index) and site.shape(index) not in ((rows, count), (rows * count,)):
+            return site.refuse(f"this form of {site.operator} has no rule")
+    width = int(site.attribute("K", 0))
+    whole = blocks * size != width or blocks % share or size < 1 or site.has(4)
+    sizes = {"z": blocks // share, "P": share, "W": size}
+    rule = "[...,_] [n,_,_] [n]? -> [...,n]" if whole else "[...,(z P W)] [n,(z P),_] [n]? -> [...,n]"
+    result = site.match(rule, {} if whole else sizes, width if whole else 1, (0, 1, 5))
+    for index, count in ((2, blocks), (3, -(-blocks // share))):
+        _bind_rows(site, index, (rows, count), bool(whole))
     if site.inputs[1] in site.graph.initializers:
         site.ledger.numbers[site.inputs[1]] = Packed(site.inputs[2], site.inputs[3] if site.has(3) else "", bits)
     return result
 
 
-def _bind_rows(site: Site, index: int, share: int) -> None:
-    """Scales or zero points: [N, blocks], or as one axis as older files have them; `share` blocks have one element."""
+def _bind_rows(site: Site, index: int, shape: tuple[int, int], whole: bool) -> None:
+    """Scales or zero points [rows, columns], or as one axis as older files have them; some blocks may share a column."""
     (rows, blocks, _), own = site.axes(1) or [], site.axes(index)
     if not own:
         return
-    count = len(rows) if not isinstance(rows, int) else int((site.shape(1) or ())[0] or 0)
     if len(own) == 1 and not isinstance(own[0], int):
-        own = list(site.labels.split(own[0], count, len(own[0]) // count))
-    if not isinstance(blocks, int) and share > 1:
-        blocks = site.labels.split(blocks, len(blocks) // share, share)[0]
-    for one, other in zip((rows, blocks), own, strict=True):
-        site.unify(one, other)
+        own = list(site.labels.split(own[0], *shape))
+    site.unify(rows, own[0])
+    if whole or isinstance(blocks, int):
+        site.pin_axes(own[1:], f"{site.operator} needs every block")
+    elif len(blocks) != shape[1]:
+        site.unify(site.labels.split(blocks, shape[1], len(blocks) // shape[1])[0], own[1])
+    else:
+        site.unify(blocks, own[1])
     site.note_carrier(index)
 
 

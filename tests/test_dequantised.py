@@ -116,6 +116,23 @@ def test_the_twin_computes_the_same(scales: int, kind: str, point: int) -> None:
     )  # kernels on integers may round a step differently
 
 
+def test_weights_of_half_precision_scales_are_of_half_precision() -> None:
+    model = net(
+        """
+        half (float16[N,6] x) => (float16[N,5] y) <int8[6,12] n1, float16[12] s1, int8[12] z1, float16[12,5] w2> {
+            w1 = DequantizeLinear<axis = 1>(n1, s1, z1)
+            h = MatMul(x, w1)
+            r = Relu(h)
+            y = MatMul(r, w2)
+        }""",
+        opset=19,
+    )
+    feeds = {"x": np.random.default_rng(3).normal(size=(64, 6)).astype(np.float16)}
+    result = pruned(model, "obs", calibration=feeds)
+    assert result.proof is not None
+    assert weights(result.model)["w2"].dtype == np.float16
+
+
 def layers(model: ModelProto) -> dict[str, Linear]:
     graph = with_real_weights(graphprune.analyze(model)).graph
     return {node.weight: node for node in linear_nodes(graph).values()}
@@ -264,3 +281,24 @@ def test_apply_gives_the_same_bytes(tmp_path: Path, graphprune_cli: Callable[...
     graphprune_cli("apply", str(model), plan, "-o", str(again))
     assert out.read_bytes() == again.read_bytes()
     graphprune_cli("verify", str(model), str(out), plan)
+
+
+@pytest.mark.parametrize(
+    ("declared", "axis"),
+    [("float[7] s", 1), ("float[0] s", 1), ("float[12] s", 5), ("float[12] s", -3), ("float[6,12] s", 1), ("float[1,12] s", 1)],
+)
+def test_scales_that_do_not_fit_pin_and_are_not_computed_with(declared: str, axis: int) -> None:
+    model = net(
+        f"""
+        wrong (float[4,6] x) => (float[4,5] y) <int8[6,12] n, {declared}, float[12,5] v> {{
+            w = DequantizeLinear<axis = {axis}>(n, s)
+            h = MatMul(x, w)
+            r = Relu(h)
+            y = MatMul(r, v)
+        }}""",
+        opset=19,
+    )
+    analysis = graphprune.analyze(model)
+    assert analysis.groups == []
+    assert analysis.ledger.numbers == {}
+    assert with_real_weights(analysis) is analysis

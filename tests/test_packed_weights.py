@@ -72,6 +72,34 @@ def test_an_order_of_inputs_pins_them() -> None:
     assert groups(model) == {}
 
 
+def test_zero_points_of_blocks_that_share_no_byte_evenly_pin_inputs() -> None:
+    """Five blocks of 16 have three bytes of zero points."""
+    model = net(
+        """
+        odd (float[B,64] x) => (float[B,32] y)
+        <uint8[80,4,8] w1, float[80,4] s1, uint8[32,5,8] w2, float[32,5] s2, uint8[32,3] z2> {
+            h = com.microsoft.MatMulNBits<K = 64, N = 80, bits = 4, block_size = 16>(x, w1, s1)
+            y = com.microsoft.MatMulNBits<K = 80, N = 32, bits = 4, block_size = 16>(h, w2, s2, z2)
+        }""",
+        opset=21,
+        domains=("com.microsoft",),
+    )
+    assert groups(model) == {}
+
+
+@pytest.mark.parametrize("declared", ["float[7] s", "float[7,4] s", "float[7,3,1] s", "float[20] s"])
+def test_scales_of_another_size_are_refused(declared: str) -> None:
+    model = net(
+        f"""
+        wrong (float[B,48] x) => (float[B,7] y) <uint8[7,3,8] w, {declared}> {{
+            y = com.microsoft.MatMulNBits<K = 48, N = 7, bits = 4, block_size = 16>(x, w, s)
+        }}""",
+        opset=21,
+        domains=("com.microsoft",),
+    )
+    assert pinned(model)["w:0"] == "this form of com.microsoft::MatMulNBits has no rule"
+
+
 def test_other_forms_are_refused() -> None:
     model = layers(bits=4)
     model.graph.node[2].attribute.append(helper.make_attribute("weight_prepacked", 1))
