@@ -27,7 +27,7 @@ def quantize(site: Site) -> Results:
         return site.refuse_unknown()
     axis, block = normal_axis(site.attribute("axis", 1), max(1, len(axes))), int(site.attribute("block_size", 0))
     for index in (1, 2):
-        scale = site.axes(index)
+        scale = None if site.shape(index) == (1,) else site.axes(index)
         if scale and len(scale) == len(axes) and block:
             _bind_blocks(site, index, axes, axis, block)
         elif scale and (len(scale) != 1 or not 0 <= axis < len(axes)):

@@ -283,6 +283,23 @@ def test_apply_gives_the_same_bytes(tmp_path: Path, graphprune_cli: Callable[...
     graphprune_cli("verify", str(model), str(out), plan)
 
 
+def test_one_scale_in_a_vector_needs_no_axis() -> None:
+    """A bias has one axis, and the axis of DequantizeLinear is 1 unless it says otherwise."""
+    model = net(
+        """
+        biased (float[4,6] x) => (float[4,5] y) <float[6,12] n, int32[12] b, float[1] s, int32[1] z, float[12,5] v> {
+            w = DequantizeLinear(b, s, z)
+            h = Gemm(x, n, w)
+            r = Relu(h)
+            y = MatMul(r, v)
+        }""",
+        opset=19,
+    )
+    analysis = graphprune.analyze(model)
+    assert [group.size for group in analysis.groups] == [12]
+    assert "b" in analysis.ledger.numbers
+
+
 @pytest.mark.parametrize(
     ("declared", "axis"),
     [("float[7] s", 1), ("float[0] s", 1), ("float[12] s", 5), ("float[12] s", -3), ("float[6,12] s", 1), ("float[1,12] s", 1)],
