@@ -57,7 +57,8 @@ class RuleMatch:
             if pattern == (PINNED,):
                 self.site.pin(axis, f"{kind} needs every index of this axis")
                 if self.site.is_constant(index):
-                    self.site.ledger.kernel_axes.add((self.site.inputs[index], position))
+                    origin = self.site.origin(index, len(axes))
+                    self.site.ledger.kernel_axes.add((origin.tensor, origin.axes[position]))
                 continue
             self.typical.setdefault(pattern[0], self.site.graph.typical_size(self.site.inputs[index], position))
             if not self._bind(pattern, axis, self.site.size(axis, dim)):

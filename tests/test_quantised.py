@@ -182,3 +182,13 @@ def test_quantised_softmax_follows_an_opset(opset: int, free: dict[str, int]) ->
     assert groups(model) == free
     if free:
         halve(model)
+
+
+def test_kernels_of_dequantised_weights_are_no_pinned_channels() -> None:
+    model = net("""
+        n (float[N,3,8,8] x) => (float[N,4,4,4] y) <int8[6,3,3,3] n1, float s1 = {0.1}, float[4,6,3,3] w2> {
+            w1 = DequantizeLinear(n1, s1)
+            a = Conv(x, w1)
+            y = Conv(a, w2)
+        }""")
+    assert set(pinned(model)) == {"n1:1", "w2:0"}
