@@ -1,6 +1,6 @@
 """What the numbers of quantised weights stand for: criteria rank channels by real values, never by raw integers.
 
-Rules note how a quantised initializer is read (`Site.note_numbers`); start reading at `Scaled.real`.
+Rules note how a quantised initializer is read (`Ledger.numbers`, `graphprune.quantization`).  Start reading at `Scaled.real`.
 """
 
 from __future__ import annotations

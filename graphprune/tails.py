@@ -95,7 +95,8 @@ def _steps(view: NodeView) -> tuple[float, float] | None:
     scale, zero = view.constant(1), view.constant(2)
     if scale is None or zero is None or scale.size != 1 or zero.size != 1 or zero.dtype.kind not in "iu":
         return None
-    low, high = ((end - int(zero)) * float(scale) for end in (np.iinfo(zero.dtype).min, np.iinfo(zero.dtype).max))
+    ends = np.iinfo(zero.dtype)
+    low, high = ((end - int(zero.item())) * float(scale.item()) for end in (ends.min, ends.max))
     return low, high
 
 

@@ -150,6 +150,15 @@ def test_what_is_quantised_on_the_way_to_a_sum_is_seen_there() -> None:
     assert (tail.total, tail.other) == ("sum", "xd")
 
 
+def test_a_scale_in_a_vector_of_one_is_one_scale() -> None:
+    model = integers()
+    for name in ("sr", "zr", "sh", "zh"):
+        set_initializer(model, name, weights(model)[name].reshape(1))
+    graph = with_real_weights(graphprune.analyze(model)).graph
+    assert tail_of(graph, layers(model)["n2"]).total == "sum"
+    assert tail_of(graph, layers(model)["n1"]).range[0] == 0
+
+
 def test_a_zero_point_at_the_end_hides_what_a_relu_would() -> None:
     model = integers()
     graph = with_real_weights(graphprune.analyze(model)).graph
