@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 
-import numpy as np
-from onnx import NodeProto, numpy_helper
+from onnx import NodeProto
 
-from .graph import Graph, attributes, free_name, operator_name
+from .graph import Graph, attributes, operator_name
 from .node_view import normal_axis
+from .normal_forms import reshape_to
 
 _NORMS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 _ALONG = (*_NORMS, "Add", "Cast", "Div", "Identity", "LpNormalization", "Mul", "Sub")
@@ -84,18 +84,9 @@ def _rewrite(graph: Graph, first: NodeProto, between: list[NodeProto], last: Nod
     assert isinstance(width, int)
     assert isinstance(size, int)
     leading = [0] * (len(before) - 1)
-    _reshape_to(graph, first, [*leading, width // size, size])
-    _reshape_to(graph, last, [*leading, width])
+    reshape_to(graph, first, [*leading, width // size, size])
+    reshape_to(graph, last, [*leading, width])
     for node in between:
         for attribute in node.attribute:
             if attribute.name == "axis":
                 attribute.i = -1
-
-
-def _reshape_to(graph: Graph, node: NodeProto, target: list[int]) -> None:
-    """A constant target of a Reshape's own; 0 copies."""
-    node.input[1] = free_name(f"{node.output[0]}_shape", graph.names)
-    graph.model.graph.initializer.append(numpy_helper.from_array(np.asarray(target, np.int64), node.input[1]))
-    kept = [attribute for attribute in node.attribute if attribute.name != "allowzero"]
-    del node.attribute[:]
-    node.attribute.extend(kept)

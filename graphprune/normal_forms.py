@@ -71,12 +71,17 @@ def constant_reshapes(graph: Graph) -> bool:
         target = _traced_target(graph, node) or _inferred_target(graph.shape(node.input[0]), graph.shape(node.output[0]))
         if target is None:
             continue
-        _take(graph, node, target)
-        kept = [attribute for attribute in node.attribute if attribute.name != "allowzero"]
-        del node.attribute[:]
-        node.attribute.extend(kept)
+        reshape_to(graph, node, target)
         changed = True
     return changed
+
+
+def reshape_to(graph: Graph, node: NodeProto, target: list[int]) -> None:
+    """Give a Reshape a constant target of its own, in which 0 copies."""
+    _take(graph, node, target)
+    kept = [attribute for attribute in node.attribute if attribute.name != "allowzero"]
+    del node.attribute[:]
+    node.attribute.extend(kept)
 
 
 def _take(graph: Graph, node: NodeProto, target: list[int]) -> None:
