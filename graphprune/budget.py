@@ -175,15 +175,17 @@ class _Search:
         if self.fits(top):
             return top, top
         low, high = 0.0, 1.0
-        if not self.fits(self._rounded(low)):
+        below, above = self._rounded(low), top
+        if not self.fits(below):
             self._refuse()
         for _ in range(24):
             middle = (low + high) / 2
-            if self.fits(self._rounded(middle)):
-                low = middle
+            counts = self._rounded(middle)
+            if np.array_equal(counts, below) or (not np.array_equal(counts, above) and self.fits(counts)):
+                low, below = middle, counts
             else:
-                high = middle
-        return self._rounded(low), self._rounded(high)
+                high, above = middle, counts
+        return below, above
 
     def _refuse(self) -> None:
         cost = self.cost(self._rounded(0.0))

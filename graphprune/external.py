@@ -11,7 +11,8 @@ from __future__ import annotations
 import atexit
 import mmap
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from math import prod
 from pathlib import Path
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from .cutting import sideways, taken, taken_sideways
+from .errors import InvalidModelError
 
 Indices = NDArray[np.int64]
 
@@ -52,9 +54,20 @@ PIECE = 2**18
 SIDEWAYS = 16
 """So many times more of a weight whose rows are columns in the file: each then reads a line of the cache as a whole, and more."""
 
+READ_AHEAD = 2
+"""Where rows are cut, up to so many times what is kept of a stretch is read of it at once."""
+
+LONGEST_ROW = 2**22
+"""Bytes of a row that may be read: the memory for it stays until its thread ends."""
+
+Reader = Callable[[int, int], NDArray[Any]]
+"""Gives the rows from one to before another, in memory that the next call in the same thread writes over."""
 
 _HELD: dict[str, BinaryIO] = {}
 """Files that are kept open, by location."""
+
+_READ = threading.local()
+"""What a thread read last, as `bytes`."""
 
 
 def is_external(tensor: TensorProto) -> bool:
@@ -69,14 +82,71 @@ def mapped(tensor: TensorProto) -> NDArray[Any]:
 
 def pieces(tensor: TensorProto) -> Iterator[NDArray[Any]]:
     """The data of an external tensor along its first axis, some of it at a time."""
-    whole, kept, wanted = np.atleast_1d(_in_file(tensor)), _kept(tensor), _dtype(tensor.data_type)
-    rows = kept.pop(0, None)
-    turned = sideways(whole)
-    step = max(1, (SIDEWAYS if turned else 1) * PIECE * len(whole) // max(1, whole.size))
-    for start in range(0, len(whole) if rows is None else len(rows), step):
-        part = slice(start, start + step)
-        source, cuts = (whole[part], kept) if rows is None else (whole, kept | {0: rows[part]})
-        yield taken_sideways(source, cuts, wanted) if turned else np.ascontiguousarray(taken(source, cuts), wanted)
+    rows = _Rows(tensor)
+    step = max(1, (SIDEWAYS if rows.turned else 1) * PIECE // max(1, rows.width))
+    for start in range(0, rows.count, step):
+        yield rows.made(start, start + step)
+
+
+class _Rows:
+    """What is kept of an external tensor, made some rows at a time."""
+
+    def __init__(self, tensor: TensorProto) -> None:
+        self.whole, self.cuts, self.dtype = np.atleast_1d(_in_file(tensor)), _kept(tensor), _dtype(tensor.data_type)
+        self.read = _reader(tensor) if self.cuts else None
+        self.rows = self.cuts.pop(0, None)
+        self.turned = sideways(self.whole)
+        self.count = len(self.whole) if self.rows is None else len(self.rows)
+        self.width = self.whole.size // max(1, len(self.whole))
+
+    def made(self, start: int, stop: int) -> NDArray[Any]:
+        """These of the kept rows, contiguous."""
+        source, cuts = self._around(start, min(stop, self.count))
+        return taken_sideways(source, cuts, self.dtype) if self.turned else np.ascontiguousarray(taken(source, cuts), self.dtype)
+
+    def _around(self, start: int, stop: int) -> tuple[NDArray[Any], dict[int, Indices]]:
+        """An array that has these rows, and what to take of it."""
+        if self.rows is None:
+            return self.whole[start:stop] if self.read is None else self.read(start, stop), self.cuts
+        rows = self.rows[start:stop]
+        first, last = int(rows.min()), int(rows.max()) + 1
+        if self.read is None or last - first > READ_AHEAD * len(rows):
+            return self.whole, self.cuts | {0: rows}
+        return self.read(first, last), self.cuts | {0: rows - first}
+
+
+def row_reader(tensor: TensorProto) -> Reader | None:
+    """Reads rows of an external tensor of which nothing is cut; None where something is, or rows cannot be read so.
+
+    For rows that are looked at once this takes half the time of mapping them.
+    """
+    read, wanted = None if _kept(tensor) else _reader(tensor), _dtype(tensor.data_type)
+    return None if read is None else lambda start, stop: read(start, stop).astype(wanted, copy=False)
+
+
+def _reader(tensor: TensorProto) -> Reader | None:
+    """Reads rows of what a tensor's file has; None where they are not one after the other, or the file is mapped, or not held."""
+    entries = entries_of(tensor)
+    location, (shape, dtype) = entries["location"], _stored(tensor, entries)
+    width = prod(shape[1:]) * dtype.itemsize
+    if location not in _HELD or _whole(location) is not None or ORDER in entries or not 0 < width <= LONGEST_ROW:
+        return None
+    file, offset = _HELD[location], int(entries.get("offset", 0))
+
+    def read(start: int, stop: int) -> NDArray[Any]:
+        size = (stop - start) * width
+        if len(getattr(_READ, "bytes", b"")) < size:
+            _READ.bytes = np.empty(size, np.uint8)
+        rows: NDArray[Any] = _READ.bytes[:size]
+        done = 0
+        while done < size:
+            more = os.preadv(file.fileno(), [rows[done:].data], offset + start * width + done)
+            if not more:
+                raise InvalidModelError(f"the file of {tensor.name!r} became shorter while it was read")
+            done += more
+        return rows.view(dtype).reshape(stop - start, *shape[1:])
+
+    return read
 
 
 def cut(tensor: TensorProto, cuts: Mapping[int, Indices]) -> TensorProto:
@@ -172,10 +242,14 @@ def _whole(location: str) -> mmap.mmap | None:
 def _in_file(tensor: TensorProto) -> NDArray[Any]:
     """All that the file has of a tensor, in its data type there, with the axes in the order that is wanted."""
     entries = entries_of(tensor)
-    shape = _sizes(entries[SHAPE]) if SHAPE in entries else tuple(tensor.dims)
-    dtype = _dtype(type_in_file(tensor))
+    shape, dtype = _stored(tensor, entries)
     array = memory_map(tensor, dtype, shape) if prod(shape) else np.zeros(shape, dtype)
     return array.transpose(_sizes(entries[ORDER])) if ORDER in entries else array
+
+
+def _stored(tensor: TensorProto, entries: Mapping[str, str]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """The shape and the data type that a tensor has in its file."""
+    return _sizes(entries[SHAPE]) if SHAPE in entries else tuple(tensor.dims), _dtype(type_in_file(tensor))
 
 
 def _kept(tensor: TensorProto) -> dict[int, Indices]:

@@ -168,9 +168,10 @@ class Analysis:
         return [axis for axis, count in axes if all_of(there, axis).sum() < count]
 
     def _without_indices(self, present: NDArray[np.bool_]) -> list[Ids]:
-        arrays = [ids for name in self.ledger.values for _, ids in self.free_axes(name) if len(ids)]
-        if not arrays:
+        shared = {id(ids): ids for name in self.ledger.values for _, ids in self.free_axes(name) if len(ids)}
+        if not shared:
             return []
+        arrays = list(shared.values())
         leaves = self.ledger.labels.leaves(np.concatenate(arrays))
         starts = np.cumsum([0, *(len(ids) for ids in arrays[:-1])])
         fine = all_of(present | self.left(present), leaves)

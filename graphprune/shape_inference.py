@@ -161,13 +161,15 @@ def _name_sizes(inferred: ModelProto, copy: ModelProto) -> bool:
     True if there is something new to infer from.
     """
     declared = {dim for value in copy.graph.input for dim in declared_shape(value) or () if isinstance(dim, str)}
+    if not declared:
+        return False
     shapes = {
         name: tuple(dim if isinstance(dim, int) or dim in declared else None for dim in shape)
         for name, shape in shapes_of(inferred).items()
     }  # names that shape inference made up say nothing
     values = {value.name: value for value in inferred.graph.value_info}
     nodes = [node for node in copy.graph.node if node.op_type in _NAMING and None in shapes.get(node.output[0], ())]
-    if not declared or not nodes:
+    if not nodes:
         return False
     graph, found = Graph(copy, shapes), False
     for node in (node for node in nodes if node.output[0] in values):

@@ -5,7 +5,7 @@ No criterion asks what operator it is looking at, nor along which axis.  Start r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .cutting import in_threads, sideways
-from .graph import Graph
+from .external import Reader, is_external, row_reader
+from .graph import Graph, item_bits
 from .groups import Group, Member
 from .real_values import Numbers
 
@@ -69,7 +70,7 @@ class Weights:
             return np.asarray((np.abs(np.asarray(array, np.float32)) ** power).sum(axis=others, dtype=np.float64))
         turned = array.ndim == 2 and sideways(array)
         array = array.T if turned else array
-        sums = _sums_of_both(array.reshape(*array.shape[:2], prod(array.shape[2:])), power)
+        sums = _sums_of_both(array.shape, self._reader(tensor) or _slices(array), power)
         self._sums |= {(tensor, k, power): each for k, each in enumerate(reversed(sums) if turned else sums)}
         return self._sums[tensor, axis, power]
 
@@ -80,18 +81,28 @@ class Weights:
         numbers = self._numbers.get(tensor)
         return array if numbers is None else numbers.real(array, self._graph.constant)
 
+    def _reader(self, tensor: str) -> Reader | None:
+        """Reads rows of a weight that is in a file, a byte or more for each of its numbers, which are what they stand for."""
+        stored = self._graph.initializers[tensor]
+        plain = is_external(stored) and item_bits(stored.data_type) >= 8 and tensor not in self._numbers
+        return row_reader(stored) if plain else None
 
-def _sums_of_both(array: NDArray[Any], power: float) -> tuple[Vector, Vector]:
-    """[a, b, k] -> [a], [b]: the sums of |w| ** power, read once."""
-    count, columns, inner = array.shape
-    flat = array.reshape(count, columns * inner)
+
+def _slices(array: NDArray[Any]) -> Reader:
+    return lambda start, stop: array[start:stop]
+
+
+def _sums_of_both(shape: Sequence[int], read: Reader, power: float) -> tuple[Vector, Vector]:
+    """[a, b, ...] -> [a], [b]: the sums of |w| ** power, read once."""
+    count, columns, inner = shape[0], shape[1], prod(shape[2:])
     by_row = np.zeros(count)
 
     def sums(starts: range) -> Vector:
         total, sizes = np.zeros(columns * inner), np.empty((min(starts.step, count), columns * inner), np.float32)
         for start in starts:
             piece = slice(start, min(start + starts.step, starts.stop))
-            size = _powers(np.asarray(flat[piece], np.float32), power, sizes[: piece.stop - start])
+            rows = read(start, piece.stop).reshape(piece.stop - start, columns * inner)
+            size = _powers(np.asarray(rows, np.float32), power, sizes[: len(rows)])
             by_row[piece] = size.sum(axis=1)
             total += size.sum(axis=0)
         return total

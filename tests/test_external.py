@@ -22,8 +22,9 @@ from graphprune.weights import _sums_of_both
 
 @pytest.fixture
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything counts as too large for one message, and pieces have a few rows."""
+    """Everything counts as too large for one message and to stay mapped, and pieces have a few rows."""
     monkeypatch.setattr(model_file, "PROTOBUF_LIMIT", 1000)
+    monkeypatch.setattr(external, "MAPPED_WHOLE", 0)
     monkeypatch.setattr(external, "PIECE", 1000)
 
 
@@ -115,6 +116,61 @@ def test_a_cut_of_a_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: 
     assert list(tensor.dims) == list(expected.shape)
 
 
+@pytest.fixture
+def unmapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file counts as small enough to stay mapped; pieces have a few rows."""
+    monkeypatch.setattr(external, "MAPPED_WHOLE", 0)
+    monkeypatch.setattr(external, "PIECE", 60)
+    external._whole.cache_clear()
+
+
+def held(tmp_path: Path, array: np.ndarray) -> TensorProto:
+    """A tensor in a file that stays open."""
+    tensor = stored(tmp_path, array)
+    external.point_to(tensor, external.held(tmp_path / "data.bin"))
+    return tensor
+
+
+@pytest.mark.usefixtures("unmapped")
+@pytest.mark.parametrize("longest", [2**22, 10], ids=["read", "mapped"])
+@pytest.mark.parametrize(
+    "cuts",
+    [{0: [1, 2, 5, 6, 8]}, {0: [8, 0, 3]}, {1: [6, 1]}, {0: [3, 4, 11], 1: [0, 5, 2]}, {0: []}, {1: []}],
+    ids=["rows", "rows far apart", "columns", "both", "no rows", "no columns"],
+)
+def test_cuts_are_read_from_files_that_are_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, longest: int, cuts: dict[int, list[int]]
+) -> None:
+    monkeypatch.setattr(external, "LONGEST_ROW", longest)
+    array = np.random.default_rng(0).normal(size=(12, 7, 3)).astype(np.float32)
+    indices = {axis: np.array(kept, np.int64) for axis, kept in cuts.items()}
+    expected = array
+    for axis, kept in indices.items():
+        expected = np.take(expected, kept, axis=axis)
+    tensor = held(tmp_path, array)
+    assert (external.row_reader(tensor) is not None) == (longest > 10)
+    found = list(external.pieces(external.cut(tensor, indices)))
+    np.testing.assert_array_equal(np.concatenate([np.zeros((0, *expected.shape[1:]), np.float32), *found]), expected)
+    assert external.row_reader(external.cut(tensor, indices)) is None
+
+
+@pytest.mark.usefixtures("unmapped")
+def test_rows_are_read_in_the_type_that_is_wanted(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).normal(size=(12, 7)).astype(np.float32)
+    read = external.row_reader(external.cast(held(tmp_path, array), TensorProto.FLOAT16))
+    assert read is not None
+    np.testing.assert_array_equal(read(3, 9), array[3:9].astype(np.float16))
+
+
+@pytest.mark.usefixtures("unmapped")
+def test_a_file_that_became_shorter(tmp_path: Path) -> None:
+    read = external.row_reader(held(tmp_path, np.ones((12, 7), np.float32)))
+    assert read is not None
+    (tmp_path / "data.bin").write_bytes(bytes(100))
+    with pytest.raises(InvalidModelError, match="the file of 'w' became shorter while it was read"):
+        read(0, 12)
+
+
 def test_a_file_cannot_bring_cuts_of_its_own(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     path = on_disk(wide(), tmp_path)
     model = onnx.load(path, load_external_data=False)
@@ -161,7 +217,7 @@ def test_indices_of_large_arrays(shape: tuple[int, ...]) -> None:
 def test_sums_of_large_weights(shape: tuple[int, int, int], power: float, exponent: int) -> None:
     values = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     wanted = np.abs(values.astype(np.float64)) ** exponent
-    for found, axes in zip(_sums_of_both(values, power), ((1, 2), (0, 2)), strict=True):
+    for found, axes in zip(_sums_of_both(shape, lambda start, stop: values[start:stop], power), ((1, 2), (0, 2)), strict=True):
         np.testing.assert_allclose(found, wanted.sum(axis=axes), rtol=3e-6)
 
 
