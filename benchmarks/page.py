@@ -15,7 +15,7 @@ import results
 from areas import AREAS, area
 from page_tables import table
 
-from graphprune.model_file import atomic_file
+from graphprune.atomic import atomic_file
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from graphprune.model_file import atomic_file
+from graphprune.atomic import atomic_file
 
 FOLDER = Path(__file__).resolve().parent / "results"
 SCHEMA = "graphprune.benchmark/1"

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from onnx import ModelProto
 
-from graphprune.model_file import weights_beside, write_model
+from graphprune.model_file import Late, weights_beside, write_model
 
 from .base import Exporter, Written
 
@@ -25,6 +25,6 @@ class OnnxExporter(Exporter):
         """The model and the file for weights beside it, where those of more than 2 GB are even if they should be inside."""
         return path, weights_beside(path, self.weights)[0]
 
-    def write(self, model: ModelProto, path: Path) -> Written:
-        """Write the files atomically.  Raises UsageError."""
-        return Written(tuple(write_model(model, path, self.weights)), None)
+    def write(self, model: ModelProto, path: Path, late: Late = dict) -> Written:
+        """Write the files atomically, with metadata that is asked for when the weights are written.  Raises UsageError."""
+        return Written(tuple(write_model(model, path, self.weights, late)), None)

@@ -19,11 +19,11 @@ import numpy as np
 from onnx import ModelProto, helper
 
 from graphprune import ranges
+from graphprune.atomic import atomic_file
 from graphprune.branches import with_branches
 from graphprune.errors import UsageError, first_line
 from graphprune.extras import need, require
 from graphprune.graph import Graph
-from graphprune.model_file import atomic_file
 
 from .agreement import Run, compared
 from .base import Exporter, Written

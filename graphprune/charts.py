@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from .atomic import atomic_file
 from .comparison import Comparison, Point
 from .errors import UsageError
 from .extras import need
-from .model_file import atomic_file
 
 FORMATS = (".svg", ".png", ".pdf")
 

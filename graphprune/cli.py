@@ -302,7 +302,7 @@ def apply(model: Path, plan: Path, output: Path, no_verify: bool, json_to: str |
     """Replay a plan: the same bytes as the run that wrote it."""
     from . import pipeline
     from .plan import read_plan, read_weights, weights_path
-    from .provenance import record
+    from .run import write_pruned
 
     models = _exporter().files(output)
     written = [*models, json_path(json_to)]
@@ -310,10 +310,10 @@ def apply(model: Path, plan: Path, output: Path, no_verify: bool, json_to: str |
     before = file_size(model)
     with progress("applying the plan"):
         result = pipeline.apply_plan(model, read_plan(plan), not no_verify, read_weights(plan))
-    found = _exporter().write(record(result.cut, result.plan), output)
+    files = write_pruned(result, output)
     from . import tables
 
-    sizes = before, total_size(found.files)
+    sizes = before, total_size(files)
     report([tables.prune_table(result, sizes)], lambda: tables.prune_json(result, sizes), json_to)
     if json_to != "-" and result.proof is not None:
         click.echo(str(result.proof))

@@ -60,6 +60,9 @@ READ_AHEAD = 2
 LONGEST_ROW = 2**22
 """Bytes of a row that may be read: the memory for it stays until its thread ends."""
 
+Pieces = Callable[[TensorProto], Iterator[NDArray[Any]]]
+"""Gives the data of a tensor, some of it at a time: `pieces` or `fleeting_pieces`."""
+
 Reader = Callable[[int, int], NDArray[Any]]
 """Gives the rows from one to before another, in memory that the next call in the same thread writes over."""
 
@@ -82,7 +85,16 @@ def mapped(tensor: TensorProto) -> NDArray[Any]:
 
 def pieces(tensor: TensorProto) -> Iterator[NDArray[Any]]:
     """The data of an external tensor along its first axis, some of it at a time."""
-    rows = _Rows(tensor)
+    return _pieces(tensor, _reader(tensor) if _kept(tensor) else None)
+
+
+def fleeting_pieces(tensor: TensorProto) -> Iterator[NDArray[Any]]:
+    """What `pieces` gives, for readers that are done with each when they ask for the next, which may be written over it."""
+    return _pieces(tensor, _reader(tensor))
+
+
+def _pieces(tensor: TensorProto, read: Reader | None) -> Iterator[NDArray[Any]]:
+    rows = _Rows(tensor, read)
     step = max(1, (SIDEWAYS if rows.turned else 1) * PIECE // max(1, rows.width))
     for start in range(0, rows.count, step):
         yield rows.made(start, start + step)
@@ -91,9 +103,9 @@ def pieces(tensor: TensorProto) -> Iterator[NDArray[Any]]:
 class _Rows:
     """What is kept of an external tensor, made some rows at a time."""
 
-    def __init__(self, tensor: TensorProto) -> None:
+    def __init__(self, tensor: TensorProto, read: Reader | None) -> None:
         self.whole, self.cuts, self.dtype = np.atleast_1d(_in_file(tensor)), _kept(tensor), _dtype(tensor.data_type)
-        self.read = _reader(tensor) if self.cuts else None
+        self.read = read
         self.rows = self.cuts.pop(0, None)
         self.turned = sideways(self.whole)
         self.count = len(self.whole) if self.rows is None else len(self.rows)

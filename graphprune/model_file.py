@@ -8,10 +8,9 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
-import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +18,13 @@ from google.protobuf.message import DecodeError
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from .archives import check_regular
+from .atomic import atomic_file
 from .constants import lift_constants
 from .cutting import ahead
-from .errors import InvalidModelError, UsageError
-from .external import entries_of, held, is_external, may_hold, pieces, point_to
+from .errors import InvalidModelError
+from .external import Pieces, entries_of, fleeting_pieces, held, is_external, may_hold, pieces, point_to
 from .graph import SHAPE_SIZED, copy_fields, copy_model, element_count, item_bits, subgraphs, to_array
-from .limits import grant, paused
+from .limits import grant
 from .untrusted import check_message
 from .weights_file import LAYOUTS, Layout, as_raw
 from .wire import MalformedError, Place, assembled, outline
@@ -37,6 +37,9 @@ INNER = PROTOBUF_LIMIT
 
 GRAPH = 2**28
 """More than a graph without its weights takes."""
+
+Late = Callable[[], Mapping[str, str]]
+"""Gives metadata that takes long to know."""
 
 MAPPED = 2**22
 """In files of at least so many bytes weights stay where they are."""
@@ -209,7 +212,7 @@ def load_external(tensor: TensorProto, file: Path | None = None) -> None:
     del tensor.external_data[:]
 
 
-def _raw_pieces(tensor: TensorProto) -> Iterator[bytes | memoryview]:
+def _raw_pieces(tensor: TensorProto, pieces: Pieces = pieces) -> Iterator[bytes | memoryview]:
     """The bytes of a tensor's elements as ONNX stores them, some at a time."""
     if not is_external(tensor):
         yield tensor.raw_data
@@ -289,13 +292,13 @@ def content_hash(model: ModelProto) -> str:
     """SHA-256 of the model's serialised form, weights included; the same for equal models in files of any layout."""
     digest = hashlib.sha256()
     if fits_message(model):
-        for part in serialised(model):
+        for part in serialised(model, fleeting_pieces):
             digest.update(part)
         return digest.hexdigest()
     digest.update(copy_model(model, without=["initializer"]).SerializeToString(deterministic=True))
     for tensor in map(as_raw, model.graph.initializer):
         digest.update(_without_data(tensor).SerializeToString(deterministic=True))
-        for piece in _raw_pieces(tensor):
+        for piece in _raw_pieces(tensor, fleeting_pieces):
             digest.update(piece)
     return digest.hexdigest()
 
@@ -309,20 +312,32 @@ def _without_data(tensor: TensorProto) -> TensorProto:
     return result
 
 
-def write_model(model: ModelProto, path: Path, weights: str = "inside") -> list[Path]:
+def write_model(model: ModelProto, path: Path, weights: str = "inside", late: Late = dict) -> list[Path]:
     """Write a model, whole or not at all; returns the files.
 
     `weights` "data" puts them into `NAME.data` beside it, "safetensors" into `NAME.safetensors`; "inside" leaves them in the
-    model and, above 2 GB, is "data".  Raises UsageError where the folder cannot be written.
+    model and, above 2 GB, is "data".  `late` gives further metadata, and is asked for it when the weights are written.
+    Raises UsageError where the folder cannot be written.
     """
     if weights == "inside" and fits_message(model):
         with atomic_file(path) as temporary, temporary.open("wb") as file:
-            file.writelines(serialised(model))
+            file.writelines(serialised(model, fleeting_pieces))
+            file.write(metadata(late()).SerializeToString())  # messages one after the other are one with the fields of both
         return [path]
     data, layout = weights_beside(path, weights)
     with atomic_file(path) as temporary, atomic_file(data) as temporary_data:
-        _write_external(model, temporary, temporary_data, data.name, layout)
+        skeleton = _write_weights(model, temporary_data, data.name, layout)
+        skeleton.MergeFrom(metadata(late()))
+        temporary.write_bytes(skeleton.SerializeToString(deterministic=True))
     return [path, data]
+
+
+def metadata(entries: Mapping[str, str]) -> ModelProto:
+    """A model that has these entries and nothing else."""
+    model = ModelProto()
+    for key, value in entries.items():
+        model.metadata_props.add(key=key, value=value)
+    return model
 
 
 def weights_beside(path: Path, weights: str) -> tuple[Path, Layout]:
@@ -331,10 +346,10 @@ def weights_beside(path: Path, weights: str) -> tuple[Path, Layout]:
     return path.with_name(f"{path.name}.{ending}"), LAYOUTS[ending]
 
 
-def serialised(model: ModelProto) -> Iterator[bytes | memoryview]:
+def serialised(model: ModelProto, pieces: Pieces = pieces) -> Iterator[bytes | memoryview]:
     """The bytes that `SerializeToString(deterministic=True)` gives for a model with its weights, some at a time.
 
-    Weights that are in files are read, and large ones are not copied.
+    Weights that are in files are read, as `pieces` does it, and large ones are not copied.
     """
     tensors = enumerate(model.graph.initializer)
     large = {number: tensor for number, tensor in tensors if is_external(tensor) or len(tensor.raw_data) >= LARGE}
@@ -350,12 +365,13 @@ def serialised(model: ModelProto) -> Iterator[bytes | memoryview]:
     lengths = {number: byte_count(tensor) for number, tensor in large.items()}
     for part in assembled(skeleton.SerializeToString(deterministic=True), lengths):
         if isinstance(part, int):
-            yield from _raw_pieces(large[part])
+            yield from _raw_pieces(large[part], pieces)
         else:
             yield part
 
 
-def _write_external(model: ModelProto, path: Path, data_path: Path, location: str, layout: Layout) -> None:
+def _write_weights(model: ModelProto, data_path: Path, location: str, layout: Layout) -> ModelProto:
+    """Write the weights into a file that will lie in `location`; returns the model that names their places there."""
     skeleton, tensors = copy_model(model, without=["initializer"]), [as_raw(tensor) for tensor in model.graph.initializer]
     lengths = [byte_count(tensor) for tensor in tensors]
     placement = layout(tensors, lengths, {name for node in model.graph.node if node.op_type in _SIZED_BY for name in node.input})
@@ -376,35 +392,4 @@ def _write_external(model: ModelProto, path: Path, data_path: Path, location: st
             entry.data_location = TensorProto.EXTERNAL
             for key, value in (("location", location), ("offset", start), ("length", lengths[number])):
                 entry.external_data.add(key=key, value=str(value))
-    path.write_bytes(skeleton.SerializeToString(deterministic=True))
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """A temporary file in the folder of `path` that replaces it on success and vanishes otherwise; links are followed.
-
-    Raises UsageError where it cannot be written, or is no regular file.
-    """
-    check_regular(path, UsageError)
-    path = path.resolve()
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot write there: {error.strerror}") from error
-    temporary = Path(name)
-    try:
-        with paused():
-            yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot write there: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    return skeleton

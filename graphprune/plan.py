@@ -18,10 +18,10 @@ import numpy as np
 
 from . import ranges
 from .archives import check_regular
+from .atomic import atomic_file
 from .errors import UsageError
 from .graph import Array
 from .json_files import STRICT, parse, read_text
-from .model_file import atomic_file
 
 SCHEMA: Literal["graphprune.plan/1"] = "graphprune.plan/1"
 

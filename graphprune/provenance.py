@@ -1,6 +1,6 @@
 """Where a pruned model comes from, written into its ONNX metadata: a function of the plan alone, so that bytes repeat.
 
-Start reading at `record`.
+Start reading at `entries`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from onnx import ModelProto
 
-from .model_file import read_model
+from .model_file import metadata, read_model
 from .plan import Plan
 
 PREFIX = "graphprune."
@@ -25,13 +25,22 @@ def provenance(plan: Plan) -> dict[str, str]:
     return {"source_sha256": plan.model_sha256, "plan_sha256": plan.digest, "version": plan.graphprune, "options": options}
 
 
+def entries(plan: Plan) -> dict[str, str]:
+    """The provenance as metadata of a model; the first to ask waits for the source to be hashed."""
+    return {PREFIX + key: value for key, value in provenance(plan).items()}
+
+
+def forget(model: ModelProto) -> ModelProto:
+    """Drop the provenance that a model has, in place; returns the same model."""
+    kept = [entry for entry in model.metadata_props if not entry.key.startswith(PREFIX)]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    return model
+
+
 def record(model: ModelProto, plan: Plan) -> ModelProto:
     """Write a plan's provenance into a model, in place of an older one; returns the same model."""
-    others = [entry for entry in model.metadata_props if not entry.key.startswith(PREFIX)]
-    kept = [(entry.key, entry.value) for entry in others]
-    del model.metadata_props[:]
-    for key, value in [*kept, *((PREFIX + key, value) for key, value in provenance(plan).items())]:
-        model.metadata_props.add(key=key, value=value)
+    forget(model).MergeFrom(metadata(entries(plan)))
     return model
 
 

@@ -68,15 +68,12 @@ class Outcome:
 
     def write(self, output: Path, plan: Path | None) -> Sequence[Path]:
         """Write the model, with its provenance, and the plan with repaired weights; the model's files.  Raises UsageError."""
-        from . import registry
         from .plan import write_weights
-        from .provenance import record
 
-        written = registry.load("exporters", "onnx")().write(record(self.result.cut, self.result.plan), output)
+        files = write_pruned(self.result, output)
         if plan is not None:
             write_weights(plan, self.result.weights)
             write_text(plan, self.result.plan.to_json())
-        files: Sequence[Path] = written.files
         return files
 
     def sizes(self, files: Sequence[Path]) -> tuple[int, int]:
@@ -99,6 +96,17 @@ class Outcome:
         if self.unmet:
             failed = ", ".join(str(item) for item in self.unmet)
             raise RequirementError(f"{len(self.unmet)} of {len(self.requirements)} requirements not met: {failed}")
+
+
+def write_pruned(result: Result, output: Path) -> Sequence[Path]:
+    """Write a pruned model with its provenance, while the source may still be hashed; the model's files.  Raises UsageError."""
+    from . import registry
+    from .provenance import entries, forget
+
+    files: Sequence[Path] = (
+        registry.load("exporters", "onnx")().write(forget(result.cut), output, lambda: entries(result.plan)).files
+    )
+    return files
 
 
 def run(job: Job, step: Step = lambda text: None) -> Outcome:

@@ -104,7 +104,7 @@ def write_json(result: Callable[[], dict[str, Any]], json_to: str | None) -> Non
 
 def write_text(path: Path, text: str) -> None:
     """A text file that is there whole or not at all."""
-    from .model_file import atomic_file
+    from .atomic import atomic_file
 
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -152,6 +152,8 @@ def test_cuts_are_read_from_files_that_are_held(
     found = list(external.pieces(external.cut(tensor, indices)))
     np.testing.assert_array_equal(np.concatenate([np.zeros((0, *expected.shape[1:]), np.float32), *found]), expected)
     assert external.row_reader(external.cut(tensor, indices)) is None
+    for whole, wanted in ((tensor, array), (external.cut(tensor, indices), expected)):
+        assert b"".join(piece.tobytes() for piece in external.fleeting_pieces(whole)) == wanted.tobytes()
 
 
 @pytest.mark.usefixtures("unmapped")

@@ -293,7 +293,7 @@ def test_a_signal_to_the_parent_reaches_the_child(tmp_path: Path) -> None:
 
 
 def test_a_signal_while_a_file_is_written_leaves_nothing(tmp_path: Path) -> None:
-    parent = begun(tmp_path, "from graphprune.model_file import atomic_file\n    with atomic_file(Path('out')): time.sleep(60)")
+    parent = begun(tmp_path, "from graphprune.atomic import atomic_file\n    with atomic_file(Path('out')): time.sleep(60)")
     while not list(tmp_path.glob(".out.*")):
         time.sleep(0.05)
     parent.terminate()

@@ -13,7 +13,9 @@ from click.testing import Result
 from nets import plain, residual, write
 
 import graphprune
-from graphprune.provenance import inspect, record
+from graphprune.errors import InvalidModelError
+from graphprune.model_file import write_model
+from graphprune.provenance import entries, forget, inspect, record
 
 Cli = Callable[..., Result]
 HALF = ["--target", "channels=0.5", "--align", "1"]
@@ -93,3 +95,26 @@ def test_from_python() -> None:
         "graphprune.options",
     }
     onnx.checker.check_model(marked)
+
+
+@pytest.mark.parametrize("weights", ["inside", "data", "safetensors"])
+def test_metadata_that_is_late_is_in_the_file_as_if_it_were_not(tmp_path: Path, weights: str) -> None:
+    result = graphprune.prune(plain(), targets=["channels=0.5"], align=1)
+    result.cut.metadata_props.add(key="author", value="Ada")
+    result.cut.metadata_props.add(key="graphprune.version", value="of an older result")
+    late = write_model(forget(result.cut), tmp_path / "late.onnx", weights, lambda: entries(result.plan))
+    whole = write_model(record(result.cut, result.plan), tmp_path / "whole.onnx", weights)
+    assert late[-1].read_bytes() == whole[-1].read_bytes()
+    found, wanted = (onnx.load(files[0], load_external_data=False) for files in (late, whole))
+    assert list(found.metadata_props) == list(wanted.metadata_props)
+    assert [entry.key.partition(".")[0] for entry in found.metadata_props] == ["author", *["graphprune"] * 4]
+
+
+def test_a_source_that_cannot_be_hashed_leaves_no_file(tmp_path: Path) -> None:
+    def fails() -> dict[str, str]:
+        raise InvalidModelError("the file of 'w' became shorter while it was read")
+
+    for weights in ("inside", "data"):
+        with pytest.raises(InvalidModelError, match="became shorter"):
+            write_model(plain(), tmp_path / "out.onnx", weights, fails)
+    assert not list(tmp_path.iterdir())

@@ -17,8 +17,9 @@ from onnx import ModelProto, numpy_helper
 
 import graphprune
 from graphprune import model_file, registry
+from graphprune.atomic import atomic_file
 from graphprune.errors import UsageError
-from graphprune.model_file import atomic_file, content_hash, read_model, write_model
+from graphprune.model_file import content_hash, read_model, write_model
 from graphprune.plan import weights_path
 from graphprune.runtime import random_inputs, run
 
