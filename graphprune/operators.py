@@ -24,7 +24,7 @@ from .linear import Linear
 from .node_view import NodeView, normal_axis
 from .quantization import CONV
 from .shape_flow import computed_dimensions, copied_axes
-from .site import LooseAxis, Results, Site
+from .site import Axis, LooseAxis, Results, Site
 from .statistics import SPATIAL, pins
 
 
@@ -104,8 +104,12 @@ def resize(site: Site) -> Results:
     axes, before, after = site.axes(0), site.shape(0), site.output_shape()
     if axes is None or before is None or after is None:
         return site.refuse("Resize with an unknown rank")
-    text = "Resize interpolates along this axis"
-    result = [axis if a == b and a is not None else site.pin(axis, text) for axis, a, b in zip(axes, before, after, strict=True)]
+    result: list[Axis] = list(axes)
+    for k, (a, b) in enumerate(zip(before, after, strict=True)):
+        if a != b or a is None:
+            text = "Resize interpolates along this axis"
+            site.pin(axes[k], text)
+            result[k] = site.pinned(text)  # of another size
     if site.has(3) and site.constant(3) is None:
         at = [normal_axis(int(k), len(axes)) for k in site.attribute("axes", range(len(axes)))]
         sources = copied_axes(site, 3) or []

@@ -125,7 +125,7 @@ class Comparison:
         self._coarsest = max(
             (TOLERANCE[TensorProto.DataType.Name(kind).lower()] for kind in types if kind in HALVES), default=0.0
         )
-        self._title = titles[1]
+        self._titles = titles
         self._graph = graph
         self._model = ModelProto()
         self._model.CopyFrom(model)
@@ -141,13 +141,23 @@ class Comparison:
     def proof(self) -> Proof:
         """The comparison of the whole, or, where that differs, layer by layer.
 
-        Raises ProofError where the model cannot be run.
+        Raises ProofError where the model cannot be run, or the reference overflows, and what follows says nothing.
         """
-        proof = self.run(self.rounded)
-        if proof.passed or not np.isfinite(proof.max_error):
+        proof, overflow = self.run(self.rounded), self._overflow()
+        if proof.passed or (not np.isfinite(proof.max_error) and overflow is None):
             return proof
         local = self.run([*self.rounded, *self.probes])
+        if not local.passed and overflow is not None:
+            raise ProofError(
+                f"{self._titles[0]} gives values at {overflow!r} that are not finite on random inputs, so that nothing can be "
+                "told from what follows; prune and apply leave out the proof with --no-verify"
+            )
         return replace(local, layer_by_layer=True) if local.passed else proof
+
+    def _overflow(self) -> str | None:
+        """The first of the compared results that is not finite in the reference; None where all are."""
+        found = (name for name, array in self._expected.items() if array.dtype.kind == "f" and not np.isfinite(array).all())
+        return min(found, key=lambda name: self._graph.producers.get(name, -1), default=None)
 
     def run(self, steps: list[str]) -> Proof:
         """Compare all results; values in `steps` are compared where they arise and go on as the reference has them."""
@@ -155,11 +165,11 @@ class Comparison:
         without_saturation(result)
         given(result, {name: self._expected[name] for name in steps}, self._graph.element_types)
         feeds = self._feeds | {name + SUFFIX: self._expected[name] for name in steps}
-        actual = _run(result, feeds, self._title, self._runner)
+        actual = _run(result, feeds, self._titles[1], self._runner)
         names = list(dict.fromkeys(value.name for value in self._graph.outputs))
         missing = [name for name in names if name not in actual]
         if missing:
-            raise ProofError(f"{self._title} has no output {missing[0]!r}; is it a form of this model?")
+            raise ProofError(f"{self._titles[1]} has no output {missing[0]!r}; is it a form of this model?")
         errors = {name: flips(self._expected[name], actual.pop(name)) for name in self.rounded}
         errors |= {name: self._difference(name, actual.pop(name)) for name in [*names, *self.probes]}
         worst = max(errors, key=lambda name: errors[name][0] / errors[name][1])

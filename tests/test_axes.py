@@ -109,6 +109,20 @@ def test_resize_of_the_channels_pins_them() -> None:
     assert "Resize interpolates" in pinned(model)["w1:0"]
 
 
+def test_a_large_table_of_positions_that_is_resized() -> None:
+    model = net("""
+        table (float[2,3,6,6] x) => (float[2,4,6,6] y)
+        <float[8,3,1,1] w1, float[1,8,160,160] places, int64[4] sizes = {1,8,6,6}, float[4,8,1,1] w2> {
+            a = Conv(x, w1)
+            p = Resize<mode = "cubic">(places, , , sizes)
+            s = Add(a, p)
+            y = Conv(s, w2)
+        }""")
+    assert groups(model) == {"w1:0": 8}
+    assert "Resize interpolates" in pinned(model)["places:3"]
+    halve(model)
+
+
 def test_squeeze_and_unsqueeze() -> None:
     model = net("""
         squeeze (float[N,3,6,6] x) => (float[N,4] y)

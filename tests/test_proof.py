@@ -120,6 +120,22 @@ def test_it_fails_for_values_that_are_no_numbers() -> None:
     assert not verdict(change).passed
 
 
+def test_an_original_that_overflows_tells_nothing() -> None:
+    model = net("""
+        deep (float[2,3] x) => (float[2,4] y) <float[3,8] w1, float[8,8] w2, float[8,8] w3, float[8,4] w4> {
+            a = MatMul(x, w1)
+            b = Exp(a)
+            c = MatMul(b, w2)
+            d = MatMul(c, w3)
+            y = MatMul(d, w4)
+        }""")
+    for name in ("w2", "w3"):
+        set_initializer(model, name, np.abs(initializer(model, name)) * np.float32(3e37))
+    with pytest.raises(ProofError, match="the masked original gives values at 'd' that are not finite on random inputs"):
+        graphprune.prune(model, targets=["channels=0.5"], align=1)
+    assert graphprune.prune(model, targets=["channels=0.5"], align=1, verify=False).proof is None
+
+
 def test_a_model_that_does_not_run_is_an_error() -> None:
     def change(model: ModelProto) -> None:
         set_initializer(model, "outer", initializer(model, "outer")[:, :2])
