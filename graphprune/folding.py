@@ -25,10 +25,13 @@ FOLD_LIMIT = 2**24
 """Constants of more elements than this are not computed ahead of time."""
 
 WORK = 2**24
-"""Elements read and written in all, beside four times those of the model's own constants."""
+"""Elements read and written in all, beside `STEPS` times those of the model's own constants."""
+
+STEPS = 32
+"""What weights are computed from weights in: weight standardisation reads and writes each element some 20 times."""
 
 HELD = 2**27
-"""Elements of large results in all, where weights stay in their files: the model need not fit into memory."""
+"""Elements of large results at a time, where weights stay in their files: the model need not fit into memory."""
 
 LARGE = 2**17
 """Elements of a large result."""
@@ -43,9 +46,10 @@ NEVER_FOLDED = ("QuantizeLinear", "DequantizeLinear", "Bernoulli", "Dropout", "M
 """Scales say what is quantised; the others may draw random numbers."""
 
 _FAST = frozenset(
-    """Abs Add And Cast CastLike Ceil Concat ConstantOfShape Cos Div Equal Erf Exp Expand Flatten Floor Gather GatherND Greater
-    GreaterOrEqual Identity Less LessOrEqual Log Max Mean Min Mul Neg NonZero Not Or Pow Range Reciprocal Relu Reshape Round Shape
-    Sigmoid Sign Sin Size Slice Split Sqrt Squeeze Sub Sum Tanh Tile Transpose Trilu Unsqueeze Where Xor""".split()  # noqa: SIM905
+    """Abs Add And BatchNormalization Cast CastLike Ceil Concat ConstantOfShape Cos Div Equal Erf Exp Expand Flatten Floor Gather
+    GatherND Greater GreaterOrEqual Identity Less LessOrEqual Log Max Mean Min Mul Neg NonZero Not Or Pow Range Reciprocal
+    ReduceL1 ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Round Shape Sigmoid Sign
+    Sin Size Slice Split Sqrt Squeeze Sub Sum Tanh Tile Transpose Trilu Unsqueeze Where Xor""".split()  # noqa: SIM905
 )
 """Operators that numpy computes in one step."""
 
@@ -85,8 +89,9 @@ class Folding:
 
     def __init__(self, model: ModelProto) -> None:
         self._ties: set[str] = set()
-        self._left = factor() * (WORK + 4 * sum(map(element_count, model.graph.initializer)))
+        self._left = factor() * (WORK + STEPS * sum(map(element_count, model.graph.initializer)))
         self._room = HELD if any(map(is_external, model.graph.initializer)) else self._left
+        self._large: dict[str, int] = {}
 
     def fold(self, model: ModelProto) -> ModelProto | None:
         """The model with constants computed; None where onnx_ir, which is stricter than ONNX in places, does not take it."""
@@ -117,8 +122,16 @@ class Folding:
         if work > self._left or LARGE < written > self._room:
             return False
         self._left -= work
-        self._room -= written if written > LARGE else 0
+        self._room += sum(self._large.get(value.name or "", 0) for value in _read_last(node))
+        if written > LARGE:
+            self._room -= written
+            self._large |= {value.name: _size(value) or 0 for value in node.outputs if value.name}
         return True if node.op_type == "ConstantOfShape" else None
+
+
+def _read_last(node: ir.Node) -> set[ir.Value]:
+    """What no other node reads: onnxscript lets go of it when this one is folded."""
+    return {value for value in node.inputs if value is not None and {use.node for use in value.uses()} == {node}}
 
 
 @contextmanager
