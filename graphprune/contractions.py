@@ -52,6 +52,18 @@ def shrink_conv(edit: Edit, weight: int = 1) -> None:
     edit.set_attribute("group", size // per_group)
 
 
+def deformable_conv(site: Site) -> Results:
+    """DeformConv: channels in groups for offsets leave alike from each; with groups of both kinds it has no rule."""
+    offsets = int(site.attribute("offset_group", 1))
+    if offsets == 1:
+        rule = "[b,(g i),_...] [(g o),i,_...] [b,_...] [(g o)]? [b,_...]? -> [b,(g o),_...]"
+        return site.match(rule, group_sizes(site), conv_macs(site))
+    if site.attribute("group", 1) != 1:
+        return site.refuse(f"this form of {site.operator} has no rule")
+    rule = "[b,(D i),_...] [o,(D i),_...] [b,_...] [o]? [b,_...]? -> [b,o,_...]"
+    return site.match(rule, {"D": offsets}, conv_macs(site))
+
+
 def gemm(site: Site, inputs: tuple[int, int, int] = (0, 1, 2)) -> Results:
     """[m,k] [k,n] -> [m,n], either operand transposed; the third is broadcast."""
     left = "k,m" if site.attribute("transA", 0) else "m,k"

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import zip_longest
+from math import prod
 from types import MappingProxyType
 
 from . import attention, contractions, indexing, linear, movement, quantization, recurrent, registry, regroup, statistics, taking
@@ -91,6 +92,12 @@ def independent(site: Site) -> Results:
 def block_sizes(site: Site) -> Mapping[str, int]:
     """The two sides of a block of DepthToSpace and SpaceToDepth."""
     return {"R": int(site.attribute("blocksize")), "S": int(site.attribute("blocksize"))}
+
+
+def block_positions(site: Site) -> Mapping[str, int]:
+    """The positions in a block of Col2Im."""
+    block = site.integers(2)
+    return {} if block is None else {"K": prod(block)}
 
 
 def depth_to_space(site: Site) -> Results:
@@ -199,6 +206,13 @@ _ENTRIES: list[Operator] = [
         contractions.shrink_conv,
         WEIGHT,
         linear=linear.transposed_convolution,
+    ),
+    Operator(
+        "DeformConv",
+        contractions.deformable_conv,
+        "[b,(g i),_...] [(g o),i,_...] [b,_...] [(g o)]? [b,_...]? -> [b,(g o),_...]",
+        contractions.shrink_conv,
+        ("", "weight", "", "bias"),
     ),
     Operator("Gemm", contractions.gemm, "[m,k] [k,n] [n]? -> [m,n] (transA, transB)", parameters=WEIGHT, linear=linear.product),
     Operator("MatMul", contractions.matmul, MATMUL, parameters=("", "weight"), linear=linear.product),
@@ -376,6 +390,9 @@ _ENTRIES: list[Operator] = [
     Operator("ScatterND", indexing.scatter_nd, "pins the addressed axes, carries the others"),
     typed("Trilu", "[...,_,_] [_...]? -> [...,_,_]"),
     typed("RoiAlign", "[_,c,_,_] [_,_] [_] -> [_,c,_,_]"),
+    typed("GridSample", "[b,c,_...] [b,_...] -> [b,c,_...]"),
+    typed("Col2Im", "[b,(c K),_] [_] [_] -> [b,c,_...]", block_positions),
+    typed("ReverseSequence", "[_,_,...] [_] -> [_,_,...]"),
     Operator("graphprune::If", branch, "[...] [...] -> [...] (both branches)"),
     *each("Shape Size", "pins the sizes that are read", shape_of),
     Operator("ConstantOfShape", constant_of_shape, "carries axes whose sizes are copied"),

@@ -188,6 +188,13 @@ def upsample(n: Node, x: Tensor, scales: Tensor) -> Tensor:
     return resize(Node(placed, n.opset, n.outputs), x, scales=scales)
 
 
+def grid_sample(n: Node, x: Tensor, grid: Tensor) -> Tensor:
+    mode = {"linear": "bilinear", "cubic": "bicubic"}.get(n("mode", "linear"), n("mode", "linear"))  # as opset 16 has them
+    if mode == "bicubic" and x.dim() != 4:
+        raise NotImplementedError("GridSample with mode cubic of other than images")
+    return F.grid_sample(x, grid, mode, n("padding_mode", "zeros"), bool(n("align_corners", 0)))
+
+
 # ---- movement -----------------------------------------------------------------------------------
 
 

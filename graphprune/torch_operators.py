@@ -101,6 +101,7 @@ FUNCTIONS: dict[str, Function] = {
     "GlobalMaxPool": lambda n, x: x.amax(list(range(2, x.dim())), keepdim=True),
     "Resize": functions.resize,
     "Upsample": functions.upsample,
+    "GridSample": functions.grid_sample,
     "Reshape": functions.reshape,
     "Flatten": functions.flatten,
     "Transpose": lambda n, x: x.permute(n("perm", list(range(x.dim()))[::-1])),

@@ -142,12 +142,13 @@ def test_a_plugin_that_cannot_be_imported(
 # ---- the template -------------------------------------------------------------------------------
 
 
-def warped() -> ModelProto:
+def pooled() -> ModelProto:
     return net(
-        """warped (float[N,3,12,12] image, float[N,6,6,2] grid) => (float[N,5,6,6] y) <float[8,3,3,3] w1, float[5,8,1,1] w2> {
+        """pooled (float[1,3,12,12] image) => (float[2,5,4,4] y)
+        <float[8,3,3,3] w1, float[5,8,1,1] w2, float[2,5] regions = {0, 0, 0, 7, 7, 0, 2, 3, 11, 9}> {
             features = Conv<pads = [1,1,1,1]>(image, w1)
-            sampled = GridSample<align_corners = 1>(features, grid)
-            y = Conv(sampled, w2)
+            inside = MaxRoiPool<pooled_shape = [4, 4]>(features, regions)
+            y = Conv(inside, w2)
         }""",
         opset=20,
     )
@@ -178,10 +179,10 @@ def run(python: Path, *arguments: str | Path) -> str:
 
 @pytest.mark.nightly
 def test_the_template_installs_and_all_it_adds_is_used(template: Path, tmp_path: Path) -> None:
-    model, out, plan = write(warped(), tmp_path / "m.onnx"), tmp_path / "out.onnx", tmp_path / "plan.json"
+    model, out, plan = write(pooled(), tmp_path / "m.onnx"), tmp_path / "out.onnx", tmp_path / "plan.json"
     cli = ("-m", "graphprune.supervised")
     assert "template_spread{normalizer=mean}" in run(template, *cli, "list", "importance")
-    assert "GridSample " in run(template, *cli, "list", "operators")
+    assert "MaxRoiPool " in run(template, *cli, "list", "operators")
     assert "template_text" in run(template, *cli, "list", "exporters")
     pruned = run(template, *cli, "prune", model, "-o", out, "--target", "channels=0.5", "--align", "1",
                  "--importance", "template_spread", "--plan", plan)  # fmt: skip
@@ -191,10 +192,10 @@ def test_the_template_installs_and_all_it_adds_is_used(template: Path, tmp_path:
     code = "import onnx, sys; from pathlib import Path; from graphprune import registry; "
     code += "registry.load('exporters', 'template_text')().write(onnx.load(sys.argv[1]), Path(sys.argv[2]))"
     run(template, "-c", code, out, tmp_path / "out.txt")
-    assert "GridSample <align_corners: int = 1>" in (tmp_path / "out.txt").read_text()
+    assert "MaxRoiPool <pooled_shape: ints = [4, 4]>" in (tmp_path / "out.txt").read_text()
 
 
 def test_without_the_template_its_network_cannot_be_pruned(tmp_path: Path, graphprune_cli: Any) -> None:
-    model = write(warped(), tmp_path / "m.onnx")
+    model = write(pooled(), tmp_path / "m.onnx")
     result = graphprune_cli("prune", model, "-o", tmp_path / "out.onnx", "--target", "channels=0.5", "--align", "1")
     assert result.exit_code == 4

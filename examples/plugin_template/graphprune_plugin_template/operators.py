@@ -4,5 +4,5 @@ from __future__ import annotations
 
 from graphprune.operators import typed
 
-OPERATORS = [typed("GridSample", "[b,c,_...] [b,_...] -> [b,c,_...]")]
-"""Entries of the operator table: GridSample samples each channel by itself, at the same positions."""
+OPERATORS = [typed("MaxRoiPool", "[_,c,_,_] [_,_] -> [_,c,_,_]")]
+"""Entries of the operator table: MaxRoiPool pools each channel by itself, in the same regions."""
