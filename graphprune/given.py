@@ -90,7 +90,14 @@ def _mistake(graph: Graph, model: ModelProto, inner: Iterable[str], seed: int, s
     model = copy_model(model, without=())
     check_structure(model)
     remove_dead_code(model.graph)  # it could run for ever
-    proof = Comparison(graph, normal, model, _unchanged, inner, seed, shapes, titles=TITLES).proof()
+    comparison = Comparison(graph, normal, model, _unchanged, inner, seed, shapes, titles=TITLES)
+    missed = comparison.missed()
+    if missed is not None:
+        return (
+            f"the normal form of the model does not run on inputs of the shapes {missed}, on which the model runs; nothing was "
+            "written. Please report this with the model"
+        )
+    proof = comparison.proof()
     if proof.passed or any(map(_draws, _all_nodes(model))):
         return ""
     return (

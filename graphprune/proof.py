@@ -38,6 +38,9 @@ SMALL_SCALE = 1e-2
 SIZES = tuple((batch, scale) for batch in (2, 1) for scale in (1, 4, 32))
 """Batches, and factors for the sizes of other dynamic dimensions, tried in turn: some networks run on single samples alone."""
 
+Feeds = dict[str, Array]
+"""Arrays by the name of the input or output."""
+
 PROBED_ELEMENTS = 2**26
 """Inner results are compared up to this many elements in total; outputs always."""
 
@@ -135,7 +138,7 @@ class Comparison:
             take_branch(reference, then)
             take_branch(self._model, then)
         self._runner = runner_of((reference, model))
-        self._feeds, expected = _run_reference(graph, reference, seed, shapes, titles[0], self._runner)
+        self._feeds, expected, self._left_out = _run_reference(graph, reference, seed, shapes, titles[0], self._runner)
         self._expected = {name: taken(array, kept_axes(kept_of, name, np.ndim(array))) for name, array in expected.items()}
 
     def proof(self) -> Proof:
@@ -153,6 +156,14 @@ class Comparison:
                 "told from what follows; prune and apply leave out the proof with --no-verify"
             )
         return replace(local, layer_by_layer=True) if local.passed else proof
+
+    def missed(self) -> dict[str, tuple[int, ...]] | None:
+        """Shapes of inputs on which the model runs and the reference did not; None where there are none among those tried."""
+        for feeds in self._left_out:
+            with suppress(ProofError):
+                _run(self._model, feeds, self._titles[1], self._runner)
+                return {name: array.shape for name, array in feeds.items()}
+        return None
 
     def _overflow(self) -> str | None:
         """The first of the compared results that is not finite in the reference; None where all are."""
@@ -206,17 +217,22 @@ def _bounded(graph: Graph, names: Iterable[str]) -> list[str]:
 
 def _run_reference(
     graph: Graph, reference: ModelProto, seed: int, shapes: InputShapes | None, title: str, runner: Runner
-) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Inputs and outputs of the reference; where it does not run on dynamic sizes of ours, others are tried."""
+) -> tuple[Feeds, Feeds, list[Feeds]]:
+    """Inputs and outputs of the reference; where it does not run on dynamic sizes of ours, others are tried.
+
+    The third is the inputs that it did not run on.
+    """
+    left_out: list[Feeds] = []
     tried = set()
     for batch, scale in SIZES:
         feeds = random_inputs(graph, seed, shapes, batch, scale)
         sizes = tuple(array.shape for array in feeds.values())
         if sizes not in tried:
             with suppress(ProofError):
-                return feeds, _run(reference, feeds, title, runner)
+                return feeds, _run(reference, feeds, title, runner), left_out
+            left_out.append(feeds)
         tried.add(sizes)
-    return feeds, _run(reference, feeds, title, runner)  # says what is wrong
+    return feeds, _run(reference, feeds, title, runner), left_out  # says what is wrong
 
 
 def _run(model: ModelProto, feeds: dict[str, Array], what: str, runner: Runner) -> dict[str, Array]:

@@ -197,7 +197,9 @@ def _regrouped(graph: Graph, node: NodeProto, target: Shape) -> dict[int, Dim]:
 
 def _expanded(graph: Graph, node: NodeProto, target: Shape) -> dict[int, Dim]:
     """Sizes of Expand's result that are copied from other values, where the input has one or the same."""
-    source, wanted = graph.shape(node.input[0]) or (), _copied(graph, node.input[1])
+    source, wanted = graph.shape(node.input[0]), _copied(graph, node.input[1])
+    if source is None or not wanted:
+        return {}
     rank = len(target)
     own, new = ((1,) * (rank - len(shape)) + tuple(shape) for shape in (source, wanted))
     return {

@@ -79,6 +79,15 @@ def test_a_mistake_of_normalisation_is_found(source: object, monkeypatch: pytest
         proof_of(source)
 
 
+def test_a_normal_form_for_single_samples_alone_is_found(source: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proof would go on with one sample, where nothing is wrong."""
+    changing(monkeypatch, lambda model: set_initializer(model, "t_shape", np.array([1, 4, 4, 16], np.int64)))
+    with pytest.raises(
+        ProofError, match=r"does not run on inputs of the shapes \{'x': \(2, 3, 8, 8\)\}, on which the model runs"
+    ):
+        proof_of(source)
+
+
 def test_it_is_found_where_a_plan_is_applied_or_verified(source: object, monkeypatch: pytest.MonkeyPatch) -> None:
     result = graphprune.prune(source, **HALF)
     graphprune.verify(source, result.plan, result.model)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from halving import groups, halve, members, pinned, shapes
 from nets import net
 from onnx import ModelProto
 
 import graphprune
+from graphprune.runtime import run
 from graphprune.shape_inference import concrete_shapes
 
 COMPUTED = "its size is computed with at run time"
@@ -217,3 +219,34 @@ def test_names_that_add_up_others_have_the_sum_of_their_sizes() -> None:
     model.graph.input[1].type.tensor_type.shape.dim[0].dim_param = "past + unknown"
     found = concrete_shapes(graphprune.load(model).inputs, {}, batch=2)
     assert found["p"][0] == found["m"][1]
+
+
+def test_queries_that_are_repeated_for_each_sample() -> None:
+    """Torch's older exporter writes `queries.expand(B, -1, -1)` so; its batch was taken for 1 before the rest was folded."""
+    model = net("""
+        latents (float[B,6] x) => (float[B,4,3] y)
+        <float[6,32] wk, float[16,32] wa, float[32,3] wo, float[1,4,16] queries, int64[1] zero = {0}, int64[1] one = {1},
+         int64[2] rest = {-1,-1}, int64 minus = {-1}, int64[1] width = {32}> {
+            s = Shape(x)
+            b = Gather(s, zero)
+            t = Concat<axis = 0>(b, rest)
+            ts = Shape(t)
+            ones = ConstantOfShape<value = int64[1] {1}>(ts)
+            neg = Mul(ones, minus)
+            eq = Equal(t, neg)
+            e = Where(eq, ones, t)
+            q = Expand(queries, e)
+            a = MatMul(q, wa)
+            r = Relu(a)
+            qs = Shape(q)
+            qb = Gather(qs, zero)
+            tk = Concat<axis = 0>(qb, one, width)
+            k = MatMul(x, wk)
+            k3 = Reshape(k, tk)
+            m = Mul(r, k3)
+            y = MatMul(m, wo)
+        }""")
+    assert groups(model) == {"wa:1": 32, "wa:0": 16}
+    result = halve(model)
+    inputs = {"x": np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)}
+    assert run(result.model, inputs)["y"].shape == run(model, inputs)["y"].shape == (3, 4, 3)
