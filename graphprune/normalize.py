@@ -47,9 +47,10 @@ from .shape_inference import (
     skeleton,
     typical_model,
 )
+from .split_weights import split_weights
 from .unread_weights import fold_in_file
 
-FORMS = (fold_in_file, constant_reshapes, constant_parts, constant_expands, constant_sizes, explicit_squeezes)
+FORMS = (fold_in_file, split_weights, constant_reshapes, constant_parts, constant_expands, constant_sizes, explicit_squeezes)
 """Normal forms that need the shapes; each round takes the first that finds something."""
 
 BRANCHING = ("If", "Loop", "Scan", "SequenceMap")

@@ -70,3 +70,40 @@ def test_large_results_count_while_they_are_held(
     assert any(map(is_external, read_model(path).graph.initializer))
     names = pipeline.load(path).initializers
     assert sum(f"c{k}" in names for k in range(4)) == computed
+
+
+ATTENTION = """
+    cross (float[2,5,12] x, float[2,7,12] z) => (float[2,5,4] y)
+    <float[12,8] i, float[12,8] j, float[24,8] w, float[24] b, int64[2] parts = {8,16}, int64[2] two = {8,8}, float[8,4] o> {
+        p = MatMul(x, i)
+        q = MatMul(z, j)
+        w1, w2 = Split<axis = 0>(w, parts)
+        b1, b2 = Split<axis = -1>(b, parts)
+        t1 = Transpose<perm = [1,0]>(w1)
+        t2 = Transpose<perm = [1,0]>(w2)
+        m1 = MatMul(p, t1)
+        a1 = Add(m1, b1)
+        m2 = MatMul(q, t2)
+        a2 = Add(m2, b2)
+        k, v = Split<axis = 2>(a2, two)
+        kt = Transpose<perm = [0,2,1]>(k)
+        s = MatMul(a1, kt)
+        f = Softmax(s)
+        h = MatMul(f, v)
+        y = MatMul(h, o)
+    }"""
+"""Cross attention as torch's newer exporter writes nn.MultiheadAttention: its weight is split when the network runs."""
+
+
+def test_parts_of_a_weight_are_weights() -> None:
+    model = net(ATTENTION)
+    assert groups(model) == {"i:1": 8, "j:1": 8, "t1:1": 8, "t2:1": 8}
+    halve(model, silence=True)
+
+
+def test_a_weight_that_is_split_twice_stays_one() -> None:
+    """A layer that is applied twice."""
+    twice = ATTENTION.replace("t2 = ", "u1, u2 = Split<axis = 0>(w, parts)\n        t2 = ").replace("(w2)", "(u2)")
+    graph = pipeline.load(net(twice))
+    assert graph.initializers["w"].dims == [24, 8]
+    halve(net(twice), silence=True)
