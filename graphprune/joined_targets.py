@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from onnx import NodeProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from .graph import Dim, Graph, Shape, free_name, operator_name, replace_nodes
+from .graph import FLOATS, Dim, Graph, Shape, attributes, free_name, operator_name, replace_nodes, to_array
 from .monomial import monomials
 from .shape_flow import Source, copied_dimensions, named_sizes
 
@@ -44,6 +44,48 @@ def constant_parts(graph: Graph) -> bool:
         nodes.append(node)
     if len(nodes) != len(graph.nodes):
         replace_nodes(graph.model.graph, nodes)
+    return changed
+
+
+def expanded_fills(graph: Graph) -> bool:
+    """Write a first state, zeros of (batch, channels), as Expand of one number: then its channels may leave.
+
+    So ConstantOfShape of sizes of which some are numbers.  Returns whether there was one.
+    """
+    changed = False
+    for node in graph.nodes:
+        if operator_name(node) != "ConstantOfShape" or node.input[0] in graph.initializers:
+            continue
+        value = attributes(node).get("value", TensorProto(data_type=TensorProto.FLOAT, dims=[1], float_data=[0]))
+        entries = copied_dimensions(graph, node.input[0]) or []
+        if value.data_type not in FLOATS or not any(isinstance(entry, int) and entry > 1 for entry in entries):
+            continue
+        name = free_name(f"{node.output[0]}_value", graph.names)
+        graph.model.graph.initializer.append(numpy_helper.from_array(to_array(value).reshape(()), name))
+        node.op_type = "Expand"
+        node.input[:] = [name, node.input[0]]
+        del node.attribute[:]
+        changed = True
+    return changed
+
+
+def expanded_repeats(graph: Graph) -> bool:
+    """Write a Tile that repeats nothing but axes of size 1, as often as another axis is long, as Expand.
+
+    So queries that are repeated for each sample.  Returns whether there was one.
+    """
+    changed = False
+    for node in graph.nodes:
+        if operator_name(node) != "Tile" or node.input[1] in graph.initializers:
+            continue
+        shape, entries = graph.shape(node.input[0]), copied_dimensions(graph, node.input[1]) or []
+        if (
+            shape
+            and len(shape) == len(entries)
+            and all(entry == 1 or (size == 1 and entry) for size, entry in zip(shape, entries, strict=True))
+        ):
+            node.op_type = "Expand"
+            changed = True
     return changed
 
 

@@ -11,10 +11,10 @@ from functools import partial
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
-from .graph import Array, Dim, Graph, Shape, Use, attributes, element_count, free_name, operator_name, value_names
+from .graph import FLOATS, Array, Dim, Graph, Shape, Use, attributes, element_count, free_name, operator_name, value_names
 from .shape_flow import copied_dimensions, named_sizes
 
-_ARITHMETIC = ("Add", "Div", "Mod", "Mul", "Sub")
+_ARITHMETIC = ("Add", "Div", "Mod", "Mul", "Range", "Sub")
 
 
 def unshare_initializers(graph: GraphProto) -> bool:
@@ -110,13 +110,18 @@ def constant_sizes(graph: Graph) -> bool:
     """
     changed = False
     for node in graph.nodes:
-        for index, name in enumerate(node.input if operator_name(node) in _ARITHMETIC else ()):
+        for index, name in enumerate(node.input if _computes(node) else ()):
             sizes = _sizes(graph, name)
             if sizes is not None:
                 node.input[index] = free_name(f"{name}_size", graph.names)
                 graph.model.graph.initializer.append(numpy_helper.from_array(sizes, node.input[index]))
                 changed = True
     return changed
+
+
+def _computes(node: NodeProto) -> bool:
+    """Whether a node makes numbers of sizes, or makes them numbers to compute with (the scale of attention)."""
+    return operator_name(node) in _ARITHMETIC or (operator_name(node) == "Cast" and attributes(node)["to"] in FLOATS)
 
 
 def _sizes(graph: Graph, name: str) -> Array | None:

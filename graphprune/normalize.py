@@ -23,7 +23,7 @@ from .errors import InvalidModelError, UsageError, first_line
 from .folding import Folding, foldable
 from .graph import Graph, Shape, declared_shape, node_reads, operator_name, replace_nodes, subgraphs
 from .heads_apart import heads_apart
-from .joined_targets import constant_parts
+from .joined_targets import constant_parts, expanded_fills, expanded_repeats
 from .normal_forms import (
     constant_expands,
     constant_reshapes,
@@ -37,6 +37,7 @@ from .normal_forms import (
 )
 from .operators import operator_table
 from .opsets import carry_notes, carry_over, upgrade
+from .scattered_parts import scattered_parts
 from .shape_inference import (
     REFUSALS,
     InputShapes,
@@ -50,7 +51,18 @@ from .shape_inference import (
 from .split_weights import split_weights
 from .unread_weights import fold_in_file
 
-FORMS = (fold_in_file, split_weights, constant_reshapes, constant_parts, constant_expands, constant_sizes, explicit_squeezes)
+FORMS = (
+    fold_in_file,
+    split_weights,
+    expanded_fills,
+    expanded_repeats,
+    scattered_parts,
+    constant_reshapes,
+    constant_parts,
+    constant_expands,
+    constant_sizes,
+    explicit_squeezes,
+)
 """Normal forms that need the shapes; each round takes the first that finds something."""
 
 BRANCHING = ("If", "Loop", "Scan", "SequenceMap")

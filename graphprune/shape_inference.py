@@ -216,6 +216,15 @@ def _counted(graph: Graph, node: NodeProto, _: Shape) -> dict[int, Dim]:
     return {0: limit[0]} if plain and len(limit) == 1 and isinstance(limit[0], str) else {}
 
 
+def _sliced(graph: Graph, node: NodeProto, target: Shape) -> dict[int, Dim]:
+    """The sizes that Slice leaves, where those that it cuts are computed at run time."""
+    source, axes = graph.shape(node.input[0]), graph.constant(node.input[3]) if len(node.input) > 3 else None
+    if source is None or axes is None or len(source) != len(target):
+        return {}
+    cut = {int(axis) % len(source) for axis in axes.ravel()}
+    return {axis: size for axis, size in enumerate(source) if axis not in cut and target[axis] is None and size is not None}
+
+
 def _copied(graph: Graph, name: str) -> Shape:
     """The sizes, known or by name, that a vector of sizes copies; empty where that cannot be told."""
     return tuple(
@@ -224,7 +233,7 @@ def _copied(graph: Graph, name: str) -> Shape:
     )
 
 
-_NAMING = {"Reshape": _regrouped, "Expand": _expanded, "Range": _counted}
+_NAMING = {"Reshape": _regrouped, "Expand": _expanded, "Range": _counted, "Slice": _sliced}
 """Operators whose result has sizes that ONNX's shape inference loses: how each axis of it is named."""
 
 

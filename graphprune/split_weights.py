@@ -35,16 +35,11 @@ def _slices(graph: Graph, node: NodeProto) -> list[NodeProto]:
     if len(known) < len(sizes) or len(sizes) < 2:
         return []
     ends = list(accumulate(known))
-    return [
-        helper.make_node(
-            "Slice",
-            [name, *(_vector(graph, f"{result}_{what}", at) for what, at in (("start", end - size), ("end", end), ("axis", axis)))],
-            [result],
-            name=f"{node.name}_{result}",
-        )
-        for result, size, end in zip(node.output, known, ends, strict=True)
-        if result
-    ]
+    slices = []
+    for result, size, end in zip(node.output, known, ends, strict=True):
+        bounds = [_vector(graph, f"{result}_{what}", at) for what, at in (("start", end - size), ("end", end), ("axis", axis))]
+        slices.append(helper.make_node("Slice", [name, *bounds], [result], name=f"{node.name}_{result}"))
+    return slices
 
 
 def _vector(graph: Graph, name: str, value: int) -> str:

@@ -104,9 +104,7 @@ def test_view_as() -> None:
 @pytest.mark.parametrize(
     "rows",
     [
-        "u = Gather(s, one)\n f = Cast<to = 1>(u)",
         "n = Slice(s, zero, one)\n k = Slice(s, one, two)\n u = Concat<axis = 0>(n, k)\n p = ReduceProd(u)\n f = Cast<to = 1>(p)",
-        "n = Slice(s, one, three)\n u = Concat<axis = 0>(seven, n)\n p = Slice(u, one, two)\n f = Cast<to = 1>(p)",
         "a, b, d, e = Split<axis = 0>(s)\n f = Cast<to = 1>(b)",
         "u = Slice(s, two, zero, zero, back)\n t = ConstantOfShape(u)\n f = ReduceSum<keepdims = 0>(t)",
     ],
@@ -117,8 +115,17 @@ def test_a_number_of_channels_that_is_computed_with(rows: str) -> None:
     assert pinned(model)["w1:0"] == COMPUTED
 
 
-def test_other_sizes_may_be_computed_with() -> None:
-    rows = "n = Slice(s, one, three)\n u = Concat<axis = 0>(seven, n)\n p = Slice(u, two, three)\n f = Cast<to = 1>(p)"
+@pytest.mark.parametrize(
+    "rows",
+    [
+        "u = Gather(s, one)\n f = Cast<to = 1>(u)",
+        "n = Slice(s, one, three)\n u = Concat<axis = 0>(seven, n)\n p = Slice(u, one, two)\n f = Cast<to = 1>(p)",
+        "n = Slice(s, one, three)\n u = Concat<axis = 0>(seven, n)\n p = Slice(u, two, three)\n f = Cast<to = 1>(p)",
+    ],
+    ids=["channels", "channels, joined", "rows"],
+)
+def test_a_known_size_that_is_picked_is_a_number(rows: str) -> None:
+    """As in a static export: the original divides by its own channels, and so does what is left of it."""
     model = divided(rows, ", int64[1] three = {3}, int64[1] seven = {7}")
     assert groups(model) == {"w1:0": 8}
     halve(model)
@@ -250,3 +257,80 @@ def test_queries_that_are_repeated_for_each_sample() -> None:
     result = halve(model)
     inputs = {"x": np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)}
     assert run(result.model, inputs)["y"].shape == run(model, inputs)["y"].shape == (3, 4, 3)
+
+
+# ---- sizes that are known, in networks with a dynamic batch --------------------------------------
+
+
+@pytest.mark.parametrize("value", ["", "<value = float[1] {0.5}>"])
+def test_a_first_state_of_zeros(value: str) -> None:
+    """`torch.zeros(batch, 8)` in front of a recurrence."""
+    model = net(f"""
+        recurrent (float[B,5] x) => (float[B,3] y)
+        <float[5,8] i, float[8,8] h, float[8,3] o, int64[1] zero = {{0}}, int64[1] eight = {{8}}> {{
+            s = Shape(x)
+            b = Gather(s, zero)
+            t = Concat<axis = 0>(b, eight)
+            first = ConstantOfShape {value} (t)
+            a = MatMul(x, i)
+            r = MatMul(first, h)
+            u = Add(a, r)
+            n = Tanh(u)
+            m = Mul(n, first)
+            v = Add(n, m)
+            y = MatMul(v, o)
+        }}""")
+    assert groups(model) == {"i:1": 8}
+    halve(model)
+
+
+def test_the_scale_of_attention_is_a_constant_where_the_width_is_known() -> None:
+    """`x / sqrt(x.size(-1))`, as torch's older exporter writes it; the scale is that of the original."""
+    text = "w = Slice(s, minus, most)\n d = Cast<to = 1>(w)\n q = Sqrt(d)\n f = Reciprocal(q)"
+    model = net(f"""
+        scaled (float[N,3,5] x) => (float[N,3,2] y)
+        <float[5,8] w1, float[8,2] w2, int64[1] minus = {{-1}}, int64[1] most = {{9223372036854775807}}> {{
+            c = MatMul(x, w1)
+            s = Shape(c)
+            {text}
+            z = Mul(c, f)
+            y = MatMul(z, w2)
+        }}""")
+    assert groups(model) == {"w1:1": 8}
+    halve(model)
+
+
+def test_halves_of_channels_behind_a_cut_that_is_computed() -> None:
+    """ONNX's shape inference knows no size behind a Slice whose end is computed; those of other axes are known."""
+    model = net("""
+        cut (float[N,T,5] x, int64[1] length) => (float[N,U,2] y)
+        <float[5,8] w1, float[4,2] w2, int64[1] zero = {0}, int64[1] one = {1}, int64 two = {2}, int64[1] last = {2},
+         int64[1] first = {0}, int64 at = {2}> {
+            c = MatMul(x, w1)
+            p = Slice(c, zero, length, one)
+            s = Shape(p)
+            d = Gather(s, at)
+            h = Div(d, two)
+            e = Reshape(h, one)
+            a = Slice(p, first, e, last)
+            y = MatMul(a, w2)
+        }""")
+    assert groups(model) == {"w1:1": 8}
+    halve(model)
+
+
+def test_windows_whose_places_are_computed_from_known_sizes() -> None:
+    """Range up to a size that is known is a constant."""
+    model = net("""
+        windows (float[N,3,6] x) => (float[N,2,6] y)
+        <float[8,3,1] w1, float[2,8,1] w2, int64 zero = {0}, int64 one = {1}, int64 at = {2}> {
+            c = Conv(x, w1)
+            s = Shape(c)
+            n = Gather(s, at)
+            r = Range(zero, n, one)
+            g = Gather<axis = 2>(c, r)
+            y = Conv(g, w2)
+        }""")
+    assert "Range" not in [node.op_type for node in graphprune.load(model).nodes]
+    assert groups(model) == {"w1:0": 8}
+    halve(model)
