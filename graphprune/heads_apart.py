@@ -1,13 +1,17 @@
-"""Heads that were joined with an axis of unknown size get an axis of their own.  Start reading at `heads_apart`."""
+"""Heads that were joined with an axis of unknown size get an axis of their own.
+
+Start reading at `heads_apart` (joined with positions) and `heads_at_once` (joined with samples).
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
 
-from onnx import NodeProto
+import numpy as np
+from onnx import NodeProto, helper, numpy_helper
 
-from .graph import Graph, attributes, operator_name
+from .graph import Graph, attributes, free_name, operator_name, replace_nodes
 from .node_view import normal_axis
 from .normal_forms import reshape_to
 
@@ -90,3 +94,50 @@ def _rewrite(graph: Graph, first: NodeProto, between: list[NodeProto], last: Nod
         for attribute in node.attribute:
             if attribute.name == "axis":
                 attribute.i = -1
+
+
+def heads_at_once(graph: Graph) -> bool:
+    """Split (h d) into h and d at once where torch's nn.MultiheadAttention joins samples and heads first; whether there was any.
+
+        Reshape [S, B, (h d)] -> [S, (B h), d]; Transpose -> [(B h), S, d]; Reshape -> [B, h, S, d]
+
+    becomes Reshape -> [S, B, h, d]; Transpose -> [B, h, S, d].
+    """
+    nodes: list[NodeProto] = []
+    for node in graph.nodes:
+        source, target = _split_samples(graph, node)
+        if target:
+            size = free_name(f"{node.output[0]}_apart_shape", graph.names)
+            graph.model.graph.initializer.append(numpy_helper.from_array(np.array(target, np.int64), size))
+            apart = free_name(f"{node.output[0]}_apart", graph.names)
+            nodes.append(helper.make_node("Reshape", [source, size], [apart], name=apart))
+            nodes.append(helper.make_node("Transpose", [apart], [node.output[0]], name=node.name, perm=[1, 2, 0, 3]))
+        else:
+            nodes.append(node)
+    found = len(nodes) != len(graph.nodes)
+    if found:
+        replace_nodes(graph.model.graph, nodes)
+    return found
+
+
+def _split_samples(graph: Graph, last: NodeProto) -> tuple[str, list[int]]:
+    """What three nodes split that end with this one, and into which sizes; none where it is no such node."""
+    after = _target(graph, last)
+    turned = _producer(graph, last.input[0], "Transpose") if len(after) == 4 and after[0] == -1 else None
+    first = _producer(graph, turned.input[0], "Reshape") if turned and attributes(turned).get("perm") == [1, 0, 2] else None
+    before = _target(graph, first) if first else []
+    if first is None or before != [after[2], -1, after[3]] or min(after[1:]) < 1:
+        return "", []
+    return first.input[0], [after[2], -1, after[1], after[3]]
+
+
+def _producer(graph: Graph, name: str, operator: str) -> NodeProto | None:
+    """The node that gives a value, if it is of this operator."""
+    node = graph.nodes[graph.producers[name]] if name in graph.producers else None
+    return node if node is not None and operator_name(node) == operator else None
+
+
+def _target(graph: Graph, node: NodeProto) -> list[int]:
+    """The sizes that a Reshape gives, if they are constant."""
+    sizes = graph.constant(node.input[1]) if operator_name(node) == "Reshape" and len(node.input) > 1 else None
+    return [] if sizes is None else [int(size) for size in sizes]

@@ -22,7 +22,7 @@ from .constants import lift_constants
 from .errors import InvalidModelError, UsageError, first_line
 from .folding import Folding, foldable
 from .graph import Graph, Shape, declared_shape, node_reads, operator_name, replace_nodes, subgraphs
-from .heads_apart import heads_apart
+from .heads_apart import heads_apart, heads_at_once
 from .joined_targets import constant_parts, expanded_fills, expanded_repeats
 from .normal_forms import (
     constant_expands,
@@ -50,6 +50,9 @@ from .shape_inference import (
 )
 from .split_weights import split_weights
 from .unread_weights import fold_in_file
+
+UNWRAPPING = (unwrap_softmaxes, drop_zero_states, unwrap_batched_transposes, heads_at_once)
+"""Normal forms that leave nodes behind which nothing reads; they come before `FORMS`."""
 
 FORMS = (
     fold_in_file,
@@ -158,7 +161,7 @@ def _settle_constants(model: ModelProto) -> ModelProto:
         inferred = _infer(model)
         graph = Graph(model, shapes_of(inferred))
         graph.element_types.update({value.name: value.type.tensor_type.elem_type for value in inferred.graph.value_info})
-        if unwrap_softmaxes(graph) or drop_zero_states(graph) or unwrap_batched_transposes(graph):
+        if any(form(graph) for form in UNWRAPPING):
             remove_dead_code(model.graph)
         elif not any(form(graph) for form in FORMS):
             count = len(model.graph.node)

@@ -110,3 +110,50 @@ def test_a_reshape_to_something_else_is_left_alone() -> None:
             y = MatMul(d, o)
         }""")
     assert groups(model) == {}
+
+
+SAMPLES = """
+    joined (float[B,5,12] x) => (float[B,5,4] y)
+    <float[12,24] wq, float[12,24] wk, float[12,24] wv, float[24,4] wo, int64[3] apart = {5,-1,8}, int64[4] split = {-1,3,5,8},
+     int64[3] joined = {5,-1,24}> {
+        t = Transpose<perm = [1,0,2]>(x)
+        q0 = MatMul(t, wq)
+        q1 = Reshape(q0, apart)
+        q2 = Transpose<perm = [1,0,2]>(q1)
+        q = Reshape(q2, split)
+        k0 = MatMul(t, wk)
+        k1 = Reshape(k0, apart)
+        k2 = Transpose<perm = [1,0,2]>(k1)
+        k = Reshape(k2, split)
+        v0 = MatMul(t, wv)
+        v1 = Reshape(v0, apart)
+        v2 = Transpose<perm = [1,0,2]>(v1)
+        v = Reshape(v2, split)
+        kt = Transpose<perm = [0,1,3,2]>(k)
+        s = MatMul(q, kt)
+        a = Softmax(s)
+        h = MatMul(a, v)
+        h1 = Transpose<perm = [2,0,1,3]>(h)
+        h2 = Reshape(h1, joined)
+        o = MatMul(h2, wo)
+        y = Transpose<perm = [1,0,2]>(o)
+    }"""
+"""nn.MultiheadAttention with a dynamic batch, as torch writes it: samples and heads are one axis for a while."""
+
+
+def test_heads_that_are_joined_with_samples_for_a_while() -> None:
+    model = net(SAMPLES)
+    assert sorted(groups(model).values()) == [3, 8, 8]
+    assert [node.op_type for node in graphprune.load(model).nodes].count("Reshape") == 4
+    result = halve(model, silence=True)
+    inputs = {"x": np.random.default_rng(0).normal(size=(3, 5, 12)).astype(np.float32)}
+    assert run(result.model, inputs)["y"].shape == (3, 5, 4)
+
+
+@pytest.mark.parametrize(("given", "other"), [("{5,-1,8}", "{-1,15,8}"), ("{-1,3,5,8}", "{-1,5,3,8}")])
+def test_other_places_of_the_samples_stay(given: str, other: str) -> None:
+    model = net(SAMPLES.replace(given, other).replace("float[B,5,12] x", "float[5,5,12] x"))
+    normal = graphprune.load(model)
+    assert [node.op_type for node in normal.nodes].count("Reshape") == 7
+    inputs = {"x": np.random.default_rng(0).normal(size=(5, 5, 12)).astype(np.float32)}
+    np.testing.assert_allclose(run(normal.model, inputs)["y"], run(model, inputs)["y"], rtol=1e-5, atol=1e-6)
