@@ -139,5 +139,5 @@ def _producer(graph: Graph, name: str, operator: str) -> NodeProto | None:
 
 def _target(graph: Graph, node: NodeProto) -> list[int]:
     """The sizes that a Reshape gives, if they are constant."""
-    sizes = graph.constant(node.input[1]) if operator_name(node) == "Reshape" and len(node.input) > 1 else None
+    sizes = graph.constant(node.input[1]) if node.op_type == "Reshape" and len(node.input) > 1 else None
     return [] if sizes is None else [int(size) for size in sizes]

@@ -54,7 +54,7 @@ def expanded_fills(graph: Graph) -> bool:
     """
     changed = False
     for node in graph.nodes:
-        if operator_name(node) != "ConstantOfShape" or node.input[0] in graph.initializers:
+        if node.op_type != "ConstantOfShape" or node.domain or node.input[0] in graph.initializers:
             continue
         value = attributes(node).get("value", TensorProto(data_type=TensorProto.FLOAT, dims=[1], float_data=[0]))
         entries = copied_dimensions(graph, node.input[0]) or []
@@ -76,7 +76,7 @@ def expanded_repeats(graph: Graph) -> bool:
     """
     changed = False
     for node in graph.nodes:
-        if operator_name(node) != "Tile" or node.input[1] in graph.initializers:
+        if node.op_type != "Tile" or node.domain or node.input[1] in graph.initializers:
             continue
         shape, entries = graph.shape(node.input[0]), copied_dimensions(graph, node.input[1]) or []
         if (

@@ -31,7 +31,7 @@ def scattered_parts(graph: Graph) -> bool:
 
 def _stretch(graph: Graph, node: NodeProto) -> Stretch | None:
     """Where a node writes, if it writes all that is there along the other axes; None for other nodes."""
-    operator = operator_name(node)
+    operator = operator_name(node) if node.op_type.startswith("Scatter") else ""
     if operator not in ("ScatterND", "ScatterElements") or attributes(node).get("reduction", b"none") != b"none":
         return None
     shape, indices = graph.shape(node.input[0]), graph.constant(node.input[1])

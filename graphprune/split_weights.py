@@ -10,7 +10,7 @@ from itertools import accumulate
 import numpy as np
 from onnx import NodeProto, helper, numpy_helper
 
-from .graph import Graph, attributes, free_name, operator_name, replace_nodes
+from .graph import Graph, attributes, free_name, replace_nodes
 
 
 def split_weights(graph: Graph) -> bool:
@@ -26,7 +26,7 @@ def split_weights(graph: Graph) -> bool:
 
 def _slices(graph: Graph, node: NodeProto) -> list[NodeProto]:
     """The Slices that give what a Split gives; none where it is no Split of such a weight into more than one part."""
-    name = node.input[0] if operator_name(node) == "Split" else ""
+    name = node.input[0] if node.op_type == "Split" and not node.domain else ""
     if name not in graph.initializers or name in graph.overridable or name in graph.read_elsewhere or len(graph.uses[name]) > 1:
         return []
     axis = int(attributes(node).get("axis", 0))
