@@ -24,6 +24,7 @@ from onnx import TensorProto, helper
 
 from .cutting import sideways, taken, taken_sideways
 from .errors import InvalidModelError
+from .lent import is_lent, lent_data
 
 Indices = NDArray[np.int64]
 
@@ -68,6 +69,9 @@ Reader = Callable[[int, int], NDArray[Any]]
 
 _HELD: dict[str, BinaryIO] = {}
 """Files that are kept open, by location."""
+
+_NAMED: set[str] = set()
+"""Locations that tensors were pointed to, once they were known to be in the model's folder."""
 
 _READ = threading.local()
 """What a thread read last, as `bytes`."""
@@ -211,10 +215,16 @@ def type_in_file(tensor: TensorProto) -> int:
 
 def point_to(tensor: TensorProto, location: str) -> None:
     """Name the file of an external tensor by its absolute path, in place, and forget entries that ONNX does not define."""
+    _NAMED.add(location)
     kept = [entry for entry in tensor.external_data if entry.key in OWN_ENTRIES[1:]]
     del tensor.external_data[:]
     tensor.external_data.add(key="location", value=location)
     tensor.external_data.extend(kept)
+
+
+def is_known(location: str) -> bool:
+    """Whether a location stands for what is in memory, or for a file that was looked at."""
+    return is_lent(location) or location in _HELD or location in _NAMED
 
 
 def may_hold() -> bool:
@@ -236,7 +246,7 @@ def memory_map(tensor: TensorProto, dtype: np.dtype[Any], shape: tuple[int, ...]
     """The file of an external tensor from where its data begins, as an array that cannot be written."""
     entries = entries_of(tensor)
     location, offset = entries["location"], int(entries.get("offset", 0))
-    whole = _whole(location)
+    whole = lent_data(location) if is_lent(location) else _whole(location)
     if whole is not None:
         return np.ndarray(shape, dtype, whole, offset)
     return np.memmap(_HELD.get(location, location), dtype, "r", offset, shape)

@@ -7,7 +7,7 @@ both run on the same random inputs.  docs/decisions/0032-as-given.md.  Start rea
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from onnx import ModelProto, NodeProto
 from .branches import with_branches
 from .errors import InvalidModelError, ProofError, UsageError
 from .graph import Graph, attributes, copy_model, subgraphs
+from .lent import Lent
 from .model_file import read_model
 from .normalize import check_structure, remove_dead_code
 from .proof import Comparison
@@ -30,10 +31,12 @@ RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "Rando
 
 @dataclass
 class Given:
-    """A model as it was given: a file, which is read once more, or the model itself, which must not change; and the outcome."""
+    """A model as it was given: a file, which is read once more, or a copy of the model; and the outcome."""
 
     model: ModelProto | None = None
     path: Path | None = None
+    lent: Sequence[Lent] = ()
+    """The weights that the model names."""
     state: tuple[int, ...] | None = field(init=False)
     """Of the file, when it was read."""
     reservation: str | None = None
@@ -76,7 +79,7 @@ def check_normal_form(graph: Graph, inner: Iterable[str], seed: int = 0, shapes:
             given.reservation = ""
         except (ProofError, InvalidModelError, UsageError) as error:
             given.reservation = f"not compared with {TITLES[1]}: {error}"
-        given.model = None
+        given.model, given.lent = None, ()
     if given.mistake:
         raise ProofError(given.mistake)
     return given.reservation or ""

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from .external import is_external, mapped, memory_map
+from .lent import lent_to
 
 if TYPE_CHECKING:
     from .given import Given
@@ -64,6 +65,7 @@ class Graph:
         self.given: Given | None = None
         """The model as it was before it was normalised, where that is at hand."""
         self._arrays: dict[str, Array] = {}
+        self._lent = lent_to(model)
 
     @property
     def nodes(self) -> Sequence[NodeProto]:

@@ -53,7 +53,7 @@ _SIZED_BY = ("Range", "Resize", "Upsample")
 _PACKED = 4
 """The most elements that one number of a field other than raw data holds: those of 2 bits."""
 
-_SIZED = {kind for kind in TensorProto.DataType.values() if kind not in (TensorProto.UNDEFINED, TensorProto.STRING)}
+SIZED = {kind for kind in TensorProto.DataType.values() if kind not in (TensorProto.UNDEFINED, TensorProto.STRING)}
 
 
 def read_model(path: Path) -> ModelProto:
@@ -276,7 +276,7 @@ def byte_count(tensor: TensorProto) -> int:
 
 def weight_bytes(model: ModelProto) -> int:
     """Bytes of all initializers."""
-    return sum(byte_count(tensor) for tensor in model.graph.initializer if tensor.data_type in _SIZED)
+    return sum(byte_count(tensor) for tensor in model.graph.initializer if tensor.data_type in SIZED)
 
 
 def fits_message(model: ModelProto) -> bool:

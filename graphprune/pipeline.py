@@ -27,6 +27,7 @@ from .errors import ProofError, UnreachableError, UsageError
 from .evidence import QUICK_REPAIR, Evidence
 from .given import Given, check_normal_form
 from .graph import Array, Graph, copy_model
+from .in_memory import borrowed, check_at_hand, owned
 from .inference import Analysis, infer
 from .model_file import fits_message, load_what_fits, read_model
 from .normalize import fix_input_shapes, normalize
@@ -126,6 +127,7 @@ def load(source: Source, input_shapes: InputShapes | None = None, format_: str |
     if isinstance(source, Graph):
         return source
     if isinstance(source, ModelProto):
+        check_at_hand(source)
         return normalize(copy_model(source, without=()), input_shapes)
     given = Given(path=Path(source)) if is_onnx_file(source, format_) else None
     model = read_source(source, format_, input_shapes)
@@ -137,10 +139,13 @@ def load(source: Source, input_shapes: InputShapes | None = None, format_: str |
 
 
 def _load_for_proof(source: Source, input_shapes: InputShapes | None = None, format_: str | None = None) -> Graph:
-    """`load`; a model of the caller's stays at hand, and must not change until the proof."""
-    graph = load(source, input_shapes, format_)
-    if isinstance(source, ModelProto):
-        graph.given = Given(source)
+    """`load`; the large weights of a model of the caller's are not copied."""
+    if not isinstance(source, ModelProto):
+        return load(source, input_shapes, format_)
+    model, lent = borrowed(source)
+    given = Given(copy_model(model, without=()), lent=lent)
+    graph = normalize(model, input_shapes)
+    graph.given = given
     return graph
 
 
@@ -186,8 +191,9 @@ def prune(
 ) -> Result:
     """Prune a model: `prune("model.onnx", targets=["macs=0.5"])`.
 
-    Keyword arguments are the fields of `Options`.  Raises UsageError, InvalidModelError, UnreachableError or ProofError; nothing
-    is written to disk.
+    Keyword arguments are the fields of `Options`.  Without a proof (`verify=False`) weights are cut when `Result.model` is asked
+    for, or written; the file, or the ModelProto, must not change until then.  Raises UsageError, InvalidModelError,
+    UnreachableError or ProofError; nothing is written to disk.
     """
     options = resolved((options or Options()).updated(changes))
     targets = [parse_target(text) for text in options.targets]
@@ -202,7 +208,7 @@ def score(
     input_shapes: InputShapes | None = None,
     step: Step = lambda text: None,
 ) -> Scored:
-    """Everything up to the scores; targets in `options` are not looked at.  A ModelProto must not change until the last proof.
+    """Everything up to the scores; targets in `options` are not looked at.  A ModelProto must not change until the last result.
 
     Raises UsageError, InvalidModelError or UnreachableError.
     """
@@ -303,6 +309,7 @@ def _finish(
     proof = None
     if options.verify:
         step("proving")
+        rewritten = owned(rewritten)
         reservation = check_normal_form(graph, contraction_results(analysis), options.seed, input_shapes)
         proof = _passed(prove(changed, present, rewritten, kept_of, options.seed, input_shapes))
         proof = replace(proof, reservation=reservation)
@@ -383,6 +390,8 @@ def verify(
     """
     graph = _load_for_proof(source)
     analysis, present = replay(graph, plan)
+    if isinstance(pruned, ModelProto):
+        check_at_hand(pruned)
     model = pruned if isinstance(pruned, ModelProto) else read_model(Path(pruned))
     changed = dict(weights or {})
     check_weights(analysis, plan, present, changed)

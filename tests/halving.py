@@ -14,6 +14,7 @@ from graphprune import registry
 from graphprune.branches import with_branches
 from graphprune.cost import CostModel
 from graphprune.edit import kept_axes
+from graphprune.model_file import whole
 from graphprune.plan import Plan
 
 
@@ -26,7 +27,7 @@ def halve(
     assert result.proof is not None
     assert result.proof.passed
     plan = json.loads(result.plan.to_json())
-    oracle.check(with_branches(result.original.model), plan, result.model, tolerance=tolerance, silence=silence)
+    oracle.check(with_branches(whole(result.original.model)), plan, result.model, tolerance=tolerance, silence=silence)
     assert [v.SerializeToString() for v in result.model.graph.output] == [v.SerializeToString() for v in model.graph.output]
     measured = CostModel(graphprune.analyze(result.model)).original
     assert (measured.macs, measured.params) == (result.after.macs, result.after.params)
@@ -39,7 +40,9 @@ def keep_exactly(model: ModelProto, keep: dict[str, list[int]], silence: bool = 
     """Prune to chosen units of chosen groups (all of the others), and check as `halve` does."""
     plan = plan_that_keeps(model, keep)
     result = graphprune.apply_plan(model, plan)
-    oracle.check(with_branches(result.original.model), json.loads(plan.to_json()), result.model, tolerance=2e-5, silence=silence)
+    oracle.check(
+        with_branches(whole(result.original.model)), json.loads(plan.to_json()), result.model, tolerance=2e-5, silence=silence
+    )
     return result
 
 
