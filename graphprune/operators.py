@@ -259,7 +259,13 @@ _ENTRIES: list[Operator] = [
     Operator("com.microsoft::RotaryEmbedding", attention.rotary(2), ROTARY, attention.shrink_rotary),
     # per channel
     typed("BatchNormalization", "[b,c,...] [c] [c] [c] [c] -> [b,c,...] [c] [c] [c] [c]", parameters=BATCH_NORM),
-    typed("InstanceNormalization", "[b,c,_...] [c] [c] -> [b,c,_...]", parameters=("", "scale", "bias")),
+    Operator(
+        "InstanceNormalization",
+        statistics.instance_norm,
+        "[b,c,_...] [c] [c] -> [b,c,_...]",
+        parameters=("", "scale", "bias"),
+    ),
+    Operator("MeanVarianceNormalization", statistics.mean_variance_norm, "pins axes, carries the others"),
     Operator(
         "GroupNormalization",
         statistics.group_norm,
@@ -363,7 +369,11 @@ _ENTRIES: list[Operator] = [
     *each("Softmax LogSoftmax Hardmax", "pins axis, carries the others", pins("axis", -1)),
     Operator("com.microsoft::QLinearSoftmax", statistics.quantised_softmax, "pins axis, carries the others"),
     Operator("TopK", statistics.top_k, "pins axis, carries the others"),
-    Operator("CumSum", pins("", 0, index=1), "pins axis, carries the others"),
+    *each("CumSum CumProd", "pins axis, carries the others", pins("", 0, index=1)),
+    Operator("DFT", statistics.fourier, "pins axis and the last, carries the others"),
+    Operator("Compress", statistics.compress, "pins axis, carries the others"),
+    Operator("CenterCropPad", statistics.center_crop, "pins axes, carries the others"),
+    typed("Det", "[...,_,_] -> [...]"),
     *each("ArgMax ArgMin", "pins axis, carries the others", statistics.arg_reduction),
     *each(
         "ReduceSum ReduceProd ReduceL1 ReduceSumSquare ReduceLogSum ReduceLogSumExp",

@@ -6,7 +6,7 @@ What a statistic is taken over is needed whole, so it is pinned (docs/decisions/
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from .edit import Edit
 from .elementwise import broadcast
@@ -33,6 +33,41 @@ def pins(attribute: str, default: int, index: int = -1) -> Callable[[Site], Resu
         return [list(axes) for _ in site.outputs]
 
     return infer
+
+
+def along(site: Site, at: Iterable[int], text: str) -> Results:
+    """Carries all axes but those at `at`, which are needed whole and may get another size."""
+    axes = site.axes(0)
+    if axes is None:
+        return site.refuse_unknown()
+    for k in at:
+        site.pin(axes[k], text)
+        axes[k] = site.pinned(text)
+    return [list(axes) for _ in site.outputs]
+
+
+def fourier(site: Site) -> Results:
+    """DFT mixes all places along an axis, and has real and imaginary parts along the last (opset 20; an attribute before)."""
+    rank = len(site.shape(0) or ())
+    at = site.integers(2, default=[-2]) if site.graph.opsets.get("", 0) >= 20 else [site.attribute("axis", 1)]
+    if not rank or at is None:
+        return site.refuse("DFT along an axis that is not known")
+    return along(site, [normal_axis(at[0], rank), rank - 1], "DFT mixes all places along this axis")
+
+
+def center_crop(site: Site) -> Results:
+    """CenterCropPad cuts or pads the axes that it names (opset 18)."""
+    rank = len(site.shape(0) or ())
+    at = [normal_axis(k, rank) for k in site.attribute("axes", range(rank))]
+    return along(site, at, "CenterCropPad cuts this axis")
+
+
+def compress(site: Site) -> Results:
+    """Compress chooses along one axis; without one, among all elements (opset 9)."""
+    rank, axis = len(site.shape(0) or ()), site.attribute("axis")
+    if axis is None:
+        return site.refuse("Compress chooses among all elements")
+    return along(site, [normal_axis(axis, rank)], "Compress chooses along this axis")
 
 
 def quantised_softmax(site: Site) -> Results:
@@ -135,6 +170,26 @@ def layer_norm(site: Site) -> Results:
     return [list(axes), statistics, statistics][: len(site.outputs)]
 
 
+def instance_norm(site: Site) -> Results:
+    """Statistics over all positions of a channel; those may be channels, too, where a group normalisation is written so."""
+    axes = site.loose_axes(0)
+    if axes is None:
+        return site.refuse_unknown()
+    for axis in axes[2:]:
+        site.take_statistic(axis, f"{site.operator} takes its statistics over this axis")
+    return site.match("[b,c,...] [c] [c] -> [b,c,...]")
+
+
+def mean_variance_norm(site: Site) -> Results:
+    """MeanVarianceNormalization takes its statistics over `axes` (opset 13)."""
+    axes = site.loose_axes(0)
+    if axes is None:
+        return site.refuse_unknown()
+    for k in site.attribute("axes", [0, 2, 3]):
+        site.take_statistic(axes[normal_axis(k, len(axes))], f"{site.operator} takes its statistics over this axis")
+    return [axes]
+
+
 def lp_norm(site: Site) -> Results:
     """LpNormalization divides by the norm over `axis`, which is pinned (or see --normalization)."""
     axes = site.axes(0)
@@ -162,7 +217,11 @@ def skip_layer_norm(site: Site) -> Results:
 
 
 def group_norm(site: Site) -> Results:
-    """Statistics within each group: whole groups can leave, channels of a group cannot."""
+    """Statistics within each group: whole groups can leave, channels of a group cannot (of a single one, see --normalization)."""
+    if int(site.attribute("num_groups")) == 1 and site.shape(1) != (1,):
+        for axis in (site.loose_axes(0) or [])[1:2]:
+            site.take_statistic(axis, f"{site.operator} takes its statistics over this axis")
+        return site.match("[b,c,_...] [c] [c] -> [b,c,_...]")
     scale = "(g C)" if (site.shape(1) or (0,))[0] == (site.shape(0) or (0, 1))[1] else "g"
     rule = f"[b,(g C),_...] [{scale}] [{scale}] -> [b,(g C),_...]"
     return site.match(rule, {"g": int(site.attribute("num_groups"))})
@@ -171,6 +230,6 @@ def group_norm(site: Site) -> Results:
 def shrink_group_norm(edit: Edit) -> None:
     """Writes the number of groups that are left."""
     count = edit.kept_count(0, 1)
-    if count is not None:
+    if count is not None and int(edit.attribute("num_groups")) > 1:
         per_group = edit.size(1) // int(edit.attribute("num_groups"))
         edit.set_attribute("num_groups", count // per_group)

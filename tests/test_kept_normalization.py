@@ -69,6 +69,40 @@ def test_the_residual_stream_is_one_group(middle: str, weights: str, opset: int,
     prune(model)
 
 
+APART = """t = Transpose<perm = [0,2,1]>(a)
+            f = Reshape(t, joined)
+            i = InstanceNormalization(f, one, none)
+            b = Reshape(i, back)
+            j = Mul(b, s2)
+            k = Transpose<perm = [0,2,1]>(j)
+            n = Add(k, o)"""
+
+
+@pytest.mark.parametrize(
+    ("middle", "weights", "opset"),
+    [
+        ("t = Transpose<perm = [0,2,1]>(a)\ng = GroupNormalization<num_groups = 1>(t, s, o)\nn = Transpose<perm = [0,2,1]>(g)", "", 21),
+        (APART, ", float[8,1] s2, float[1] one, float[1] none, int64[3] joined = {0,1,-1}, int64[3] back = {0,8,6}", 17),
+        ("n = MeanVarianceNormalization<axes = [-1]>(a)", "", 17),
+    ],
+)
+def test_one_group_of_all_channels(middle: str, weights: str, opset: int) -> None:
+    """GroupNorm(1, C) normalises over channels and positions, in both writings."""
+    model = stream(middle, weights, opset)
+    assert groups(model) == {"up:1": 12}
+    free = graphprune.analyze(model, normalization="kept").groups
+    assert [(group.id, group.size) for group in free] == [("w1:1", 8), ("up:1", 12)]
+    prune(model)
+
+
+def test_groups_written_apart_lose_whole_groups_and_channels_of_all() -> None:
+    weights = ", float[8,1] s2, float[4] one, float[4] none, int64[3] joined = {0,4,-1}, int64[3] back = {0,8,6}"
+    model = stream(APART, weights)
+    assert groups(model) == {"w1:1": 4, "up:1": 12}
+    result = prune(model)
+    assert result.after.channels < result.before.channels
+
+
 def test_it_equals_a_normalisation_over_the_kept_channels() -> None:
     """Checked in numpy, without the proof."""
     model = stream("n = LayerNormalization(a, s, o)")

@@ -21,6 +21,8 @@ def between(node: str, weights: str = "", opset: int = 17, out: int = 8, domains
     )
 
 
+FOURIER = ", int64[1] last = {4}, int64 length = {6}"
+
 FREE = {"w1:0 producer", "w2:1 consumer"}
 
 
@@ -95,6 +97,38 @@ def test_local_response_normalisation_pins() -> None:
     model = between("b = LRN<size = 3>(a)")
     assert groups(model) == {}
     assert "LRN" in pinned(model)["w1:0"]
+
+
+@pytest.mark.parametrize(
+    ("node", "weights", "opset"),
+    [
+        ("b = MeanVarianceNormalization<axes = [0,2,3]>(a)", "", 17),
+        ("b = CenterCropPad<axes = [-2,-1]>(a, size)", ", int64[2] size = {4,8}", 18),
+        ("b = Compress<axis = 3>(a, some)", ", bool[5] some = {1,0,0,1,1}", 17),
+        ("u = Unsqueeze(a, last)\nt = DFT(u, length, two)\nb = ReduceSum<keepdims = 0>(t, last)", FOURIER + ", int64 two = {-2}", 20),
+        ("u = Unsqueeze(a, last)\nt = DFT<axis = 3, onesided = 1>(u)\nb = ReduceSum<keepdims = 0>(t, last)", FOURIER, 17),
+    ],
+)
+def test_channels_pass_what_works_along_other_axes(node: str, weights: str, opset: int) -> None:
+    model = between(node, weights, opset)
+    assert groups(model) == {"w1:0": 8}
+    halve(model)
+
+
+@pytest.mark.parametrize(
+    ("node", "weights", "opset", "reason"),
+    [
+        ("b = MeanVarianceNormalization<axes = [1,2,3]>(a)", "", 17, "takes its statistics"),
+        ("b = CenterCropPad(a, size)", ", int64[4] size = {2,8,4,4}", 18, "cuts this axis"),
+        ("b = Compress<axis = 1>(a, some)", ", bool[8] some = {1,1,1,1,1,1,1,1}", 17, "chooses along this axis"),
+        ("f = Compress(a, some)\nb = Reshape(f, back)", ", bool[2] some = {1,1}, int64[4] back = {1,1,1,2}", 17, "among all elements"),
+        ("u = Unsqueeze(a, last)\nt = DFT<axis = 1>(u)\nb = ReduceSum<keepdims = 0>(t, last)", FOURIER, 17, "mixes all places"),
+        ("u = Unsqueeze(a, last)\nt = DFT(u, length, at)\nb = ReduceSum<keepdims = 0>(t, last)", FOURIER + ", int64 at = {1}", 20, "mixes"),
+    ],
+)
+def test_what_works_along_channels_pins_them(node: str, weights: str, opset: int, reason: str) -> None:
+    model = between(node, weights, opset, out=1 if "back" in weights else 8)
+    assert reason in pinned(model)["w1:0"]
 
 
 @pytest.mark.parametrize(
