@@ -105,6 +105,26 @@ def reduction(site: Site) -> Results:
     return _reduction(site, site.pin)
 
 
+def total(site: Site) -> Results:
+    """ReduceSum: a product of two values summed is a contraction, as Einsum would write it; any other sum is a statistic."""
+    axes, at = site.axes(0), site.integers(1, "axes", default=[])
+    if not axes or not at or not _multiplies(site, [normal_axis(k, len(axes)) - len(axes) for k in at]):
+        return reduction(site)
+    for k in at:
+        site.contract(0, normal_axis(k, len(axes)))
+    return _reduction(site, lambda axis, text: None)
+
+
+def _multiplies(site: Site, at: list[int]) -> bool:
+    """Whether the sum is of a product, with two factors that both have the axes at `at`, counted from the last."""
+    position = site.graph.producers.get(site.inputs[0])
+    node = None if position is None else site.graph.nodes[position]
+    if node is None or node.op_type != "Mul" or node.input[0] == node.input[1]:
+        return False
+    whole, factors = site.shape(0) or (), [site.graph.shape(name) or () for name in node.input]
+    return all(len(shape) >= -k and shape[k] == whole[k] not in (1, None) for shape in factors for k in at)
+
+
 def normalizer(site: Site) -> Results:
     """ReduceMean, ReduceMax, ReduceMin and ReduceL2: statistics of activations that mean the same over fewer channels."""
     return _reduction(site, site.take_statistic)

@@ -69,6 +69,10 @@ def test_the_residual_stream_is_one_group(middle: str, weights: str, opset: int,
     prune(model)
 
 
+TOGETHER = """t = Transpose<perm = [0,2,1]>(a)
+            g = GroupNormalization<num_groups = 1>(t, s, o)
+            n = Transpose<perm = [0,2,1]>(g)"""
+
 APART = """t = Transpose<perm = [0,2,1]>(a)
             f = Reshape(t, joined)
             i = InstanceNormalization(f, one, none)
@@ -81,7 +85,11 @@ APART = """t = Transpose<perm = [0,2,1]>(a)
 @pytest.mark.parametrize(
     ("middle", "weights", "opset"),
     [
-        ("t = Transpose<perm = [0,2,1]>(a)\ng = GroupNormalization<num_groups = 1>(t, s, o)\nn = Transpose<perm = [0,2,1]>(g)", "", 21),
+        (
+            "t = Transpose<perm = [0,2,1]>(a)\ng = GroupNormalization<num_groups = 1>(t, s, o)\nn = Transpose<perm = [0,2,1]>(g)",
+            "",
+            21,
+        ),
         (APART, ", float[8,1] s2, float[1] one, float[1] none, int64[3] joined = {0,1,-1}, int64[3] back = {0,8,6}", 17),
         ("n = MeanVarianceNormalization<axes = [-1]>(a)", "", 17),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from halving import groups, halve, keep_exactly, members, pinned, shapes
 from nets import attribute, net
+from onnx import ModelProto
 
 
 def between(node: str, weights: str = "", opset: int = 17, out: int = 8, domains: tuple[str, ...] = ()) -> object:
@@ -22,6 +23,7 @@ def between(node: str, weights: str = "", opset: int = 17, out: int = 8, domains
 
 
 FOURIER = ", int64[1] last = {4}, int64 length = {6}"
+TRANSFORM = "u = Unsqueeze(a, last)\nt = DFT%s\nb = ReduceSum<keepdims = 0>(t, last)"
 
 FREE = {"w1:0 producer", "w2:1 consumer"}
 
@@ -105,8 +107,12 @@ def test_local_response_normalisation_pins() -> None:
         ("b = MeanVarianceNormalization<axes = [0,2,3]>(a)", "", 17),
         ("b = CenterCropPad<axes = [-2,-1]>(a, size)", ", int64[2] size = {4,8}", 18),
         ("b = Compress<axis = 3>(a, some)", ", bool[5] some = {1,0,0,1,1}", 17),
-        ("u = Unsqueeze(a, last)\nt = DFT(u, length, two)\nb = ReduceSum<keepdims = 0>(t, last)", FOURIER + ", int64 two = {-2}", 20),
-        ("u = Unsqueeze(a, last)\nt = DFT<axis = 3, onesided = 1>(u)\nb = ReduceSum<keepdims = 0>(t, last)", FOURIER, 17),
+        (
+            TRANSFORM % "(u, length, two)",
+            FOURIER + ", int64 two = {-2}",
+            20,
+        ),
+        (TRANSFORM % "<axis = 3, onesided = 1>(u)", FOURIER, 17),
     ],
 )
 def test_channels_pass_what_works_along_other_axes(node: str, weights: str, opset: int) -> None:
@@ -121,9 +127,19 @@ def test_channels_pass_what_works_along_other_axes(node: str, weights: str, opse
         ("b = MeanVarianceNormalization<axes = [1,2,3]>(a)", "", 17, "takes its statistics"),
         ("b = CenterCropPad(a, size)", ", int64[4] size = {2,8,4,4}", 18, "cuts this axis"),
         ("b = Compress<axis = 1>(a, some)", ", bool[8] some = {1,1,1,1,1,1,1,1}", 17, "chooses along this axis"),
-        ("f = Compress(a, some)\nb = Reshape(f, back)", ", bool[2] some = {1,1}, int64[4] back = {1,1,1,2}", 17, "among all elements"),
-        ("u = Unsqueeze(a, last)\nt = DFT<axis = 1>(u)\nb = ReduceSum<keepdims = 0>(t, last)", FOURIER, 17, "mixes all places"),
-        ("u = Unsqueeze(a, last)\nt = DFT(u, length, at)\nb = ReduceSum<keepdims = 0>(t, last)", FOURIER + ", int64 at = {1}", 20, "mixes"),
+        (
+            "f = Compress(a, some)\nb = Reshape(f, back)",
+            ", bool[2] some = {1,1}, int64[4] back = {1,1,1,2}",
+            17,
+            "among all elements",
+        ),
+        (TRANSFORM % "<axis = 1>(u)", FOURIER, 17, "mixes all places"),
+        (
+            TRANSFORM % "(u, length, at)",
+            FOURIER + ", int64 at = {1}",
+            20,
+            "mixes",
+        ),
     ],
 )
 def test_what_works_along_channels_pins_them(node: str, weights: str, opset: int, reason: str) -> None:
@@ -268,4 +284,52 @@ def test_mean_and_deviation_of_a_layer_normalisation() -> None:
             y = Conv(d, w2)
         }""")
     assert members(model, "w1:0") == FREE
+    halve(model)
+
+
+def towers(score: str, weights: str = "") -> ModelProto:
+    """Two towers whose vectors of 8 are compared."""
+    return net(f"""
+        towers (float[N,5] x, float[N,6] z) => (float[N] y)
+        <float[5,8] w1, float[6,8] w2, float[8] v, int64[1] last = {{-1}}{weights}> {{
+            a = MatMul(x, w1)
+            r = Relu(a)
+            b = MatMul(z, w2)
+            {score}
+        }}""")
+
+
+@pytest.mark.parametrize(
+    "score",
+    [
+        "p = Mul(r, b)\n y = ReduceSum<keepdims = 0>(p, last)",
+        "p = Mul(r, b)\n q = Mul(v, p)\n y = ReduceSum<keepdims = 0>(q, last)",
+        "s = Add(r, b)\n p = Mul(s, v)\n q = ReduceSum(p, last)\n y = Squeeze(q, last)",
+    ],
+)
+def test_a_sum_of_products_is_a_contraction(score: str) -> None:
+    """What removed channels would have added is zero, as in the products of queries and keys."""
+    model = towers(score)
+    assert groups(model) == {"w1:1": 8}
+    halve(model, silence=True)
+
+
+@pytest.mark.parametrize(
+    ("score", "weights"),
+    [
+        ("s = Add(r, b)\n p = Mul(s, s)\n y = ReduceSum<keepdims = 0>(p, last)", ""),
+        ("s = Add(r, b)\n p = Mul(s, c)\n y = ReduceSum<keepdims = 0>(p, last)", ", float c = {0.125}"),
+        ("s = Add(r, b)\n p = Mul(s, c)\n y = ReduceSum<keepdims = 0>(p, last)", ", float[1,1] c = {0.125}"),
+        ("s = Add(r, b)\n p = Add(s, v)\n y = ReduceSum<keepdims = 0>(p, last)", ""),
+    ],
+)
+def test_a_sum_of_squares_or_of_a_scaled_value_is_a_statistic(score: str, weights: str) -> None:
+    model = towers(score, weights)
+    assert groups(model) == {}
+    assert "ReduceSum reduces over this axis" in pinned(model)["w1:1"]
+
+
+def test_a_sum_of_products_over_other_axes_leaves_the_channels_free() -> None:
+    model = between("p = Mul(a, a)\n s = Sigmoid(a)\n q = Mul(p, s)\n b = ReduceSum(q, space)", ", int64[2] space = {2,3}")
+    assert groups(model) == {"w1:0": 8}
     halve(model)
