@@ -162,7 +162,3 @@ def _reason(number: signal.Signals) -> str:
     if number == signal.SIGKILL:
         return "the process was killed from outside, perhaps for want of memory"
     return f"the model makes a library crash ({number.name}): it is damaged, hostile or too large ({limits.RAISE})"
-
-
-if __name__ == "__main__":
-    main()

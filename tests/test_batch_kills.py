@@ -27,7 +27,7 @@ Cli = Callable[..., Result]
 
 
 def start(*arguments: str | Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "graphprune.supervised", "batch", *map(str, arguments)]
+    command = [sys.executable, "-m", "graphprune", "batch", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
 
 

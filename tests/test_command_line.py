@@ -405,7 +405,7 @@ def test_progress_is_told_step_by_step(model: Path) -> None:
 
 def test_progress_is_shown_on_a_terminal_and_wiped_out(model: Path, out: Path) -> None:
     ours, theirs = os.openpty()
-    command = [sys.executable, "-m", "graphprune.supervised", "prune", str(model), "-o", str(out), *HALF]
+    command = [sys.executable, "-m", "graphprune", "prune", str(model), "-o", str(out), *HALF]
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs, env=environment) as process:
         os.close(theirs)

@@ -24,7 +24,7 @@ from graphprune.errors import InvalidModelError
 from graphprune.limits import factor, peak_bytes
 from graphprune.model_file import read_model
 
-COMMAND = [sys.executable, "-m", "graphprune.supervised"]
+COMMAND = [sys.executable, "-m", "graphprune"]
 
 
 def supervised(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -180,7 +180,7 @@ def run(python: Path, *arguments: str | Path) -> str:
 @pytest.mark.nightly
 def test_the_template_installs_and_all_it_adds_is_used(template: Path, tmp_path: Path) -> None:
     model, out, plan = write(pooled(), tmp_path / "m.onnx"), tmp_path / "out.onnx", tmp_path / "plan.json"
-    cli = ("-m", "graphprune.supervised")
+    cli = ("-m", "graphprune")
     assert "template_spread{normalizer=mean}" in run(template, *cli, "list", "importance")
     assert "MaxRoiPool " in run(template, *cli, "list", "operators")
     assert "template_text" in run(template, *cli, "list", "exporters")

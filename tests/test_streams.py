@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from nets import plain, write
 
-COMMAND = shlex.join([sys.executable, "-m", "graphprune.supervised"])
+COMMAND = shlex.join([sys.executable, "-m", "graphprune"])
 LOST = "graphprune: error: standard output takes no more (No space left on device), and part of what was to be shown is lost\n"
 
 
