@@ -1,4 +1,7 @@
-"""`python -m graphprune`: the command line, where its script is not on the path.  Start reading at `graphprune.supervised.main`."""
+"""`python -m graphprune`: the command line, where its script is not on the path.
+
+Start reading at `graphprune.supervised.main`.
+"""
 
 from .supervised import main
 
