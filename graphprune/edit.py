@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from .errors import InternalError
 from .graph import Graph, Shape, unused_name
@@ -31,16 +31,20 @@ def kept_axes(kept_of: KeptOf, name: str, rank: int) -> dict[int, Indices]:
 class Edit(NodeView):
     """One node under the rewrite: reads come from the original graph, writes go to the new model."""
 
-    def __init__(self, graph: Graph, position: int, model: ModelProto, kept_of: KeptOf) -> None:
+    def __init__(
+        self, graph: Graph, position: int, model: ModelProto, kept_of: KeptOf, initializers: dict[str, TensorProto]
+    ) -> None:
+        """`initializers` are those of the new model by name, for all nodes of one rewrite."""
         super().__init__(graph, position)
         self.model = model
+        self.initializers = initializers
         self.node: NodeProto = model.graph.node[position]
         self.appended: list[NodeProto] = []
         self._kept_of = kept_of
 
     def at(self, position: int) -> Edit:
         """Another node under the same rewrite."""
-        return Edit(self.graph, position, self.model, self._kept_of)
+        return Edit(self.graph, position, self.model, self._kept_of, self.initializers)
 
     def kept(self, index: int, axis: int) -> Indices | None:
         """The kept indices of an axis of input `index`, or None where all are."""
@@ -96,12 +100,9 @@ class Edit(NodeView):
         shared = len(self.graph.uses.get(base, ())) != 1 or base in self.graph.read_elsewhere
         name = f"{base}_{self.node.name}_{index}" if shared else base
         self.node.input[index] = name
-        tensor = numpy_helper.from_array(np.array(values, order="C"), name)
-        old = next((t for t in self.model.graph.initializer if t.name == name), None)
-        if old is None:
-            self.model.graph.initializer.append(tensor)
-        else:
-            old.CopyFrom(tensor)
+        if name not in self.initializers:
+            self.initializers[name] = self.model.graph.initializer.add()
+        self.initializers[name].CopyFrom(numpy_helper.from_array(np.array(values, order="C"), name))
 
     def gather_output(self, index: int, axis: int, positions: Indices) -> None:
         """Let a Gather along `axis` follow output `index` of the node, behind those that follow it already."""

@@ -44,20 +44,21 @@ def run_in_parts(model: ModelProto, feeds: Mapping[str, Array]) -> dict[str, Any
     check_runnable(model, feeds)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     parts = list(_parts(model.graph.node, tensors))
-    reads = [{name for node in part for name in node_reads(node)} for part in parts]
     outputs = {value.name for value in model.graph.output}
-    values: dict[str, Any] = {name: array for name, array in feeds.items() if name in outputs.union(*reads)}
+    last_read = {name: number for number, part in enumerate(parts) for node in part for name in node_reads(node)}
+    last_read |= dict.fromkeys(outputs, len(parts))
+    values: dict[str, Any] = {name: array for name, array in feeds.items() if name in last_read}
     nodes: list[NodeProto] = []
     for number, part in enumerate(parts):
         nodes += part
-        later = outputs.union(*reads[number + 1 :])
-        if any(name in later for node in nodes for name in node.output):
+        later = {name for node in nodes for name in node.output if last_read.get(name, -1) > number}
+        if later:
             active = session(_part_model(model, nodes, later, tensors, values), optimize=False)
             if number + 1 < len(parts) and not all(value.type in HANDED_ON for value in active.get_outputs()):
                 continue
             values |= _run(active, values)
         nodes = []
-        values = {name: array for name, array in values.items() if name in later}
+        values = {name: array for name, array in values.items() if last_read[name] > number}
     found = {name: to_array(tensors[name]) for name in outputs if name in tensors} | values
     return {value.name: found[value.name] for value in model.graph.output}
 
@@ -70,7 +71,8 @@ def _parts(nodes: Sequence[NodeProto], tensors: Mapping[str, TensorProto]) -> It
         if part and size + more > PART_BYTES:
             yield part
             part, size = [], 0
-        part, size = [*part, node], size + more
+        part.append(node)
+        size += more
     yield part
 
 

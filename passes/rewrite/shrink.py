@@ -38,14 +38,15 @@ def shrink(analysis: Analysis, present: NDArray[np.bool_]) -> ModelProto:
     ascending = _ascending(kept_of)
     ends, gone = removed(analysis, present)
     model = _copy_with_cut_weights(graph, kept_of, gone)
-    nodes: list[NodeProto] = []
+    nodes, initializers = list[NodeProto](), {tensor.name: tensor for tensor in model.graph.initializer}
     for position, node in enumerate(model.graph.node):
         if position in gone:
             continue
         if position in ends:
             add_constant(model, node, ends[position], graph, kept_of)
         entry = operator_table().get(operator_name(node))
-        edit = Edit(graph, position, model, kept_of if operator_name(node) == taking.OPERATOR else ascending)
+        seen = kept_of if operator_name(node) == taking.OPERATOR else ascending
+        edit = Edit(graph, position, model, seen, initializers)
         if entry is not None and entry.shrink is not None and _touched(edit):
             entry.shrink(edit)
         keep_in_branch(node, edit.appended)
