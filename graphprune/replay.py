@@ -83,7 +83,8 @@ def replay(graph: Graph, plan: Plan) -> tuple[Analysis, NDArray[np.bool_]]:
         text = "its units cannot change places; give the indices to keep in ascending order"
         raise UsageError(f"the plan's group {str(error)!r}: {text}") from error
     present = analysis.present(plan.keep)
-    if {name: sorted(units) for name, units in plan.keep.items()} != {name: analysis.kept(present)[name] for name in plan.keep}:
+    kept = analysis.kept(present)
+    if any(sorted(units) != kept[name] for name, units in plan.keep.items()):
         raise UsageError("the plan contradicts itself: a reader takes a channel that its producer does not keep")
     if analysis.short_of_experts(present):
         raise UsageError("the plan leaves fewer experts than the model chooses; keep as many as its TopK takes")

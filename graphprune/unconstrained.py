@@ -37,13 +37,13 @@ def infer_unconstrained(graph: Graph, normalization: Normalization = "pin", expe
 def _undecided(analysis: Analysis) -> set[str]:
     """The Takes of which some free label is in no group."""
     labels = analysis.ledger.labels
-    known = np.zeros(len(labels), dtype=bool)
+    known = labels.are_pinned_roots(np.arange(len(labels), dtype=np.int32))
     for group in analysis.groups:
         known[group.labels] = True
     return {
         analysis.graph.nodes[taken.node].name
         for taken in analysis.ledger.taken
-        if not (known | labels.are_pinned_roots(np.arange(len(labels), dtype=np.int32)))[labels.leaves(taken.inner)].all()
+        if not known[labels.leaves(taken.inner)].all()
     }
 
 
