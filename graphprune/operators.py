@@ -295,11 +295,8 @@ _ENTRIES: list[Operator] = [
     Operator("CenterCropPad", statistics.center_crop, "pins axes, carries the others"),
     typed("Det", "[...,_,_] -> [...]"),
     *each("ArgMax ArgMin", "pins axis, carries the others", statistics.arg_reduction),
-    *each(
-        "ReduceProd ReduceL1 ReduceSumSquare ReduceLogSum ReduceLogSumExp",
-        "pins axes, carries the others",
-        statistics.reduction,
-    ),
+    *each("ReduceProd ReduceLogSum ReduceLogSumExp", "pins axes, carries the others", statistics.reduction),
+    *each("ReduceL1 ReduceSumSquare", "pins axes, carries the others", statistics.norm),
     Operator("ReduceSum", statistics.total, "contracts axes of a product; else pins axes, carries the others"),
     *each("ReduceMean ReduceMax ReduceMin ReduceL2", "pins axes, carries the others", statistics.normalizer),
     # movement

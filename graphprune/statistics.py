@@ -106,8 +106,10 @@ def reduction(site: Site) -> Results:
 
 
 def total(site: Site) -> Results:
-    """ReduceSum: a product of two values summed is a contraction, as Einsum would write it; any other sum is a statistic."""
+    """ReduceSum: of a product of two values a contraction, as Einsum would write it; of squares or sizes a norm."""
     axes, at = site.axes(0), site.integers(1, "axes", default=[])
+    if _is_never_negative(site):
+        return norm(site)
     if not axes or not at or not _multiplies(site, [normal_axis(k, len(axes)) - len(axes) for k in at]):
         return reduction(site)
     for k in at:
@@ -123,6 +125,23 @@ def _multiplies(site: Site, at: list[int]) -> bool:
         return False
     whole, factors = site.shape(0) or (), [site.graph.shape(name) or () for name in node.input]
     return all(len(shape) >= -k and shape[k] == whole[k] not in (1, None) for shape in factors for k in at)
+
+
+def norm(site: Site) -> Results:
+    """A sum of squares or sizes means the same over fewer channels, unless a constant makes a mean of it."""
+    readers = [site.graph.nodes[use.node] for use in site.graph.uses.get(site.outputs[0], ())]
+    constants = [name in site.graph.initializers for node in readers if node.op_type in ("Mul", "Div") for name in node.input]
+    return (reduction if any(constants) else normalizer)(site)
+
+
+def _is_never_negative(site: Site) -> bool:
+    """Whether what is summed is a square or an absolute value."""
+    position = site.graph.producers.get(site.inputs[0])
+    node = None if position is None else site.graph.nodes[position]
+    if node is None or node.op_type != "Pow":
+        return node is not None and (node.op_type == "Abs" or (node.op_type == "Mul" and node.input[0] == node.input[1]))
+    power = site.graph.constant(node.input[1])
+    return power is not None and power.size == 1 and power.item() == 2
 
 
 def normalizer(site: Site) -> Results:

@@ -41,9 +41,7 @@ def _undecided(analysis: Analysis) -> set[str]:
     for group in analysis.groups:
         known[group.labels] = True
     return {
-        analysis.graph.nodes[taken.node].name
-        for taken in analysis.ledger.taken
-        if not known[labels.leaves(taken.inner)].all()
+        analysis.graph.nodes[taken.node].name for taken in analysis.ledger.taken if not known[labels.leaves(taken.inner)].all()
     }
 
 

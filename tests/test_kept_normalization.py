@@ -57,6 +57,16 @@ DECOMPOSED = """m = ReduceMean<axes = [-1]>(a)
         ("n = LayerNormalization(a, s)", "", 17, ()),
         ("n = RMSNormalization(a, s)", "", 23, ()),
         ("n = LpNormalization(a)", "", 17, ()),
+        ("q = Mul(a, a)\n t = ReduceSum(q, last)\n r0 = Sqrt(t)\n n = Div(a, r0)", ", int64[1] last = {-1}", 17, ()),
+        (
+            "q = Pow(a, two)\n t = ReduceSum(q, last)\n r0 = Sqrt(t)\n n = Div(a, r0)",
+            ", float two = {2}, int64[1] last = {-1}",
+            17,
+            (),
+        ),
+        ("q = Abs(a)\n t = ReduceSum(q, last)\n n = Div(a, t)", ", int64[1] last = {-1}", 17, ()),
+        ("t = ReduceSumSquare<axes = [-1]>(a)\n r0 = Sqrt(t)\n n = Div(a, r0)", "", 17, ()),
+        ("t = ReduceL1<axes = [-1]>(a)\n n = Div(a, t)", "", 17, ()),
         (DECOMPOSED, ", float eps = {0.00001}", 17, ()),
         ("n = com.microsoft.SkipLayerNormalization(a, a, s, o)", "", 17, ("com.microsoft",)),
     ],
@@ -101,6 +111,14 @@ def test_one_group_of_all_channels(middle: str, weights: str, opset: int) -> Non
     free = graphprune.analyze(model, normalization="kept").groups
     assert [(group.id, group.size) for group in free] == [("w1:1", 8), ("up:1", 12)]
     prune(model)
+
+
+@pytest.mark.parametrize("mean", ["v = Div(t, eight)", "v = Mul(eight, t)"])
+def test_a_sum_of_squares_that_a_constant_makes_a_mean_of_counts_all_channels(mean: str) -> None:
+    middle = f"q = Mul(a, a)\n t = ReduceSum(q, last)\n {mean}\n r0 = Sqrt(v)\n n = Div(a, r0)"
+    model = stream(middle, ", float eight = {8}, int64[1] last = {-1}")
+    free = graphprune.analyze(model, normalization="kept").groups
+    assert [(group.id, group.size) for group in free] == [("up:1", 12)]
 
 
 def test_groups_written_apart_lose_whole_groups_and_channels_of_all() -> None:

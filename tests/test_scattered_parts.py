@@ -46,18 +46,95 @@ def test_rows_that_are_written_anew(operator: str, first: int) -> None:
 @pytest.mark.parametrize(
     ("node", "indices"),
     [
-        (ND, "int64[2,1] i = {0, 2}"),
-        (ND, "int64[2,1] i = {1, 0}"),
+        (ND, "int64[2,1] i = {2, 2}"),
+        (ND, "int64[2,1] i = {1, -1}"),
         (ND.replace("ScatterND(", "ScatterND<reduction = \"add\">("), "int64[2,1] i = {0, 1}"),
         (ELEMENTS, f"int64[2,8,6] i = {{{', '.join(['0', *['1'] * 95])}}}"),
         ("p = Slice(b, zero, two, one)\n q = Slice(p, zero, two, zero)\n s = ScatterElements<axis = 0>(a, i, q)",
          f"int64[1] one = {{1}}, int64[2,2,6] i = {{{', '.join(['0'] * 12 + ['1'] * 12)}}}"),
     ],
-    ids=["with a gap", "turned round", "added", "not in line", "a part of the rows"],
+    ids=["one twice", "from the end", "added", "not in line", "a part of the rows"],
 )  # fmt: skip
 def test_what_is_no_stretch_stays(node: str, indices: str) -> None:
     model = written(node, ROWS + indices)
     assert any(each.op_type.startswith("Scatter") for each in graphprune.load(model).nodes)
+
+
+@pytest.mark.parametrize("rows", [[0, 2], [1, 0], [3, 1]])
+def test_rows_with_gaps_or_turned_round(rows: list[int]) -> None:
+    model = written(ND, f"{ROWS} int64[2,1] i = {{{rows[0]}, {rows[1]}}}")
+    operators = [node.op_type for node in graphprune.load(model).nodes]
+    assert "ScatterND" not in operators
+    assert "Gather" in operators
+    assert groups(model) == {"w1:0": 8}
+    halve(model)
+
+
+def grid(*places: list[int]) -> str:
+    """Indices of ScatterND as torch's older exporter writes them: all that some places along each of the first axes make."""
+    indices = np.stack(np.meshgrid(*places, indexing="ij"), axis=-1)
+    return f"int64[{','.join(map(str, indices.shape))}] i = {{{', '.join(map(str, indices.ravel()))}}}"
+
+
+def partial(first: int, end: int, places: tuple[list[int], ...], columns: str = "") -> ModelProto:
+    """`y[:, places] = conv(y[:, first:end])`, perhaps of some columns."""
+    return net(f"""
+        partial (float[2,3,6] x) => (float[2,2,6] y)
+        <float[8,3,1] w1, float[3,3,3] w2, float[2,8,1] w3, int64[1] first = {{{first}}}, int64[1] end = {{{end}}},
+         int64[1] one = {{1}}, int64[1] two = {{2}}, int64[1] four = {{4}}, {grid(*places)}> {{
+            a = Conv(x, w1)
+            p = Slice(a, first, end, one)
+            b = Conv<pads = [1,1]>(p, w2)
+            u = {f"Slice(b, {columns}, two)" if columns else "Identity(b)"}
+            s = ScatterND(a, i, u)
+            y = Conv(s, w3)
+        }}""")
+
+
+@pytest.mark.parametrize("places", [[0, 1, 2], [2, 3, 4], [5, 6, 7], [0, 3, 6], [7, 1, 4]])
+def test_channels_at_the_places_of_a_grid(places: list[int]) -> None:
+    """A stretch, one with a step, and a list of channels."""
+    model = partial(2, 5, ([0, 1], places))
+    assert sum(groups(model).values()) > 8
+    halve(model)
+
+
+def test_some_columns_of_some_channels() -> None:
+    model = partial(0, 3, ([0, 1], [0, 1, 2], [2, 3]), columns="two, four")
+    assert not any(node.op_type == "ScatterND" for node in graphprune.load(model).nodes)
+    assert sum(groups(model).values()) == 8
+    halve(model)
+
+
+@pytest.mark.parametrize(("limit", "free"), [("zero", True), ("two", False)])
+def test_indices_that_count_the_samples(limit: str, free: bool) -> None:
+    """As torch's older exporter writes it for a dynamic batch; a Range of another size than the batch is left alone."""
+    model = net(f"""
+        partial (float[N,3,6] x) => (float[N,2,6] y)
+        <float[8,3,1] w1, float[3,3,3] w2, float[2,8,1] w3, int64[1] first = {{0}}, int64[1] three = {{3}}, int64[1] one = {{1}},
+         int64 zero = {{0}}, int64 two = {{2}}, int64 step = {{1}}, int64[2] upright = {{-1,1}}, int64[1] last = {{-1}},
+         int64[3] channels = {{0,1,2}}> {{
+            a = Conv(x, w1)
+            p = Slice(a, first, three, one)
+            b = Conv<pads = [1,1]>(p, w2)
+            sizes = Shape(a)
+            n = Gather<axis = 0>(sizes, {limit})
+            count = Range(zero, n, step)
+            samples = Reshape(count, upright)
+            both = Add(samples, channels)
+            target = Shape(both)
+            i0 = Expand(samples, target)
+            j0 = Unsqueeze(i0, last)
+            i1 = Expand(channels, target)
+            j1 = Unsqueeze(i1, last)
+            i = Concat<axis = -1>(j0, j1)
+            s = ScatterND(a, i, b)
+            y = Conv(s, w3)
+        }}""")
+    assert any(node.op_type == "ScatterND" for node in graphprune.load(model).nodes) != free
+    if free:
+        assert sum(groups(model).values()) == 11
+        halve(model)
 
 
 def test_channels_that_are_computed_from_some_of_them() -> None:
