@@ -23,6 +23,9 @@ Entries = tuple[int | None, ...]
 LONGEST = 64
 """Longer vectors are no shapes, and are not followed."""
 
+MADE_UP = "unk__"
+"""How the names begin that ONNX's shape inference gives to sizes which it cannot compute."""
+
 DEEPEST = 4
 """So many Concats and Wheres in a row are looked through: each of them multiplies the work."""
 
@@ -109,7 +112,7 @@ def named_sizes(graph: Graph, name: str) -> Shape | None:
 
 def _named(graph: Graph, name: str, axis: int) -> Dim:
     """A size, or its name, by following Reshapes that copy it and operators that leave it."""
-    while (size := (graph.shape(name) or ())[axis]) is None:
+    while (size := (graph.shape(name) or ())[axis]) is None or str(size).startswith(MADE_UP):
         node = NodeView(graph, graph.producers[name]) if name in graph.producers else None
         entry: Source = None
         if node is not None and node.operator == "Reshape":
@@ -123,9 +126,39 @@ def _named(graph: Graph, name: str, axis: int) -> Dim:
         if isinstance(entry, int) and entry > 0:
             return entry
         if not isinstance(entry, tuple) or entry[1] >= len(graph.shape(entry[0]) or ()):
-            return f"{name}\n{axis}"  # no other size has such a name
+            formula = _entry_formula(graph, node.inputs[1], axis) if node is not None and node.operator == "Reshape" else ""
+            return formula or size or f"{name}\n{axis}"  # no other size has such a name
         name, axis = entry
     return size
+
+
+def _entry_formula(graph: Graph, name: str, index: int) -> str:
+    """How one entry of a vector that a Concat joins is computed from sizes; empty where that cannot be told."""
+    if name not in graph.producers or (concat := NodeView(graph, graph.producers[name])).operator != "Concat":
+        return ""
+    for place, part in enumerate(concat.inputs):
+        count = (concat.shape(place) or (None,))[0]
+        if not isinstance(count, int):
+            return ""
+        if index < count:
+            return _formula(graph, part, DEEPEST) if count == 1 else ""
+        index -= count
+    return ""
+
+
+def _formula(graph: Graph, name: str, depth: int) -> str:
+    """A number computed from sizes and positive constants, so that it is never negative: equal texts are equal numbers."""
+    entries = copied_dimensions(graph, name)
+    if entries is not None and len(entries) == 1 and entries[0] is not None:
+        entry = entries[0]
+        return str(_named(graph, *entry)) if isinstance(entry, tuple) else str(entry) if entry > 0 else ""
+    if name not in graph.producers or not depth:
+        return ""
+    node = NodeView(graph, graph.producers[name])
+    if node.operator in _COPIES - {"Gather", "Slice"}:
+        return _formula(graph, node.inputs[0], depth - 1)
+    operands = [_formula(graph, each, depth - 1) for each in node.inputs] if node.operator in ("Add", "Div", "Mul") else []
+    return f"{node.operator}({', '.join(operands)})" if operands and all(operands) else ""
 
 
 def _select(node: NodeView, source: list[Source]) -> list[Source] | None:

@@ -334,3 +334,45 @@ def test_windows_whose_places_are_computed_from_known_sizes() -> None:
     assert "Range" not in [node.op_type for node in graphprune.load(model).nodes]
     assert groups(model) == {"w1:0": 8}
     halve(model)
+
+
+def merged(target: str, inputs: int = 32) -> ModelProto:
+    """Patch merging of a Swin with dynamic height and width, as torch's newer exporter writes it."""
+    return net(f"""
+        merged (float[2,3,h,w] x) => (float[2,hh,ww,5] y)
+        <float[8,3,3,3] w1, float[{inputs},5] w2, int64[1] two = {{2}}, int64[1] batch = {{2}}, int64[1] c = {{8}},
+         int64[1] all = {{32}}, int64[1] rest = {{-1}}> {{
+            r = Conv<pads = [1,1,1,1]>(x, w1)
+            sh = Shape<start = 2, end = 3>(x)
+            sw = Shape<start = 3, end = 4>(x)
+            h2 = Div(sh, two)
+            w2s = Div(sw, two)
+            h2b = Div(sh, two)
+            h4 = Div(h2, two)
+            p = Transpose<perm = [0,2,3,1]>(r)
+            t1 = Concat<axis = 0>(batch, h2, two, w2s, two, c)
+            v = Reshape(p, t1)
+            q = Transpose<perm = [0,1,3,2,4,5]>(v)
+            t2 = Concat<axis = 0>({target})
+            z = Reshape(q, t2)
+            y = MatMul(z, w2)
+        }}""")
+
+
+@pytest.mark.parametrize("target", ["batch, h2, w2s, all", "batch, h2b, w2s, all", "batch, h2, w2s, rest"])
+def test_sizes_that_are_computed_from_others_are_equal_where_they_are_computed_alike(target: str) -> None:
+    model = merged(target)
+    assert groups(model) == {"w1:0": 8}
+    sizes = {"x": [2, 3, 8, 12]}
+    result = graphprune.prune(model, targets=["channels=0.5"], align=1, input_shapes=sizes)
+    assert result.proof is not None
+    assert result.proof.passed
+    for height, width in ((4, 4), (6, 10)):
+        feeds = {"x": np.ones((2, 3, height, width), np.float32)}
+        assert run(result.model, feeds)["y"].shape == run(model, feeds)["y"].shape == (2, height // 2, width // 2, 5)
+
+
+def test_sizes_that_are_computed_otherwise_are_not() -> None:
+    model = merged("batch, h4, w2s, rest", 64)
+    assert groups(model) == {}
+    assert "joins this axis with one of dynamic size" in pinned(model)["w1:0"]
