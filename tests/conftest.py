@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """`pytest -m nightly` runs as many examples as its name says; HYPOTHESIS_PROFILE overrides."""
     profile = "nightly" if "nightly" in config.getoption("-m") else "default"
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", profile))
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job; what tests start would ignore it, too
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
