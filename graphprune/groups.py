@@ -135,7 +135,7 @@ def list_pinned(graph: Graph, ledger: Ledger) -> list[Pinned]:
 
 _ROLES: tuple[Role, ...] = ("producer", "carrier", "consumer")
 _NEVER = np.iinfo(np.int64).max
-_CHUNK = 2**20
+_CHUNK = 2**14
 """Indices that are looked at together: few numpy calls for many small axes, and bounded memory for large ones."""
 
 

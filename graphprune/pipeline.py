@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from . import registry
+from . import garbage, registry
 from .budget import Keep, Problem
 from .calibration import RUN_BYTES, Calibration, linear_nodes
 from .cost import Cost, CostModel
@@ -172,6 +172,7 @@ def load_whole(source: Source, input_shapes: InputShapes | None = None) -> Graph
     return graph
 
 
+@garbage.rarely()
 def analyze(
     source: Source,
     input_shapes: InputShapes | None = None,
@@ -182,6 +183,7 @@ def analyze(
     return infer(load(source, input_shapes), normalization=normalization, experts=experts)
 
 
+@garbage.rarely()
 def prune(
     source: Source,
     options: Options | None = None,
@@ -202,6 +204,7 @@ def prune(
     return _pruned(score(source, options, input_shapes, step), options, targets, step)
 
 
+@garbage.rarely()
 def score(
     source: Source,
     options: Options,

@@ -17,15 +17,12 @@ from collections.abc import Callable
 from math import inf
 from typing import NoReturn
 
-from . import limits
+from . import garbage, limits
 from .errors import ExitCode, SignalExit
 from .streams import Lossy, is_unread, open_streams
 
 ITSELF = ("batch",)
 """Verbs that give each job a process with limits."""
-
-OBJECTS = 200_000
-"""New objects until garbage is collected: importing libraries makes many, and none of them is garbage."""
 
 SLEEPY = "4"
 """Threads of numpy's OpenBLAS wait for 2 to the power of this many cycles before they sleep: by default, 2**26, they take a third
@@ -83,7 +80,7 @@ def _leave(number: int, _: object) -> NoReturn:
 
 
 def _command() -> None:
-    gc.set_threshold(OBJECTS)
+    gc.set_threshold(garbage.OBJECTS)
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", SLEEPY)
     from .cli import main as command
 
