@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from . import garbage, registry
+from . import first_use, garbage, registry
 from .budget import Keep, Problem
 from .calibration import RUN_BYTES, Calibration, linear_nodes
 from .cost import Cost, CostModel
@@ -47,6 +47,8 @@ from .synthetic import random_runs
 from .targets import Target, parse_target
 from .unread_weights import with_types_of_file
 from .weights import Vector
+
+first_use.prepare()
 
 Source = str | Path | ModelProto | Graph | Any
 """A path, an import string, a model of ONNX or another framework (perhaps with example inputs), or a graph that was loaded."""

@@ -31,6 +31,12 @@ def lines(text: str) -> list[str]:
     return [line.strip() for line in text.strip().splitlines() if line.strip()]
 
 
+NET = """<ir_version: 8, opset_import: ["" : 17]>
+net (float[1,4] x) => (float[1,4] y)
+<float[4,8] a = {%s}, float[8,4] b = {%s}>
+{ h = MatMul(x, a)  y = MatMul(h, b) }"""
+
+
 def sources(folder: Path) -> list[Path]:
     """The Python files of a folder, symlinks not followed."""
     found = []
@@ -205,6 +211,23 @@ def test_importing_is_cheap(module: str) -> None:
         assert not {"annotated_types", "typing_extensions"} & set(loaded)
     if module == "graphprune":
         assert not {"onnx", "numpy", "click", "rich"} & set(loaded)
+
+
+def test_the_first_model_waits_for_no_import() -> None:
+    code = """
+import sys
+from onnx import parser
+import graphprune.pipeline
+numbers = ", ".join(str(k + 1) for k in range(32))
+text = """
+    code += repr(NET)
+    code += """
+before = set(sys.modules)
+graphprune.pipeline.prune(parser.parse_model(text % (numbers, numbers)), targets=["channels=0.5"], importance="magnitude",
+                          selection="uniform", verify=False).model
+print(*set(sys.modules) - before)
+"""
+    assert not subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
 
 
 def test_every_module_says_where_to_start_reading() -> None:
