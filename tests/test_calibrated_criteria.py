@@ -134,6 +134,16 @@ def test_hrank() -> None:
     np.testing.assert_allclose(scores(model, "hrank{normalizer=none}", feeds), expected)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("importance", ["hrank", "magnitude", "path"])
+def test_weights_that_are_no_numbers_end_in_an_error_of_ours(importance: str, bad: float) -> None:
+    """Not in numpy's, for who calls from Python: no warning, no LinAlgError."""
+    model, feeds = without_probe(images()), {"x": RNG.normal(size=(5, 2, 6, 5)).astype(np.float32)}
+    set_initializer(model, "a", np.full_like(initializer(model, "a"), bad))
+    with pytest.raises(CalibrationError, match=f"importance '{importance}' gives scores for 'a:0' that are no numbers"):
+        graphprune.prune(model, targets=["channels=0.5"], importance=importance, repair=(), align=1, calibration=feeds)
+
+
 # ---- gradients ----------------------------------------------------------------------------------
 
 

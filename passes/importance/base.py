@@ -59,4 +59,5 @@ def normalized(scores: Vector, how: Normalizer) -> Vector:
     if how == "none" or not len(scores):
         return scores
     scale = float(scores.max() if how == "max" else scores.sum() if how == "sum" else scores.mean())
-    return scores / scale if scale > 0 else scores
+    with np.errstate(invalid="ignore"):  # infinite by infinite: `problem` refuses what is no number
+        return scores / scale if scale > 0 else scores

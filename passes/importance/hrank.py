@@ -36,5 +36,7 @@ def _ranks(maps: Array) -> Vector:
     """[channels], from maps [samples, channels, ...]."""
     if maps.ndim < 4:
         maps = maps.reshape(1, *maps.shape[:2], -1).swapaxes(1, 2)
-    ranks = np.linalg.matrix_rank(maps.astype(np.float32).reshape(*maps.shape[:3], -1))
-    return np.asarray(ranks.mean(axis=0), np.float64)
+    matrices = maps.astype(np.float32).reshape(*maps.shape[:3], -1)
+    if not np.isfinite(matrices).all():
+        return np.full(matrices.shape[1], np.nan)
+    return np.asarray(np.linalg.matrix_rank(matrices).mean(axis=0), np.float64)
