@@ -11,16 +11,18 @@ from .errors import InvalidModelError
 from .external import entries_of, is_external, is_known
 from .graph import copy_model
 from .lent import Lent, is_lent
-from .model_file import LARGE, SIZED, all_tensors, byte_count, load_external, tensors_of
+from .model_file import LARGE, SIZED, all_tensors, byte_count, check_declared, load_external, tensors_of
 from .opsets import carry_notes
 
 
 def check_at_hand(model: ModelProto) -> None:
-    """Refuse weights in files that `graphprune.model_file.read_model` has not looked at: those may be anywhere.
+    """Refuse weights in files that `graphprune.model_file.read_model` has not looked at, and tensors that ONNX does not know.
 
-    Raises InvalidModelError.
+    The files may be anywhere.  Raises InvalidModelError.
     """
     tensors = [*all_tensors(model.graph), *(each for function in model.functions for each in tensors_of(function.node))]
+    for tensor in tensors:
+        check_declared(tensor, "the model")
     for tensor in filter(is_external, tensors):
         location = entries_of(tensor).get("location", "")
         if not is_known(location):

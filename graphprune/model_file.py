@@ -88,7 +88,7 @@ def read_model(path: Path) -> ModelProto:
     may_stay = len(model.graph.initializer)  # they come first
     _check_inner(tensors[may_stay:], path)
     for number, tensor in enumerate(tensors):
-        _check_dims(tensor, path)
+        check_declared(tensor, path)
         if number in left:
             continue
         if tensor.data_location == TensorProto.EXTERNAL:
@@ -114,7 +114,7 @@ def _check_inner(tensors: Iterable[TensorProto], path: Path) -> None:
     """Refuse what would have to be read but fits no message: weights in bodies of control flow, and in functions."""
     size = 0
     for tensor in filter(is_external, tensors):
-        _check_dims(tensor, path)
+        check_declared(tensor, path)
         size += byte_count(tensor)
     if size > INNER:
         raise InvalidModelError(
@@ -246,11 +246,12 @@ def serialised_size(model: ModelProto) -> int:
     return int(model.ByteSize()) + sum(byte_count(tensor) for tensor in model.graph.initializer if is_external(tensor))
 
 
-def _check_dims(tensor: TensorProto, path: Path) -> None:
+def check_declared(tensor: TensorProto, source: Path | str) -> None:
+    """Raises InvalidModelError for dimensions and data types that ONNX does not know."""
     if any(size < 0 for size in tensor.dims):
-        raise InvalidModelError(f"{path}: tensor {tensor.name!r} has a negative dimension")
-    if tensor.data_type not in TensorProto.DataType.values() or tensor.data_type == TensorProto.UNDEFINED:
-        raise InvalidModelError(f"{path}: tensor {tensor.name!r} has the unknown data type {tensor.data_type}")
+        raise InvalidModelError(f"{source}: tensor {tensor.name!r} has a negative dimension")
+    if tensor.data_type not in SIZED and tensor.data_type != TensorProto.STRING:
+        raise InvalidModelError(f"{source}: tensor {tensor.name!r} has the unknown data type {tensor.data_type}")
 
 
 def _check_size(tensor: TensorProto, path: Path) -> None:

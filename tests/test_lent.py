@@ -104,6 +104,16 @@ def test_files_that_were_not_read_with_the_model_are_refused(location: str) -> N
             use(model)
 
 
+@pytest.mark.parametrize(("data_type", "size", "message"), [(99, 4, "the unknown data type 99"), (1, -4, "a negative dimension")])
+def test_tensors_that_onnx_does_not_know_are_refused(data_type: int, size: int, message: str) -> None:
+    model = plain()
+    model.graph.initializer[0].data_type = data_type
+    model.graph.initializer[0].dims[0] = size
+    for use in (prune, graphprune.analyze, graphprune.load):
+        with pytest.raises(InvalidModelError, match=f"the model: tensor 'w1' has {message}"):
+            use(model)
+
+
 def test_a_model_of_our_own_may_have_its_weights_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(plain(), tmp_path / "m.onnx")
     for name in ("MAPPED", "LARGE"):
