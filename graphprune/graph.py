@@ -316,6 +316,15 @@ def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
             yield from attribute.graphs
 
 
+def all_nodes(model: ModelProto) -> Iterator[NodeProto]:
+    """Every node of a model, those of subgraphs and functions included, in no order."""
+    pending = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    while pending:
+        node = pending.pop()
+        yield node
+        pending.extend(inner for body in subgraphs(node) for inner in body.node)
+
+
 def captured_names(graph: GraphProto) -> set[str]:
     """Names that a subgraph reads from the graphs around it."""
     local = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}

@@ -28,6 +28,7 @@ from .parts import Runner, runner_of
 from .rounding import SUFFIX, flips, given, rounded_values, without_saturation
 from .runtime import random_inputs
 from .shape_inference import InputShapes
+from .widening import is_narrow, widened
 
 TOLERANCE = {"float16": 2e-2, "bfloat16": 1e-1, "float32": 1e-4, "float64": 1e-9}
 """Largest difference that counts as equal, relative to the largest magnitude of the tensor."""
@@ -114,19 +115,23 @@ class Comparison:
         shapes: InputShapes | None,
         then: bool | None = None,
         titles: tuple[str, str] = ("the masked original", "the pruned model"),
+        least: float = 0.0,
     ) -> None:
         """`graph` has the types of the reference's values, `inner` are results to compare.
 
-        With `then` every If takes that branch; `titles` are what messages call the two.  Raises ProofError where the
+        With `then` every If takes that branch; `titles` are what messages call the two; in floating-point results
+        differences of up to `least` count as equal.  Raises ProofError where the
         reference cannot be run.
         """
+        if is_narrow(graph.model):
+            graph, reference, model = Graph(widened(graph.model), graph.shapes, graph.sized), widened(reference), widened(model)
         written = {name for node in model.graph.node for name in node.output}
         self.rounded = [name for name in rounded_values(graph) if name in written]
         self.probes = _bounded(graph, [name for name in inner if name in written and name not in self.rounded])
         self.seed = seed
         types = {graph.element_types.get(name) for name in written}
         self._coarsest = max(
-            (TOLERANCE[TensorProto.DataType.Name(kind).lower()] for kind in types if kind in HALVES), default=0.0
+            (TOLERANCE[TensorProto.DataType.Name(kind).lower()] for kind in types if kind in HALVES), default=least
         )
         self._titles = titles
         self._graph = graph

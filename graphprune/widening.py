@@ -1,0 +1,70 @@
+"""Networks of bfloat16, which ONNX Runtime does not run on processors, in float32, where all of their numbers are exact.
+
+Both sides of a proof are widened alike: what a Cast to bfloat16 would round stays as it is in both.  Start reading at `widened`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, TypeProto, numpy_helper
+
+from . import external
+from .graph import all_nodes, copy_model, subgraphs, to_array
+from .model_file import all_tensors, tensors_of
+
+NARROW, WIDE = TensorProto.BFLOAT16, TensorProto.FLOAT
+
+TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype", "softmax_precision", "stash_type")
+"""Those of ONNX's operators that name a data type."""
+
+
+def is_narrow(model: ModelProto) -> bool:
+    """Whether a model has values or weights of bfloat16."""
+    tensors = any(tensor.data_type == NARROW for tensor in _tensors(model))
+    return tensors or any(each.elem_type == NARROW for each in _types(model)) or any(_casts(model))
+
+
+def widened(model: ModelProto) -> ModelProto:
+    """A copy that computes in float32 what the model computes in bfloat16; weights that are in files stay there."""
+    result = copy_model(model, without=())
+    for tensor in [tensor for tensor in _tensors(result) if tensor.data_type == NARROW]:
+        tensor.CopyFrom(_wide(tensor))
+    for each in _types(result):
+        if each.elem_type == NARROW:
+            each.elem_type = WIDE
+    for attribute in _casts(result):
+        attribute.i = WIDE
+    return result
+
+
+def _wide(tensor: TensorProto) -> TensorProto:
+    if external.is_external(tensor) and external.type_in_file(tensor) == NARROW:
+        return external.cast(tensor, WIDE)
+    return numpy_helper.from_array(to_array(tensor).astype(np.float32), tensor.name)
+
+
+def _tensors(model: ModelProto) -> Iterator[TensorProto]:
+    yield from all_tensors(model.graph)
+    for function in model.functions:
+        yield from tensors_of(function.node)
+
+
+def _casts(model: ModelProto) -> Iterator[AttributeProto]:
+    """The attributes that ask for bfloat16."""
+    for node in all_nodes(model):
+        yield from (each for each in node.attribute if each.name in TYPE_ATTRIBUTES and each.i == NARROW)
+
+
+def _types(model: ModelProto) -> Iterator[TypeProto.Tensor]:
+    graphs: list[GraphProto] = [model.graph, *(graph for node in all_nodes(model) for graph in subgraphs(node))]
+    for graph in graphs:
+        for value in [*graph.input, *graph.output, *graph.value_info]:
+            kind = value.type
+            while kind.HasField("sequence_type"):
+                kind = kind.sequence_type.elem_type
+            if kind.HasField("tensor_type"):
+                yield kind.tensor_type
+    for function in model.functions:
+        yield from (value.type.tensor_type for value in function.value_info if value.type.HasField("tensor_type"))
