@@ -184,9 +184,11 @@ class _Rounding:
         return not each.numbers.block and readers == set(each.nodes)
 
     def stored(self) -> dict[str, Array]:
-        """Numbers for the weights that are stored as such, the others as they are, and the scales that moved."""
+        """Numbers for the weights that are stored as such, the others in the type that they had, and the scales that moved."""
         return {name: self._stored(name, array) for name, array in self.real.items()} | self.scales
 
     def _stored(self, name: str, array: Array) -> Array:
         found = self.stored_as.get(name)
-        return array if found is None else found.numbers.stored(array, found.kind, self.constant)
+        if found is None:
+            return array.astype(_known(self.graph, name).dtype, copy=False)
+        return found.numbers.stored(array, found.kind, self.constant)

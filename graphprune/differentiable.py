@@ -10,11 +10,12 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto
 
 from .errors import CalibrationError, first_line
 from .extras import need
 from .graph import HALVES, Array, Graph, attributes, canonical_domain, operator_name, to_array
+from .widening import is_narrow, widened
 
 if TYPE_CHECKING:
     from .torch_functions import Node
@@ -102,30 +103,11 @@ class InSinglePrecision(Differentiable):
     """A model as it would be in float32, where it holds or makes floats of 16 bits: squares and small steps are lost in these."""
 
     def __init__(self, model: ModelProto) -> None:
-        super().__init__(_widened(model))
+        super().__init__(widened(model, HALVES) if is_narrow(model, HALVES) else model)
 
     def __call__(self, feeds: Mapping[str, Array], wanted: Iterable[str] | None = None) -> dict[str, Tensor]:
         """As for any model; samples of 16 bits become wider."""
         return super().__call__({name: _wide(value) for name, value in feeds.items()}, wanted)
-
-
-def _widened(model: ModelProto) -> ModelProto:
-    """The model with float32 for every float of 16 bits; the same object where there is none."""
-    types = {tensor.data_type for tensor in model.graph.initializer}
-    types |= {attribute.i for node in model.graph.node for attribute in node.attribute if attribute.name in ("to", "dtype")}
-    types |= {value.type.tensor_type.elem_type for value in model.graph.input}
-    if not types & set(HALVES):
-        return model
-    result = ModelProto()
-    result.CopyFrom(model)
-    attributes_ = [attribute for node in result.graph.node for attribute in node.attribute]
-    for tensor in [*result.graph.initializer, *(attribute.t for attribute in attributes_ if attribute.HasField("t"))]:
-        if tensor.data_type in HALVES:
-            tensor.CopyFrom(numpy_helper.from_array(_wide(to_array(tensor)), tensor.name))
-    for attribute in attributes_:
-        if attribute.name in ("to", "dtype") and attribute.i in HALVES:
-            attribute.i = TensorProto.FLOAT
-    return result
 
 
 def _wide(value: Array) -> Array:

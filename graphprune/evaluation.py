@@ -17,8 +17,9 @@ from .graph import Array, Graph
 from .limits import lift
 from .model_file import whole
 from .runtime import session, trial
-from .samples import LABELS, labelled, read_samples, runs_of, sample_count
+from .samples import LABELS, checked_samples, labelled, read_samples, runs_of, sample_count
 from .sources import imported, is_import_string
+from .widening import as_run
 
 BATCH = 64
 
@@ -62,13 +63,13 @@ def _score(source: str, function: Callable[[ModelProto], float], model: ModelPro
 def accuracy(model: ModelProto, samples: dict[str, Array]) -> float:
     """The share of samples, with `labels`, whose label is the arg max of the first output.
 
-    Where the inputs prescribe a batch, samples that do not fill one are left out.  Raises UsageError where there are too few
-    for one, where the first output is no matrix of scores, and for labels of classes that have none.
+    Where the inputs prescribe a batch, samples that do not fill one are left out; bfloat16 is run in float32.  Raises UsageError
+    where there are too few for one, where the first output is no matrix of scores, and for labels of classes that have none.
     """
-    graph = Graph(model)
-    runs = runs_of(samples, graph, BATCH)
+    graph = as_run(Graph(model))
+    runs = runs_of(checked_samples(samples, graph), graph, BATCH)
     trial(graph)
-    active = session(model)
+    active = session(graph.model)
     hits = 0
     for feeds, labels in labelled(runs, samples[LABELS]):
         scores = np.asarray(active.run(None, feeds)[0])

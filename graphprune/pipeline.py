@@ -47,6 +47,7 @@ from .synthetic import random_runs
 from .targets import Target, parse_target
 from .unread_weights import with_types_of_file
 from .weights import Vector
+from .widening import as_run
 
 first_use.prepare()
 
@@ -110,7 +111,7 @@ class Scored:
     graph: Graph
     analysis: Analysis
     evidence: Evidence
-    """What passes look at: the analysis of a twin where weights are real (`graphprune.dequantised`)."""
+    """What passes look at: the analysis of a twin with real weights (`graphprune.dequantised`), in types that are run."""
     problem: Problem
     options: Options
     input_shapes: InputShapes | None
@@ -227,7 +228,7 @@ def score(
     analysis = with_residuals(analysis) if options.min_channels == 0 or selection.drops_branches else analysis
     check_supported(analysis, options)
     model = CostModel(analysis)
-    seen = with_real_weights(analysis) if _needs_samples(options) else analysis
+    seen = _as_passes_see(analysis) if _needs_samples(options) else analysis
     evidence = Evidence.of(seen, _calibration(seen.graph, model.original.macs, options, input_shapes, step))
     return Scored(graph, analysis, evidence, formulate(evidence, model, options, step), options, input_shapes)
 
@@ -327,6 +328,12 @@ def _needs_samples(options: Options) -> bool:
     criterion = registry.load("importance", registry.name_of("importance", options.importance))
     selection = registry.load("selection", registry.name_of("selection", options.selection))
     return bool(options.repair) or not criterion.sees == selection.sees == "weights"
+
+
+def _as_passes_see(analysis: Analysis) -> Analysis:
+    """The analysis of a twin that passes can run, and compute with."""
+    real = with_real_weights(analysis)
+    return replace(real, graph=as_run(real.graph))
 
 
 def _calibration(graph: Graph, macs: int, options: Options, input_shapes: InputShapes | None, step: Step) -> Calibration | None:

@@ -28,7 +28,7 @@ from .parts import Runner, runner_of
 from .rounding import SUFFIX, flips, given, rounded_values, without_saturation
 from .runtime import random_inputs
 from .shape_inference import InputShapes
-from .widening import is_narrow, widened
+from .widening import as_run, is_narrow, widened
 
 TOLERANCE = {"float16": 2e-2, "bfloat16": 1e-1, "float32": 1e-4, "float64": 1e-9}
 """Largest difference that counts as equal, relative to the largest magnitude of the tensor."""
@@ -124,7 +124,7 @@ class Comparison:
         reference cannot be run.
         """
         if is_narrow(graph.model):
-            graph, reference, model = Graph(widened(graph.model), graph.shapes, graph.sized), widened(reference), widened(model)
+            graph, reference, model = as_run(graph), widened(reference), widened(model)
         written = {name for node in model.graph.node for name in node.output}
         self.rounded = [name for name in rounded_values(graph) if name in written]
         self.probes = _bounded(graph, [name for name in inner if name in written and name not in self.rounded])

@@ -12,7 +12,9 @@ from onnx import ModelProto, TensorProto, helper
 
 import graphprune
 from graphprune import external, model_file, parts
+from graphprune.evaluation import accuracy
 from graphprune.external import is_external
+from graphprune.plan import read_weights, write_weights
 from graphprune.runtime import run
 from graphprune.widening import is_narrow, widened
 
@@ -123,3 +125,51 @@ def test_functions_and_sequences() -> None:
     assert not is_narrow(wide)
     assert wide.functions[0].node[0].attribute[0].i == TensorProto.FLOAT
     assert wide.graph.output[0].type.sequence_type.elem_type.tensor_type.elem_type == TensorProto.FLOAT
+
+
+def samples(count: int = 200) -> dict[str, np.ndarray]:
+    return {"x": np.random.default_rng(1).normal(size=(count, 6)).astype(np.float32)}
+
+
+@pytest.mark.parametrize("repair", ["reconstruct", "obs"])
+def test_passes_that_run_the_network(repair: str, tmp_path: Path) -> None:
+    """Repairs change weights of bfloat16, which the plan's companion carries: the same bytes come out again."""
+    path = write(narrow(), tmp_path / "m.onnx")
+    result = graphprune.prune(path, targets=["channels=0.5"], recipe="balanced", repair=[repair], calibration=samples(), align=1)
+    assert result.proof is not None
+    assert result.proof.passed
+    assert result.weights
+    assert {array.dtype for array in result.weights.values()} == {np.dtype(ml_dtypes.bfloat16)}
+    write_weights(tmp_path / "p.json", result.weights)
+    again = graphprune.apply_plan(path, result.plan, weights=read_weights(tmp_path / "p.json"))
+    assert again.model.SerializeToString() == result.model.SerializeToString()
+
+
+def test_repairs_help() -> None:
+    """The error of the outputs, over their variance, against the network as it was."""
+    body, x = BODY.replace("Relu", "Softplus"), samples()
+    wanted = run(widened(narrow(body)), x)["y"]
+    errors = []
+    for repair in ([], ["reconstruct"]):
+        changes = {"importance": "magnitude", "selection": "uniform", "repair": repair, "calibration": x, "align": 1}
+        result = graphprune.prune(narrow(body), targets=["channels=0.5"], **changes)
+        errors.append(np.mean((run(widened(result.model), x)["y"] - wanted) ** 2) / wanted.var())
+    assert errors[1] < 0.7 * errors[0]
+
+
+def test_accuracy_of_bfloat16() -> None:
+    x = samples()
+    labels = run(widened(narrow()), x)["y"].argmax(axis=1)
+    assert accuracy(narrow(), {**x, "labels": labels}) == 1.0
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("kind", [ml_dtypes.bfloat16, np.float16])
+def test_gradients(kind: type) -> None:
+    model = narrow()
+    if kind is np.float16:
+        body = BODY.replace("bfloat16[1] {16128}", "float16[1] {14336}").replace("to = 16", "to = 10")
+        model = net(f"half (float16[N,6] x) => (float16[N,5] y) <float16[6,16] a, float16[16,5] b> {{ {body} }}", opset=21)
+    result = graphprune.prune(model, targets=["channels=0.5"], importance="taylor", calibration=samples(), align=1)
+    assert result.proof is not None
+    assert result.proof.passed
