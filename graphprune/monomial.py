@@ -37,6 +37,12 @@ class Monomial:
             return None
         return Monomial(self.number // other.number, tuple(sorted(rest.elements())))
 
+    @property
+    def name(self) -> Dim:
+        """The number, or a name such as `8*N` for the size of an axis, as torch's exporter writes it."""
+        factors = [str(self.number)] if self.number != 1 else []
+        return "*".join([*factors, *self.symbols]) if self.symbols else self.number
+
 
 def monomials(source: Sequence[Dim], target: Sequence[Dim]) -> tuple[list[Monomial], list[Monomial]]:
     """Both shapes of a Reshape as monomials.
@@ -44,8 +50,8 @@ def monomials(source: Sequence[Dim], target: Sequence[Dim]) -> tuple[list[Monomi
     A single unknown size of the target is what is left of the source; every other unknown size becomes a symbol of its
     own, which matches nothing else.
     """
-    left = [_monomial(dim, f"source {k}") for k, dim in enumerate(source)]
-    right = [_monomial(dim, f"target {k}") for k, dim in enumerate(target)]
+    left = [monomial(dim, f"source {k}") for k, dim in enumerate(source)]
+    right = [monomial(dim, f"target {k}") for k, dim in enumerate(target)]
     known = {symbol for size in left for symbol in size.symbols}
     unknown = [k for k, size in enumerate(right) if not set(size.symbols) <= known]
     if len(unknown) == 1:
@@ -56,7 +62,11 @@ def monomials(source: Sequence[Dim], target: Sequence[Dim]) -> tuple[list[Monomi
     return left, right
 
 
-def _monomial(dim: Dim, name: str) -> Monomial:
-    if isinstance(dim, int):
-        return Monomial(dim)
-    return Monomial(1, (dim if dim is not None else name,))
+def monomial(dim: Dim, unknown: str) -> Monomial:
+    """A size, or the product that its name stands for; a symbol of its own where it is not known."""
+    if not isinstance(dim, str):
+        return Monomial(1, (unknown,)) if dim is None else Monomial(dim)
+    first, *rest = dim.split("*")
+    number = int(first) if rest and first.isdecimal() else 0
+    symbols = rest if number else [first, *rest]
+    return Monomial(number or 1, tuple(sorted(symbols))) if all(symbols) else Monomial(1, (dim,))

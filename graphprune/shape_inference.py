@@ -29,7 +29,7 @@ from .graph import (
     item_bits,
     operator_name,
 )
-from .monomial import monomials
+from .monomial import monomial, monomials
 from .runtime_shapes import runtime_values
 from .shape_flow import copied_dimensions
 
@@ -160,11 +160,12 @@ def _name_sizes(inferred: ModelProto, copy: ModelProto) -> bool:
 
     True if there is something new to infer from.
     """
-    declared = {dim for value in copy.graph.input for dim in declared_shape(value) or () if isinstance(dim, str)}
+    named = {dim for value in copy.graph.input for dim in declared_shape(value) or () if isinstance(dim, str)}
+    declared = {symbol for dim in named for symbol in monomial(dim, "").symbols}
     if not declared:
         return False
     shapes = {
-        name: tuple(dim if isinstance(dim, int) or dim in declared else None for dim in shape)
+        name: tuple(dim if {*monomial(dim, "").symbols} <= declared else None for dim in shape)
         for name, shape in shapes_of(inferred).items()
     }  # names that shape inference made up say nothing
     values = {value.name: value for value in inferred.graph.value_info}
@@ -188,11 +189,13 @@ def _name_sizes(inferred: ModelProto, copy: ModelProto) -> bool:
 
 
 def _regrouped(graph: Graph, node: NodeProto, target: Shape) -> dict[int, Dim]:
-    """Sizes of a Reshape's result: -1 stands for a symbol where all other sizes cancel out."""
+    """Sizes of a Reshape's result: -1 stands for what all other sizes leave, as a number or by name (`8*N`)."""
     source = graph.shape(node.input[0])
-    sizes = enumerate(monomials(source, target)[1]) if source is not None else ()
-    found = {axis: size.symbols[0] for axis, size in sizes if size.number == 1 and len(size.symbols) == 1}
-    return {axis: name for axis, name in found.items() if target[axis] is None and name in (source or ())}
+    if source is None:
+        return {}
+    sizes, results = monomials(source, target)
+    known = {symbol for dim, size in zip(source, sizes, strict=True) if dim is not None for symbol in size.symbols}
+    return {k: size.name for k, size in enumerate(results) if target[k] is None and {*size.symbols} <= known}
 
 
 def _expanded(graph: Graph, node: NodeProto, target: Shape) -> dict[int, Dim]:

@@ -252,3 +252,81 @@ def test_windows_over_space_leave_the_channels_free() -> None:
         }""")
     assert groups(model) == {"w1:1": 8, "w2:1": 6}
     halve(model)
+
+
+# ---- a dynamic size joined with a known one -----------------------------------------------------
+
+
+def test_steps_as_samples_and_back() -> None:
+    """[N, 5, 6] as [5*N, 6], a layer for each step, and all steps of a sample at once."""
+    model = net("""
+        steps (float[N,5,6] x) => (float[N,2] y)
+        <int64[2] apart = {-1,6}, float[6,8] w1, int64[2] back = {-1,40}, float[40,2] w2> {
+            a = Reshape(x, apart)
+            b = MatMul(a, w1)
+            c = Relu(b)
+            d = Reshape(c, back)
+            y = MatMul(d, w2)
+        }""")
+    graph = graphprune.load(model)
+    assert (graph.shape("c"), graph.shape("d")) == (("5*N", 8), ("N", 40))
+    assert groups(model) == {"w1:1": 8}
+    assert shapes(halve(model).model)["w2"] == [20, 2]
+
+
+def test_a_batch_that_is_read_at_run_time_leaves_the_rest_a_number() -> None:
+    """The older exporter of torch writes `view(batch, 5, -1)` so."""
+    model = net(
+        """
+        frames (float[N,5,3,4,4] x) => (float[N,2] y)
+        <int64[4] apart = {-1,3,4,4}, float[8,3,3,3] w1, int64[1] zero = {0}, int64[2] rest = {5,-1}, float[8,2] w2> {
+            a = Reshape(x, apart)
+            b = Conv(a, w1)
+            c = ReduceMean<axes = [2,3], keepdims = 0>(b)
+            s = Shape(x)
+            n = Gather(s, zero)
+            t = Concat<axis = 0>(n, rest)
+            d = Reshape(c, t)
+            e = ReduceMean<axes = [1], keepdims = 0>(d)
+            y = MatMul(e, w2)
+        }""",
+        opset=17,
+    )
+    assert graphprune.load(model).shape("d") == ("N", 5, 8)
+    assert groups(model) == {"w1:0": 8}
+    assert shapes(halve(model).model)["w2"] == [4, 2]
+
+
+def test_channels_of_heads_that_were_joined_with_samples() -> None:
+    """As latent diffusion models split them: [N, (h d), L] as [h*N, d, L]."""
+    model = net("""
+        heads (float[N,6,7] x) => (float[N,5,7] y)
+        <float[24,6,1] w1, int64[3] apart = {-1,4,7}, float[4,1] gain, int64[3] back = {-1,24,7}, float[5,24,1] w2> {
+            a = Conv(x, w1)
+            b = Reshape(a, apart)
+            c = Mul(b, gain)
+            d = Reshape(c, back)
+            y = Conv(d, w2)
+        }""")
+    assert graphprune.load(model).shape("c") == ("6*N", 4, 7)
+    assert list(groups(model).values()) == [4]
+    result = halve(model)
+    assert shapes(result.model)["w2"] == [5, 12, 1]
+    assert initializer(result.model, "back").tolist() == [-1, 12, 7]
+
+
+def test_two_dynamic_sizes_are_joined_and_parted() -> None:
+    """Positions of all samples in a row, as torch's `view(-1, channels)`."""
+    model = net("""
+        rows (float[B,T,6] x) => (float[B,T,2] y)
+        <int64[2] flat = {-1,6}, float[6,8] w1, int64[1] two = {2}, float[8,2] w2> {
+            a = Reshape(x, flat)
+            b = MatMul(a, w1)
+            c = Relu(b)
+            d = MatMul(c, w2)
+            s = Shape<end = 2>(x)
+            t = Concat<axis = 0>(s, two)
+            y = Reshape(d, t)
+        }""")
+    assert graphprune.load(model).shape("c") == ("B*T", 8)
+    assert shapes(halve(model).model)["w2"] == [4, 2]

@@ -10,7 +10,7 @@ from nets import net
 
 import graphprune
 from graphprune.inference import infer
-from graphprune.monomial import Monomial, monomials
+from graphprune.monomial import Monomial, monomial, monomials
 from graphprune.operators import TABLE, typed
 from graphprune.rules import parse
 
@@ -146,6 +146,24 @@ def test_one_unknown_target_size_is_what_is_left() -> None:
     source, target = monomials(("N", 6, 4), ("N", None, 8))
     assert source == [Monomial(1, ("N",)), Monomial(6), Monomial(4)]
     assert target == [Monomial(1, ("N",)), Monomial(3), Monomial(8)]
+
+
+@pytest.mark.parametrize(
+    ("dim", "size", "name"),
+    [
+        (6, Monomial(6), 6),
+        ("N", Monomial(1, ("N",)), "N"),
+        ("8*N", Monomial(8, ("N",)), "8*N"),
+        ("T*B", Monomial(1, ("B", "T")), "B*T"),
+        ("2*T*B", Monomial(2, ("B", "T")), "2*B*T"),
+        ("0*N", Monomial(1, ("0", "N")), "0*N"),
+        ("*", Monomial(1, ("*",)), "*"),
+        (None, Monomial(1, ("?",)), "?"),
+    ],
+)
+def test_names_of_sizes_that_are_products(dim: int | str | None, size: Monomial, name: int | str) -> None:
+    assert monomial(dim, "?") == size
+    assert size.name == name
 
 
 def test_an_unknown_batch_in_front_is_found_by_division() -> None:

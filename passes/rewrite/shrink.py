@@ -18,7 +18,7 @@ from graphprune.depth import add_constant, removed
 from graphprune.edit import Edit, Indices, KeptOf, kept_axes
 from graphprune.errors import InternalError
 from graphprune.external import is_external
-from graphprune.graph import Graph, Shape, copy_model, item_bits, operator_name, replace_nodes
+from graphprune.graph import Graph, Shape, copy_model, item_bits, node_reads, operator_name, replace_nodes
 from graphprune.inference import Analysis
 from graphprune.normalize import shape_like
 from graphprune.operators import operator_table
@@ -57,7 +57,7 @@ def shrink(analysis: Analysis, present: NDArray[np.bool_]) -> ModelProto:
     if analysis.ledger.taken:
         taking.settle(model, graph, shapes)
     keep_apart(model)
-    return with_branches(model)
+    return _without_unread(with_branches(model), graph)
 
 
 def kept_indices(analysis: Analysis, present: NDArray[np.bool_]) -> KeptOf:
@@ -117,6 +117,16 @@ def _copy_with_cut_weights(graph: Graph, kept_of: KeptOf, gone: Container[int]) 
         if tensor.HasField("doc_string"):
             copy.doc_string = tensor.doc_string
         copy.metadata_props.extend(tensor.metadata_props)
+    return model
+
+
+def _without_unread(model: ModelProto, graph: Graph) -> ModelProto:
+    """The model without initializers that nodes read until each of them got one of its own; callers' own stay."""
+    read = {name for node in model.graph.node for name in node_reads(node)} | graph.overridable
+    read |= {value.name for value in model.graph.output}
+    for position in reversed(range(len(model.graph.initializer))):
+        if model.graph.initializer[position].name not in read:
+            del model.graph.initializer[position]
     return model
 
 
