@@ -68,7 +68,7 @@ def constant_reshapes(graph: Graph) -> bool:
     for node in graph.nodes:
         if operator_name(node) != "Reshape" or node.input[1] in graph.initializers:
             continue
-        target = _traced_target(graph, node) or _inferred_target(graph.shape(node.input[0]), graph.shape(node.output[0]))
+        target = _traced_target(graph, node) or inferred_target(graph.shape(node.input[0]), graph.shape(node.output[0]))
         if target is None:
             continue
         reshape_to(graph, node, target)
@@ -194,8 +194,11 @@ def _dimension(graph: Graph, entry: tuple[str, int] | None) -> Dim:
     return shape[entry[1]] if shape is not None and entry is not None else None
 
 
-def _inferred_target(source: Shape | None, target: Shape | None) -> list[int] | None:
-    """The target by the shape of the result."""
+def inferred_target(source: Shape | None, target: Shape | None) -> list[int] | None:
+    """The constant target of a Reshape by the shapes of its input and result: 0 copies, one size may be left to -1.
+
+    None where that does not do.
+    """
     if source is None or target is None or any(dim == 0 for dim in target):
         return None
     result = []

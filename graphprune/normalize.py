@@ -37,6 +37,7 @@ from .normal_forms import (
 )
 from .operators import operator_table
 from .opsets import carry_notes, carry_over, upgrade
+from .samples_apart import samples_apart
 from .scattered_parts import scattered_parts
 from .shape_inference import (
     REFUSALS,
@@ -65,6 +66,7 @@ FORMS = (
     constant_expands,
     constant_sizes,
     explicit_squeezes,
+    samples_apart,
 )
 """Normal forms that need the shapes; each round takes the first that finds something."""
 

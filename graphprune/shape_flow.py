@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .graph import Dim, Graph, Shape, Use, operator_name
+from .monomial import Monomial, monomial
 from .node_view import NodeView
 
 if TYPE_CHECKING:
@@ -134,6 +135,12 @@ def _named(graph: Graph, name: str, axis: int) -> Dim:
 
 def _entry_formula(graph: Graph, name: str, index: int) -> str:
     """How one entry of a vector that a Concat joins is computed from sizes; empty where that cannot be told."""
+    part = _entry_part(graph, name, index)
+    return _formula(graph, part, DEEPEST) if part else ""
+
+
+def _entry_part(graph: Graph, name: str, index: int) -> str:
+    """The value that a Concat takes one entry of a vector from; empty where that has others, too, or cannot be told."""
     if name not in graph.producers or (concat := NodeView(graph, graph.producers[name])).operator != "Concat":
         return ""
     for place, part in enumerate(concat.inputs):
@@ -141,9 +148,36 @@ def _entry_formula(graph: Graph, name: str, index: int) -> str:
         if not isinstance(count, int):
             return ""
         if index < count:
-            return _formula(graph, part, DEEPEST) if count == 1 else ""
+            return part if count == 1 else ""
         index -= count
     return ""
+
+
+def computed_size(graph: Graph, name: str, index: int) -> Dim:
+    """One entry of a vector that a Concat joins, by name (`8*N`) where it is a product of sizes; None where it is none."""
+    part = _entry_part(graph, name, index)
+    found = _product(graph, part, DEEPEST) if part else None
+    return None if found is None else found.name
+
+
+def _product(graph: Graph, name: str, depth: int) -> Monomial | None:
+    """A number that sizes and positive constants are multiplied to, or divided to without a rest."""
+    entries = copied_dimensions(graph, name)
+    if entries is not None and len(entries) == 1 and entries[0] is not None:
+        entry = entries[0]
+        size = (graph.shape(entry[0]) or {entry[1]: None})[entry[1]] if isinstance(entry, tuple) else entry
+        return None if size is None or size in (0, -1) else monomial(size, "")
+    if name not in graph.producers or not depth:
+        return None
+    node = NodeView(graph, graph.producers[name])
+    if node.operator in _COPIES - {"Gather", "Slice"}:
+        return _product(graph, node.inputs[0], depth - 1)
+    if node.operator not in ("Div", "Mul"):
+        return None
+    one, other = (_product(graph, each, depth - 1) for each in node.inputs)
+    if one is None or other is None:
+        return None
+    return one.times(other) if node.operator == "Mul" else one.divide(other)
 
 
 def _formula(graph: Graph, name: str, depth: int) -> str:

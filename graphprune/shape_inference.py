@@ -31,7 +31,7 @@ from .graph import (
 )
 from .monomial import monomial, monomials
 from .runtime_shapes import runtime_values
-from .shape_flow import copied_dimensions
+from .shape_flow import computed_size, copied_dimensions
 
 InputShapes = Mapping[str, Sequence[int]]
 """Shapes that the user gives for inputs with dynamic dimensions."""
@@ -193,7 +193,8 @@ def _regrouped(graph: Graph, node: NodeProto, target: Shape) -> dict[int, Dim]:
     source = graph.shape(node.input[0])
     if source is None:
         return {}
-    sizes, results = monomials(source, target)
+    wanted = [computed_size(graph, node.input[1], k) if dim is None else dim for k, dim in enumerate(target)]
+    sizes, results = monomials(source, wanted)
     known = {symbol for dim, size in zip(source, sizes, strict=True) if dim is not None for symbol in size.symbols}
     return {k: size.name for k, size in enumerate(results) if target[k] is None and {*size.symbols} <= known}
 
