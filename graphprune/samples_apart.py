@@ -1,6 +1,7 @@
 """Heads that were joined with samples get an axis of their own: attention as products of one matrix per sample and head.
 
     Reshape [B, h, T, d] -> [(h*B), T, d]; MatMul; Softmax; MatMul; Reshape -> [B, h, T, d]
+    Reshape [T, B, (h d)] -> [T, (h*B), d]; Transpose; Reshape -> [B, h, T, d]
 
 becomes the same on [B, h, T, d], since no label follows an axis whose size is not known.  To split one axis in place moves no
 number, so all that is needed is that every node in between can do without the joined axis.  Start reading at `samples_apart`.
@@ -22,21 +23,26 @@ from .node_view import normal_axis
 from .normal_forms import inferred_target, reshape_to
 from .operators import operator_table
 
-_PRODUCTS = ("MatMul", "Einsum")
-
 
 def samples_apart(graph: Graph) -> bool:
-    """Split (h*B) into B and h (or h and B) around products of matrices; returns whether there was such an axis."""
-    done: set[str] = set()
+    """Split (h*B) into B and h (or h and B) around products of matrices and Transposes; whether there was such an axis."""
+    seen: set[str] = set()
+    found = False
     for node in graph.nodes:
-        if operator_name(node) not in _PRODUCTS or len(node.input) < 2 or node.output[0] in done:
-            continue
-        for size in _joined_sizes(graph, node.input[0]) & _joined_sizes(graph, node.input[1]):
+        for size in _moved_sizes(graph, node) if node.output[0] not in seen else ():
             stretch = _Stretch(graph, size, node.output[0])
+            seen |= stretch.values
             if stretch.is_rewritten():
-                done |= stretch.values
+                found = True
                 break
-    return bool(done)
+    return found
+
+
+def _moved_sizes(graph: Graph, node: NodeProto) -> set[str]:
+    """The joined sizes of what a node multiplies as matrices, or transposes."""
+    operands = {"MatMul": 2, "Einsum": 2, "Transpose": 1}.get(operator_name(node), 0)
+    found = [_joined_sizes(graph, name) for name in node.input[:operands]]
+    return set.intersection(*found) if len(found) == operands > 0 else set()
 
 
 def _joined_sizes(graph: Graph, name: str) -> set[str]:
