@@ -24,7 +24,7 @@ from onnx import TensorProto, helper
 
 from .cutting import sideways, taken, taken_sideways
 from .errors import InvalidModelError
-from .lent import is_lent, lent_data
+from .lent import is_kept, is_lent, lent_data
 
 Indices = NDArray[np.int64]
 
@@ -214,8 +214,13 @@ def type_in_file(tensor: TensorProto) -> int:
 
 
 def point_to(tensor: TensorProto, location: str) -> None:
-    """Name the file of an external tensor by its absolute path, in place, and forget entries that ONNX does not define."""
+    """Name the file of an external tensor, which was looked at, by its absolute path, and forget what ONNX does not define."""
     _NAMED.add(location)
+    set_location(tensor, location)
+
+
+def set_location(tensor: TensorProto, location: str) -> None:
+    """Let an external tensor name a location, in place, and forget entries that ONNX does not define."""
     kept = [entry for entry in tensor.external_data if entry.key in OWN_ENTRIES[1:]]
     del tensor.external_data[:]
     tensor.external_data.add(key="location", value=location)
@@ -224,7 +229,7 @@ def point_to(tensor: TensorProto, location: str) -> None:
 
 def is_known(location: str) -> bool:
     """Whether a location stands for what is in memory, or for a file that was looked at."""
-    return is_lent(location) or location in _HELD or location in _NAMED
+    return is_kept(location) or location in _HELD or location in _NAMED
 
 
 def may_hold() -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from onnx import ModelProto, TensorProto
 
-from .external import is_external, point_to
+from .external import is_external, set_location
 from .graph import canonical_domain, element_count, node_reads, to_array
 from .limits import factor, paused
 from .quiet import quiet
@@ -162,7 +162,7 @@ def _places_as_onnx_has_them(model: ModelProto) -> Iterator[dict[str, TensorProt
     places: dict[str, TensorProto] = {}
     for tensor in filter(is_external, model.graph.initializer):
         places[tensor.name] = TensorProto(external_data=tensor.external_data)
-        point_to(tensor, "file")
+        set_location(tensor, "file")
     try:
         yield places
     finally:

@@ -17,6 +17,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from .graph import FLOATS, Dim, Graph, Shape, attributes, free_name, operator_name, replace_nodes, to_array
 from .monomial import monomials
 from .shape_flow import Source, copied_dimensions, named_sizes
+from .widening import NOT_RUN
 
 _TARGETED = ("Reshape", "Expand")
 
@@ -58,7 +59,11 @@ def expanded_fills(graph: Graph) -> bool:
             continue
         value = attributes(node).get("value", TensorProto(data_type=TensorProto.FLOAT, dims=[1], float_data=[0]))
         entries = copied_dimensions(graph, node.input[0]) or []
-        if value.data_type not in FLOATS or not any(isinstance(entry, int) and entry > 1 for entry in entries):
+        if (
+            value.data_type not in FLOATS
+            or value.data_type in NOT_RUN
+            or not any(isinstance(entry, int) and entry > 1 for entry in entries)
+        ):
             continue
         name = free_name(f"{node.output[0]}_value", graph.names)
         graph.model.graph.initializer.append(numpy_helper.from_array(to_array(value).reshape(()), name))

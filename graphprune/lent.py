@@ -7,7 +7,7 @@ a Graph with a tensor that names it.  Start reading at `Lent`; who lends is `gra
 
 from __future__ import annotations
 
-from itertools import count
+from uuid import uuid4
 from weakref import WeakValueDictionary
 
 from onnx import ModelProto, TensorProto
@@ -23,7 +23,7 @@ class Lent:
 
     def __init__(self, tensor: TensorProto, size: int) -> None:
         self.tensor, self.size = tensor, size
-        self.location = f"{PREFIX}{next(_NUMBERS)}"
+        self.location = f"{PREFIX}{uuid4().hex}"  # no other process has it: graphs may be pickled
         _LENT[self.location] = self
 
     def data(self) -> bytes:
@@ -38,28 +38,39 @@ class Lent:
 
 
 _LENT: WeakValueDictionary[str, Lent] = WeakValueDictionary()
-_NUMBERS = count()
 
 
 def is_lent(location: str) -> bool:
-    """Whether a location stands for data in memory."""
+    """Whether a location stands for data in memory, which need not be there any more."""
     return location.startswith(PREFIX)
+
+
+def is_kept(location: str) -> bool:
+    """Whether a location stands for data that is in memory now."""
+    return location in _LENT
 
 
 def lent_data(location: str) -> bytes:
     """A copy of the data that a location stands for.  Raises InvalidModelError where nobody keeps it."""
+    return _kept(location).data()
+
+
+def _kept(location: str) -> Lent:
     lent = _LENT.get(location)
     if lent is None:
         raise InvalidModelError(
             "the weights of this model are in one that was given in memory; keep the Result, Analysis or Graph that it belongs "
             "to while it is read"
         )
-    return lent.data()
+    return lent
 
 
 def lent_to(model: ModelProto) -> list[Lent]:
-    """What the initializers of a model name, for whoever wants to read them later."""
+    """What the initializers of a model name, for whoever wants to read them later.
+
+    Raises InvalidModelError where nobody keeps it.
+    """
     if not _LENT:
         return []
     named = (entry.value for tensor in model.graph.initializer for entry in tensor.external_data if entry.key == "location")
-    return [_LENT[location] for location in named if is_lent(location)]
+    return [_kept(location) for location in named if is_lent(location)]

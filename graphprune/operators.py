@@ -185,7 +185,7 @@ _ENTRIES: list[Operator] = [
         "[b,c,_...] [c] [c] -> [b,c,_...]",
         parameters=("", "scale", "bias"),
     ),
-    Operator("MeanVarianceNormalization", statistics.mean_variance_norm, "pins axes, carries the others"),
+    Operator("MeanVarianceNormalization", statistics.mean_variance_norm, "pins axes, carries the others", shape_like="Identity"),
     Operator(
         "GroupNormalization",
         statistics.group_norm,

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from . import first_use, garbage, registry
+from . import digest, first_use, garbage, registry
 from .budget import Keep, Problem
 from .calibration import RUN_BYTES, Calibration, linear_nodes
 from .cost import Cost, CostModel
@@ -29,6 +29,7 @@ from .given import Given, check_normal_form
 from .graph import Array, Graph, copy_model
 from .in_memory import borrowed, check_at_hand, owned
 from .inference import Analysis, infer
+from .lent import lent_to
 from .model_file import fits_message, load_what_fits, read_model
 from .normalize import fix_input_shapes, normalize
 from .options import Experts, Normalization, Options
@@ -316,9 +317,14 @@ def _finish(
     if options.verify:
         step("proving")
         rewritten = owned(rewritten)
+        lent = lent_to(graph.model)
+        if lent:
+            digest.begin(graph)
         reservation = check_normal_form(graph, contraction_results(analysis), options.seed, input_shapes)
         proof = _passed(prove(changed, present, rewritten, kept_of, options.seed, input_shapes))
-        proof = replace(proof, reservation=reservation)
+        proof = proof.with_reservation(reservation)
+        if lent:
+            digest.digest(graph)  # the caller's weights may change from here on
     recorded = options.as_dict()
     return Result(rewritten, graph, analysis, keep, weights, recorded, before, after, realised, proof)
 
@@ -410,7 +416,7 @@ def verify(
     kept_of = shrink_pass().kept_indices(analysis, present)
     reservation = check_normal_form(graph, contraction_results(analysis), seed, input_shapes)
     proof = prove(with_weights(analysis, changed, kept_of), present, model, kept_of, seed, input_shapes)
-    return replace(proof, reservation=reservation)
+    return proof.with_reservation(reservation)
 
 
 def _passed(proof: Proof) -> Proof:

@@ -8,9 +8,11 @@ Start reading at `prove`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +41,9 @@ SMALL_SCALE = 1e-2
 SIZES = tuple((batch, scale) for batch in (2, 1) for scale in (1, 4, 32))
 """Batches, and factors for the sizes of other dynamic dimensions, tried in turn: some networks run on single samples alone."""
 
+FACTORS = (0.1, 0.001)
+"""For inputs on which a network gives no finite number."""
+
 Feeds = dict[str, Array]
 """Arrays by the name of the input or output."""
 
@@ -59,13 +64,17 @@ class Proof:
     layer_by_layer: bool = False
     """Whether each inner result was computed from the reference's values rather than its own."""
     reservation: str = ""
-    """Why the original's normal form could not be compared with the model as it was given (`graphprune.given`)."""
+    """What it does not say: of outputs without a finite number, or of the model as it was given (`graphprune.given`)."""
 
     def __str__(self) -> str:
         verdict = "equal to the masked original" if self.passed else f"NOT equal to the masked original at {self.worst!r}"
         verdict += ", layer by layer" if self.layer_by_layer else ""
         counts = f"(max error {self.max_error:.1e}, {self.outputs} outputs, {self.inner} inner results)"
         return f"proof: {verdict} {counts}" + (f"; {self.reservation}" if self.reservation else "")
+
+    def with_reservation(self, text: str) -> Proof:
+        """The same outcome with one reservation more, if there is one."""
+        return replace(self, reservation="; ".join(filter(None, (self.reservation, text))))
 
 
 def prove(
@@ -152,15 +161,27 @@ class Comparison:
         Raises ProofError where the model cannot be run, or the reference overflows, and what follows says nothing.
         """
         proof, overflow = self.run(self.rounded), self._overflow()
+        mute = [name for name in self._outputs if _is_mute(self._expected[name])]
+        if proof.passed and overflow and len(mute) == len(self._outputs):
+            self._refuse(overflow)
         if proof.passed or (not np.isfinite(proof.max_error) and overflow is None):
-            return proof
+            text = f"output {mute[0]!r} has no finite number on random inputs, so nothing is known of it" if mute else ""
+            return replace(proof, reservation=text)
         local = self.run([*self.rounded, *self.probes])
         if not local.passed and overflow is not None:
-            raise ProofError(
-                f"{self._titles[0]} gives values at {overflow!r} that are not finite on random inputs, so that nothing can be "
-                "told from what follows; prune and apply leave out the proof with --no-verify"
-            )
+            self._refuse(overflow)
         return replace(local, layer_by_layer=True) if local.passed else proof
+
+    @property
+    def _outputs(self) -> list[str]:
+        """The outputs of the network, once each."""
+        return list(dict.fromkeys(value.name for value in self._graph.outputs))
+
+    def _refuse(self, overflow: str) -> NoReturn:
+        raise ProofError(
+            f"{self._titles[0]} gives values at {overflow!r} that are not finite on random inputs, so that nothing can be "
+            "told from what follows; prune and apply leave out the proof with --no-verify"
+        )
 
     def missed(self) -> dict[str, tuple[int, ...]] | None:
         """Shapes of inputs on which the model runs and the reference did not; None where there are none among those tried."""
@@ -182,7 +203,7 @@ class Comparison:
         given(result, {name: self._expected[name] for name in steps}, self._graph.element_types)
         feeds = self._feeds | {name + SUFFIX: self._expected[name] for name in steps}
         actual = _run(result, feeds, self._titles[1], self._runner)
-        names = list(dict.fromkeys(value.name for value in self._graph.outputs))
+        names = self._outputs
         missing = [name for name in names if name not in actual]
         if missing:
             raise ProofError(f"{self._titles[1]} has no output {missing[0]!r}; is it a form of this model?")
@@ -234,13 +255,29 @@ def _run_reference(
         sizes = tuple(array.shape for array in feeds.values())
         if sizes not in tried:
             with suppress(ProofError):
-                return feeds, _run(reference, feeds, title, runner), left_out
+                return *_with_finite_outputs(graph, feeds, partial(_run, reference, what=title, runner=runner)), left_out
             left_out.append(feeds)
         tried.add(sizes)
     return feeds, _run(reference, feeds, title, runner), left_out  # says what is wrong
 
 
-def _run(model: ModelProto, feeds: dict[str, Array], what: str, runner: Runner) -> dict[str, Array]:
+def _with_finite_outputs(graph: Graph, feeds: Feeds, run: Callable[[Feeds], Feeds]) -> tuple[Feeds, Feeds]:
+    """Inputs and results; smaller inputs where the network gives no finite number on these, if that helps."""
+    results, names = run(feeds), [value.name for value in graph.outputs]
+    for factor in FACTORS if all(_is_mute(results[name]) for name in names) else ():
+        smaller = {name: array * array.dtype.type(factor) if array.dtype.kind == "f" else array for name, array in feeds.items()}
+        others = run(smaller)
+        if not all(_is_mute(others[name]) for name in names):
+            return smaller, others
+    return feeds, results
+
+
+def _is_mute(array: Array) -> bool:
+    """Whether floating-point numbers are all infinite or none."""
+    return np.asarray(array).dtype.kind == "f" and np.size(array) > 0 and not np.isfinite(array).any()
+
+
+def _run(model: ModelProto, feeds: Feeds, what: str, runner: Runner) -> dict[str, Array]:
     try:
         return runner(model, feeds)
     except InvalidModelError:

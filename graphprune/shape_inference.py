@@ -246,22 +246,26 @@ _TURNS = ("transA", "transB", "transBatchA", "transBatchB")
 
 
 def imitate_operators(model: ModelProto, shape_like: dict[str, str]) -> None:
-    """Put a standard operator with the same output shape in the place of one that onnx does not know (or knows as deprecated)."""
+    """Put a standard operator with the same output shape in the place of one whose result onnx infers no shape of.
+
+    So of those that it does not know, or knows as deprecated, or as a function alone.
+    """
     version = next((entry.version for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS), 1)
     for node in model.graph.node:
         name = operator_name(node)
         turned = any(attribute.i for attribute in node.attribute if attribute.name in _TURNS)
-        if name in shape_like and not turned and not _is_known(name, version):
+        if name in shape_like and not turned and not _is_inferred(name, version):
             _imitate(node, shape_like[name])
 
 
 @cache
-def _is_known(name: str, version: int) -> bool:
-    """Whether onnx has an operator in an opset of the standard domain."""
+def _is_inferred(name: str, version: int) -> bool:
+    """Whether onnx infers the shapes of an operator's results in an opset of the standard domain."""
     try:
-        return not onnx.defs.get_schema(name, version).deprecated
+        schema = onnx.defs.get_schema(name, version)
     except onnx.defs.SchemaError:
         return False
+    return schema.has_type_and_shape_inference_function and not schema.deprecated
 
 
 def _imitate(node: onnx.NodeProto, operator: str) -> None:

@@ -67,6 +67,7 @@ def compress(site: Site) -> Results:
     rank, axis = len(site.shape(0) or ()), site.attribute("axis")
     if axis is None:
         return site.refuse("Compress chooses among all elements")
+    site.pin_axes(site.loose_axes(1), "Compress chooses by place")
     return along(site, [normal_axis(axis, rank)], "Compress chooses along this axis")
 
 
@@ -224,8 +225,11 @@ def mean_variance_norm(site: Site) -> Results:
     axes = site.loose_axes(0)
     if axes is None:
         return site.refuse_unknown()
-    for k in site.attribute("axes", [0, 2, 3]):
-        site.take_statistic(axes[normal_axis(k, len(axes))], f"{site.operator} takes its statistics over this axis")
+    at = [normal_axis(k, len(axes)) for k in site.attribute("axes", [0, 2, 3])]
+    if not all(0 <= k < len(axes) for k in at):
+        return site.refuse(f"{site.operator} over an axis that its input does not have")
+    for k in at:
+        site.take_statistic(axes[k], f"{site.operator} takes its statistics over this axis")
     return [axes]
 
 

@@ -74,8 +74,8 @@ def _types(model: ModelProto) -> Iterator[TypeProto.Tensor]:
     for graph in graphs:
         for value in [*graph.input, *graph.output, *graph.value_info]:
             kind = value.type
-            while kind.HasField("sequence_type"):
-                kind = kind.sequence_type.elem_type
+            while (holder := kind.WhichOneof("value")) in ("sequence_type", "optional_type"):
+                kind = getattr(kind, holder).elem_type
             if kind.HasField("tensor_type"):
                 yield kind.tensor_type
     for function in model.functions:

@@ -48,6 +48,21 @@ def test_what_was_proven_stays_when_the_model_changes() -> None:
     for tensor in model.graph.initializer:
         tensor.raw_data = bytes(len(tensor.raw_data))
     assert result.model.SerializeToString(deterministic=True) == untouched.model.SerializeToString(deterministic=True)
+    assert result.plan.to_json() == untouched.plan.to_json()
+
+
+def test_a_location_that_nobody_keeps_is_refused() -> None:
+    """A pickled graph, say, in another process; or a model that somebody made to read the weights of another."""
+    result = prune(plain(), verify=False)
+    model = ModelProto.FromString(result.original.model.SerializeToString())
+    del result
+    gc.collect()
+    other = prune(plain(), verify=False)
+    assert other.original
+    with pytest.raises(InvalidModelError, match="which was not read with the model"):
+        prune(model)
+    with pytest.raises(InvalidModelError, match="given in memory"):
+        lent.lent_to(model)
 
 
 def test_notes_of_weights_survive() -> None:

@@ -120,6 +120,49 @@ def test_it_fails_for_values_that_are_no_numbers() -> None:
     assert not verdict(change).passed
 
 
+SATURATED = """
+    sat (float[N,5] x) => (float[N,4] y{more})
+    <float[5,8] w1, float[8,8] w2, float[8,4] w3, float big = {{{big}}}, float one = {{1}}> {{
+        a = MatMul(x, w1)
+        b = Mul(a, big)
+        c = Exp(b)
+        g = Add(c, one)
+        d = Div(c, g)
+        e = MatMul(d, w2)
+        f = Tanh(e)
+        {last}
+    }}"""
+
+
+def tripled(model: ModelProto) -> ModelProto:
+    result = ModelProto()
+    result.CopyFrom(model)
+    for name in ("w2", "w3"):
+        set_initializer(result, name, initializer(result, name) * 3)
+    return result
+
+
+def test_no_numbers_prove_nothing() -> None:
+    """Infinity over infinity is no number in both: on smaller inputs there is something to compare."""
+    model = net(SATURATED.format(big=1000.0, more="", last="y = MatMul(f, w3)"))
+    result = graphprune.prune(model, targets=["params=0.6"], align=1)
+    assert result.proof is not None
+    assert result.proof.passed
+    with pytest.raises(ProofError, match="values at 'e' that are not finite"):
+        graphprune.verify(model, result.plan, tripled(result.model))
+
+
+def test_an_output_that_never_has_numbers() -> None:
+    """Nothing can be told where it is the only one; where there are others, the proof says so."""
+    alone = net(SATURATED.format(big=1e30, more="", last="y = MatMul(f, w3)"))
+    with pytest.raises(ProofError, match="nothing can be told"):
+        graphprune.prune(alone, targets=["params=0.6"], align=1)
+    both = net(SATURATED.format(big=1e30, more=", float[N,4] z", last="y = MatMul(f, w3)  h = Tanh(a)  z = MatMul(h, w3)"))
+    proof = graphprune.prune(both, targets=["params=0.6"], align=1).proof
+    assert proof is not None
+    assert "output 'y' has no finite number on random inputs, so nothing is known of it" in str(proof)
+
+
 def test_an_original_that_overflows_tells_nothing() -> None:
     model = net("""
         deep (float[2,3] x) => (float[2,4] y) <float[3,8] w1, float[8,8] w2, float[8,8] w3, float[8,4] w4> {

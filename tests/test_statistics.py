@@ -7,6 +7,9 @@ from halving import groups, halve, keep_exactly, members, pinned, shapes
 from nets import attribute, net
 from onnx import ModelProto
 
+import graphprune
+from graphprune.cost import CostModel
+
 
 def between(node: str, weights: str = "", opset: int = 17, out: int = 8, domains: tuple[str, ...] = ()) -> object:
     """A convolution to 8 channels, something in between, and a convolution that reads it."""
@@ -333,3 +336,39 @@ def test_a_sum_of_products_over_other_axes_leaves_the_channels_free() -> None:
     model = between("p = Mul(a, a)\n s = Sigmoid(a)\n q = Mul(p, s)\n b = ReduceSum(q, space)", ", int64[2] space = {2,3}")
     assert groups(model) == {"w1:0": 8}
     halve(model)
+
+
+def test_what_compress_chooses_by_keeps_its_places() -> None:
+    model = net(
+        """
+        chosen (float[N,3,6,6] x, float[8,N] z) => (float[K,N] y, float[N,4] u)
+        <float[8,3,1,1] w1, float[8,4] w2, float zero = {0}> {
+            a = Conv(x, w1)
+            p = ReduceMean<axes = [2,3], keepdims = 0>(a)
+            u = MatMul(p, w2)
+            q = ReduceMean<axes = [0], keepdims = 0>(p)
+            c = Greater(q, zero)
+            y = Compress<axis = 0>(z, c)
+        }""",
+        opset=17,
+    )
+    assert groups(model) == {}
+    assert "Compress chooses by place" in pinned(model).values()
+
+
+@pytest.mark.parametrize(
+    ("norm", "opset"), [("MeanVarianceNormalization(a)", 17), ("GroupNormalization<num_groups = 4>(a, s, s)", 21)]
+)
+def test_sizes_are_known_behind_functions(norm: str, opset: int) -> None:
+    """onnx infers no shape of their results: MACs behind them were counted for one position."""
+    model = net(
+        f"""
+        norm (float[N,3,5,5] x) => (float[N,4,5,5] y) <float[16,3,1,1] w1, float[16] s, float[4,16,1,1] w2> {{
+            a = Conv(x, w1)
+            b = {norm}
+            y = Conv(b, w2)
+        }}""",
+        opset=opset,
+    )
+    assert graphprune.load(model).shape("b") == ("N", 16, 5, 5)
+    assert CostModel(graphprune.analyze(model)).original.macs == 25 * 16 * (3 + 4)
