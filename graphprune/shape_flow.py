@@ -6,6 +6,7 @@ not.  Start reading at `copied_dimensions`.
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from .graph import Dim, Graph, Shape, Use, operator_name
@@ -26,6 +27,9 @@ LONGEST = 64
 
 MADE_UP = "unk__"
 """How the names begin that ONNX's shape inference gives to sizes which it cannot compute."""
+
+NESTED = 100
+"""So many sizes are followed to name one."""
 
 DEEPEST = 4
 """So many Concats and Wheres in a row are looked through: each of them multiplies the work."""
@@ -107,11 +111,23 @@ def _are_equal(one: Source, other: Source) -> bool | None:
 
 def named_sizes(graph: Graph, name: str) -> Shape | None:
     """The sizes of a value, each unknown one by the name of the place where it comes from: equal names are equal sizes."""
-    shape = graph.shape(name)
-    return None if shape is None else tuple(_named(graph, name, axis) for axis in range(len(shape)))
+    shape, known = graph.shape(name), dict[tuple[str, int], Dim]()
+    return None if shape is None else tuple(_named(graph, name, axis, known) for axis in range(len(shape)))
 
 
-def _named(graph: Graph, name: str, axis: int) -> Dim:
+Names = dict[tuple[str, int], Dim]
+"""Names of sizes that were found: sizes that are computed from one another would be followed time and again."""
+
+
+def _named(graph: Graph, name: str, axis: int, known: Names) -> Dim:
+    """`_followed`, once for each size; more than `NESTED` in one another are not known."""
+    if (name, axis) not in known:
+        known[name, axis] = f"{name}\n{axis}" if len(known) >= NESTED else None  # meanwhile
+        known[name, axis] = _followed(graph, name, axis, known) if len(known) < NESTED else known[name, axis]
+    return known[name, axis]
+
+
+def _followed(graph: Graph, name: str, axis: int, known: Names) -> Dim:
     """A size, or its name, by following Reshapes that copy it and operators that leave it."""
     while (size := (graph.shape(name) or ())[axis]) is None or str(size).startswith(MADE_UP):
         node = NodeView(graph, graph.producers[name]) if name in graph.producers else None
@@ -127,16 +143,18 @@ def _named(graph: Graph, name: str, axis: int) -> Dim:
         if isinstance(entry, int) and entry > 0:
             return entry
         if not isinstance(entry, tuple) or entry[1] >= len(graph.shape(entry[0]) or ()):
-            formula = _entry_formula(graph, node.inputs[1], axis) if node is not None and node.operator == "Reshape" else ""
+            formula = (
+                _entry_formula(graph, node.inputs[1], axis, known) if node is not None and node.operator == "Reshape" else ""
+            )
             return formula or size or f"{name}\n{axis}"  # no other size has such a name
         name, axis = entry
     return size
 
 
-def _entry_formula(graph: Graph, name: str, index: int) -> str:
+def _entry_formula(graph: Graph, name: str, index: int, known: Names) -> str:
     """How one entry of a vector that a Concat joins is computed from sizes; empty where that cannot be told."""
     part = _entry_part(graph, name, index)
-    return _formula(graph, part, DEEPEST) if part else ""
+    return _short(_formula(graph, part, DEEPEST, known)) if part else ""
 
 
 def _entry_part(graph: Graph, name: str, index: int) -> str:
@@ -180,18 +198,23 @@ def _product(graph: Graph, name: str, depth: int) -> Monomial | None:
     return one.times(other) if node.operator == "Mul" else one.divide(other)
 
 
-def _formula(graph: Graph, name: str, depth: int) -> str:
+def _short(text: str) -> str:
+    """A text, or its digest where it is long."""
+    return text if len(text) < LONGEST else f"#{sha256(text.encode()).hexdigest()}"
+
+
+def _formula(graph: Graph, name: str, depth: int, known: Names) -> str:
     """A number computed from sizes and positive constants, so that it is never negative: equal texts are equal numbers."""
     entries = copied_dimensions(graph, name)
     if entries is not None and len(entries) == 1 and entries[0] is not None:
         entry = entries[0]
-        return str(_named(graph, *entry)) if isinstance(entry, tuple) else str(entry) if entry > 0 else ""
+        return str(_named(graph, *entry, known)) if isinstance(entry, tuple) else str(entry) if entry > 0 else ""
     if name not in graph.producers or not depth:
         return ""
     node = NodeView(graph, graph.producers[name])
     if node.operator in _COPIES - {"Gather", "Slice"}:
-        return _formula(graph, node.inputs[0], depth - 1)
-    operands = [_formula(graph, each, depth - 1) for each in node.inputs] if node.operator in ("Add", "Div", "Mul") else []
+        return _formula(graph, node.inputs[0], depth - 1, known)
+    operands = [_formula(graph, each, depth - 1, known) for each in node.inputs] if node.operator in ("Add", "Div", "Mul") else []
     return f"{node.operator}({', '.join(operands)})" if operands and all(operands) else ""
 
 

@@ -376,3 +376,22 @@ def test_sizes_that_are_computed_otherwise_are_not() -> None:
     model = merged("batch, h4, w2s, rest", 64)
     assert groups(model) == {}
     assert "joins this axis with one of dynamic size" in pinned(model)["w1:0"]
+
+
+@pytest.mark.parametrize("count", [16, 60])
+def test_sizes_that_are_computed_from_one_another(count: int) -> None:
+    """Each is followed once: the time doubled with each of them."""
+    steps, value = "", "x"
+    for k in range(count):
+        steps += f"""
+            h{k} = Shape<start = 0, end = 1>({value})  d{k} = Add(h{k}, h{k})  s{k} = Div(d{k}, two)
+            w{k} = Shape<start = 1, end = 2>({value})  e{k} = Add(w{k}, w{k})  t{k} = Div(e{k}, two)
+            g{k} = Concat<axis = 0>(s{k}, t{k}, six)  r{k} = Reshape({value}, g{k})  v{k} = Tanh(r{k})"""
+        value = f"v{k}"
+    model = net(f"""
+        chain (float[H,W,6] x) => (float[P,Q,2] y) <int64[1] two = {{2}}, int64[1] six = {{6}}, float[6,8] a, float[8,2] b> {{
+            {steps}
+            m = MatMul({value}, a)
+            y = MatMul(m, b)
+        }}""")
+    assert {group.size for group in graphprune.analyze(model).groups} == {8}
